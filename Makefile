@@ -1,0 +1,47 @@
+# `make search` and `make test` need nothing but Python 3.11; see the README.
+PYTHON ?= python3.11
+BIN := .venv/bin
+IMAGES := $(wildcard ../shared/data/bsds500)
+
+.PHONY: search test lint ui starter lock smoke clean
+
+# uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
+.venv: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet uv==0.13.8
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch .venv
+
+# A complete small search on whatever this machine has: minutes on two CPU cores.
+search: .venv
+	$(BIN)/python -m search.run --model hyperprior --preset tiny --budget 12 $(SEARCH)
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy lic search dashboards
+
+test: lint
+	$(BIN)/python -m pytest
+
+# Three trials of every supported model: minutes each.
+smoke: .venv
+	$(BIN)/python -m pytest -m smoke
+
+ui: .venv
+	$(BIN)/python -m dashboards.open
+
+# The weights that the tiny preset starts from; a folder of photographs as IMAGES.
+starter: .venv
+	$(BIN)/python -m lic.starter hyperprior --width 32 --epochs 45 $(if $(IMAGES),--data $(IMAGES))
+	$(BIN)/python -m lic.starter cheng --width 16 --epochs 35 $(if $(IMAGES),--data $(IMAGES))
+
+# Pins the newest versions that pyproject.toml allows, with their hashes.
+lock:
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade \
+	  --custom-compile-command "make lock" --output-file requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

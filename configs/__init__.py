@@ -1,0 +1,1 @@
+"""YAML presets; search.config reads and checks them."""

@@ -1,0 +1,1 @@
+"""What people look at: MLflow opened on a search."""

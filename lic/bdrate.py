@@ -1,0 +1,160 @@
+"""Bjontegaard deltas between rate-distortion curves, for one point of a curve, and with intervals."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import bjontegaard
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import PchipInterpolator
+
+#: Share of the joint quality (or rate) range that two curves must have in common.
+MIN_OVERLAP = 0.5
+
+
+class CurveError(ValueError):
+    """A rate-distortion curve, or pair of curves, that has no Bjontegaard delta; says why."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rate-distortion curve: `rate` in bits per pixel, `quality` in dB, sorted by rate.
+
+    Raises CurveError unless it has two or more finite points along which quality rises with
+    rate: other curves have no inverse, and no meaningful delta.
+    """
+
+    rate: NDArray[np.float64]
+    quality: NDArray[np.float64]
+
+    @staticmethod
+    def of(rate: ArrayLike, quality: ArrayLike) -> Curve:
+        """The curve through the points, given in any order."""
+        rates, qualities = np.asarray(rate, float), np.asarray(quality, float)
+        order = np.argsort(rates)
+        return Curve(rates[order], qualities[order])
+
+    def __post_init__(self) -> None:
+        if len(self.rate) < 2 or len(self.rate) != len(self.quality):
+            raise CurveError(f"a rate-distortion curve needs two points or more, not {len(self.rate)}")
+        if not (np.isfinite(self.rate).all() and np.isfinite(self.quality).all()):
+            raise CurveError("the rate-distortion curve has a point that is not finite")
+        if self.rate[0] <= 0:
+            raise CurveError(f"the rate-distortion curve has a rate of {self.rate[0]:.4g} bpp")
+        falls = np.flatnonzero((np.diff(self.rate) <= 0) | (np.diff(self.quality) <= 0))
+        if len(falls):
+            i = falls[0]
+            raise CurveError(
+                f"the rate-distortion curve is not monotone: from {self.rate[i]:.4f} to "
+                f"{self.rate[i + 1]:.4f} bpp quality goes from {self.quality[i]:.3f} to "
+                f"{self.quality[i + 1]:.3f} dB"
+            )
+
+
+def overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Length of the range that both have, over the length of the range that either has."""
+    common = min(first.max(), second.max()) - max(first.min(), second.min())
+    return float(max(0.0, common) / (max(first.max(), second.max()) - min(first.min(), second.min())))
+
+
+def bd_rate(anchor: Curve, test: Curve) -> float:
+    """Mean difference of rate at equal quality, in percent of the anchor's (negative saves bits).
+
+    Bjontegaard (VCEG-M33) with PCHIP interpolation. Raises CurveError for too small an overlap.
+    """
+    _check_overlap(anchor.quality, test.quality, "quality")
+    return float(_delta(bjontegaard.bd_rate, anchor, test))
+
+
+def bd_quality(anchor: Curve, test: Curve) -> float:
+    """Mean difference of quality at equal rate, in dB (positive is better): BD-PSNR and the like."""
+    _check_overlap(np.log(anchor.rate), np.log(test.rate), "rate")
+    return float(_delta(bjontegaard.bd_psnr, anchor, test))
+
+
+def _check_overlap(anchor: NDArray[np.float64], test: NDArray[np.float64], what: str) -> None:
+    share = overlap(anchor, test)
+    if share < MIN_OVERLAP:
+        raise CurveError(
+            f"the two curves share {100 * share:.0f} % of their range of {what}; "
+            f"a Bjontegaard delta needs {100 * MIN_OVERLAP:.0f} %"
+        )
+
+
+def _delta(measure: Callable[..., float], anchor: Curve, test: Curve) -> float:
+    return measure(
+        anchor.rate,
+        anchor.quality,
+        test.rate,
+        test.quality,
+        method="pchip",
+        require_matching_points=False,
+        min_overlap=0,  # checked above, with an error instead of a warning
+    )
+
+
+def point_bd_rate(baseline: Curve, rate: float, quality: float) -> float:
+    """BD-rate's integrand at one point: 100 (rate / R_base(quality) - 1), in percent.
+
+    R_base is the PCHIP interpolation of log rate over quality through the baseline curve, extended
+    past its ends along the slope of the end interval.
+    """
+    log_rate = PchipInterpolator(baseline.quality, np.log(baseline.rate))
+    inside = float(np.clip(quality, baseline.quality[0], baseline.quality[-1]))
+    end = slice(0, 2) if quality < inside else slice(-2, None)
+    slope = float(np.diff(np.log(baseline.rate[end]))[0] / np.diff(baseline.quality[end])[0])
+    base = float(log_rate(inside)) + slope * (quality - inside)
+    return float(100 * np.expm1(np.log(rate) - base))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval, both in percent."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ImageCurve:
+    """A codec's points on the same images: `rate` and `quality` are points x images.
+
+    `combine` turns the mean quality over images into the curve's quality (MS-SSIM is averaged
+    before it becomes dB).
+    """
+
+    rate: NDArray[np.float64]
+    quality: NDArray[np.float64]
+    combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda mean: mean
+
+    def over(self, images: Sequence[int] | NDArray[np.int64] | slice) -> Curve:
+        """The curve of means over a choice of images (with repetition)."""
+        return Curve.of(self.rate[:, images].mean(axis=1), self.combine(self.quality[:, images].mean(axis=1)))
+
+
+def bd_rate_interval(anchor: ImageCurve, test: ImageCurve, resamples: int = 1000, seed: int = 0) -> Interval:
+    """BD-rate with its 95 % interval by paired bootstrap over the images.
+
+    Each resample draws images with repetition, the same for both codecs. Raises CurveError as
+    `bd_rate` does, or when over 5 % of the resamples have no BD-rate of their own.
+    """
+    value = bd_rate(anchor.over(slice(None)), test.over(slice(None)))
+    draw = np.random.default_rng(seed)
+    count = anchor.rate.shape[1]
+    drawn = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(resamples):
+            images = draw.integers(count, size=count)
+            try:
+                drawn.append(bd_rate(anchor.over(images), test.over(images)))
+            except CurveError:
+                continue
+    if len(drawn) < 0.95 * resamples:
+        raise CurveError(f"{resamples - len(drawn)} of {resamples} resamples of the images have no BD-rate")
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(value, float(low), float(high))

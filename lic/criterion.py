@@ -1,0 +1,59 @@
+"""The training criterion, equation (8): R(y) + R(z) + lambda_d (D + alpha L)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lic.decorrelation import latent_decorrelation
+from lic.models import Latents
+from lic.recipe import Scale
+
+PEAK = 255.0
+
+
+def rate(likelihoods: Tensor, pixels: int) -> Tensor:
+    """Bits per pixel that the likelihoods cost."""
+    return torch.log(likelihoods).sum() / (-math.log(2) * pixels)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """R(y) + R(z) + lambda_d (D + alpha L); D is the MSE on the 0..255 scale, R in bits per pixel.
+
+    With alpha = 0 the loss is CompressAI's RateDistortionLoss bit for bit, and L is not computed.
+    """
+
+    lmbda: float
+    alpha: float = 0.0
+    strategy: str = "y"
+    scale: Scale = "reference"
+
+    def __call__(
+        self, output: dict[str, Tensor | dict[str, Tensor]], latents: Latents, target: Tensor
+    ) -> dict[str, Tensor]:
+        """Terms by name, each a scalar: rate_y, rate_z (0 without z), mse, decorrelation,
+        alpha_L_over_D and loss. `target` is N x 3 x H x W in [0, 1]."""
+        batch, _, height, width = target.shape
+        likelihoods, reconstruction = output["likelihoods"], output["x_hat"]
+        assert isinstance(likelihoods, dict) and isinstance(reconstruction, Tensor)
+        rates = {name: rate(value, batch * height * width) for name, value in likelihoods.items()}
+        mse = PEAK**2 * nn.functional.mse_loss(reconstruction, target)
+        zero = mse.new_zeros(())
+        terms = {
+            "rate_y": rates["y"],
+            "rate_z": rates.get("z", zero),
+            "mse": mse,
+            "decorrelation": zero,
+            "alpha_L_over_D": zero,
+            "loss": self.lmbda * mse + sum(rates.values()),
+        }
+        if self.alpha:
+            penalty = latent_decorrelation(latents, self.strategy, height * width, self.scale)
+            terms["decorrelation"] = penalty
+            terms["alpha_L_over_D"] = self.alpha * penalty.detach() / mse.detach()
+            terms["loss"] = terms["loss"] + self.lmbda * self.alpha * penalty
+        return terms

@@ -1,0 +1,1 @@
+"""Images: folders and generators, packed caches, random crops, the Kodak set."""

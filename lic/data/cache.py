@@ -1,0 +1,162 @@
+"""Images decoded once into one memory-mapped file that every process on a machine shares."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lic.data.images import ImageError, read_rgb
+
+_FORMAT = 1
+
+
+def default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lictune"
+
+
+@dataclass(frozen=True)
+class PackedImage:
+    """Where one image lies in the packed file: `height` x `width` x 3 bytes from `offset`."""
+
+    name: str
+    height: int
+    width: int
+    offset: int
+
+
+class PackedImages:
+    """A sequence of 8-bit RGB images in one memory-mapped file.
+
+    `fingerprint` is a hash of the images' names and contents, the same on every machine;
+    `skipped` says which files were left out and why.
+    """
+
+    def __init__(self, path: Path) -> None:
+        index = json.loads(path.with_suffix(".json").read_text())
+        self.path = path
+        self.fingerprint: str = index["fingerprint"]
+        self.skipped: dict[str, str] = index["skipped"]
+        self.images = [PackedImage(**entry) for entry in index["images"]]
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> NDArray[np.uint8]:
+        """Image `number` as a read-only H x W x 3 view of the file."""
+        image = self.images[number]
+        size = image.height * image.width * 3
+        flat = self._bytes[image.offset : image.offset + size]
+        return flat.reshape(image.height, image.width, 3)
+
+
+def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
+    """Decode `files` into the cache, or find them there. Names are relative to `root`.
+
+    Unreadable files are left out and listed in `skipped`. Raises ImageError if none is left.
+    """
+    names = {path: path.relative_to(root).as_posix() for path in files}
+    stats = [(names[path], path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    # Unchanged sizes and times stand for unchanged contents, so that a large folder is read once.
+    seen = cache / f"seen-{_digest(str(root.resolve()), json.dumps(stats))}"
+    if seen.is_file() and (packed := _open(cache, seen.read_text().strip())):
+        return packed
+    with ThreadPoolExecutor() as pool:
+        hashes = pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), files)
+        key = _digest(*(f"{names[path]} {digest}" for path, digest in zip(files, hashes, strict=True)))
+
+    def decoded() -> Iterator[tuple[str, NDArray[np.uint8] | ImageError]]:
+        def read(path: Path) -> NDArray[np.uint8] | ImageError:
+            try:
+                return read_rgb(path)
+            except ImageError as error:
+                return error
+
+        with ThreadPoolExecutor(2) as pool:
+            # In slices, so that decoded images do not pile up before they are written.
+            for start in range(0, len(files), 32):
+                part = files[start : start + 32]
+                yield from zip((names[path] for path in part), pool.map(read, part), strict=True)
+
+    packed = pack(key, decoded, cache)
+    write_atomically(seen, key.encode())
+    return packed
+
+
+def pack(
+    key: str,
+    images: Callable[[], Iterator[tuple[str, NDArray[np.uint8] | ImageError]]],
+    cache: Path,
+) -> PackedImages:
+    """The packed images of `key`, made from `images()` (names with H x W x 3 uint8, or the reason
+    for leaving one out) unless the cache holds them. Safe when several processes ask at once."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with _lock(cache / f"{key}.lock"):
+        if packed := _open(cache, key):
+            return packed
+        path = cache / f"{key}.bin"
+        partial = path.with_suffix(".partial")
+        entries, skipped, offset = [], {}, 0
+        with partial.open("wb") as file:
+            for name, image in images():
+                if isinstance(image, ImageError):
+                    skipped[name] = str(image)
+                    continue
+                height, width, _ = image.shape
+                entries.append({"name": name, "height": height, "width": width, "offset": offset})
+                offset += file.write(np.ascontiguousarray(image).data)
+            file.flush()
+            os.fsync(file.fileno())
+        if not entries:
+            partial.unlink()
+            reason = next(iter(skipped.values()), "there are no files")
+            raise ImageError(f"no image could be used: {reason}")
+        partial.replace(path)
+        index = {"format": _FORMAT, "fingerprint": key, "skipped": skipped, "images": entries}
+        # The index comes last: a packed file counts only once its index is there.
+        write_atomically(path.with_suffix(".json"), json.dumps(index).encode())
+        return PackedImages(path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _open(cache: Path, key: str) -> PackedImages | None:
+    path = cache / f"{key}.bin"
+    try:
+        packed = PackedImages(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    last = packed.images[-1]
+    whole = last.offset + last.height * last.width * 3 == path.stat().st_size
+    return packed if whole else None
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join([f"format {_FORMAT}", *parts]).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    # flock is let go by the kernel when its holder dies, so a killed builder blocks nobody.
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,72 @@
+"""Reading image files of any common kind as 8-bit RGB, or refusing them by name."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".bmp"})
+
+#: Larger than any photograph in use, small enough that a decompression bomb cannot take the memory.
+MAX_PIXELS = 200_000_000
+
+
+class ImageError(ValueError):
+    """An image or image folder that cannot be used; the message names it."""
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Every image file below `folder`, at any depth, sorted by path. Raises ImageError if none."""
+    if not folder.is_dir():
+        raise ImageError(f"there is no image folder {folder}")
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
+    if not files:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise ImageError(f"there is no image in {folder} or below it (looked for {kinds})")
+    return files
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """The image as H x W x 3 uint8, upright.
+
+    Grey and palette images become RGB, 16-bit samples are scaled to 8 bits, CMYK is converted,
+    transparent pixels are laid over white. Raises ImageError, naming the path, for anything else.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"{path} has {image.width} x {image.height} pixels, over the limit of "
+                        f"{MAX_PIXELS // 1_000_000} million; scale it down"
+                    )
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{path} cannot be read as an image ({error})") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large to be read safely ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith(("I", "F")):
+        samples = np.asarray(image).astype(np.float64)
+        top = 65535.0 if image.mode.startswith("I") else max(1.0, float(samples.max()))
+        grey = np.clip(np.rint(samples * (255.0 / top)), 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)

@@ -1,0 +1,143 @@
+"""Rate and quality of a model on a set of images, one row an image."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lic.criterion import PEAK
+from lic.data.cache import PackedImages
+
+#: Every model of CompressAI here halves the size six times from the image to z.
+STRIDE = 64
+
+#: MS-SSIM halves the image four times and then needs its 11-pixel window.
+MS_SSIM_SMALLEST = 161
+
+#: Images of one size that are evaluated at once, in pixels.
+_BATCH_PIXELS = {"cpu": 1 << 19, "cuda": 1 << 24}
+
+COLUMNS = ("image", "pixels", "bpp", "bpp_y", "bpp_z", "mse", "psnr", "ms_ssim", "ms_ssim_db")
+
+
+@dataclass(frozen=True)
+class Operating:
+    """A codec's operating point on an image set: means over the images.
+
+    bpp (and its parts) in bits per pixel from the entropy estimate; mse on the 0..255 scale;
+    psnr in dB, averaged over images; ms_ssim averaged over images and only then turned into
+    dB, ms_ssim_db = -10 log10(1 - ms_ssim), both as CompressAI reports them.
+    """
+
+    bpp: float
+    bpp_y: float
+    bpp_z: float
+    mse: float
+    psnr: float
+    ms_ssim: float
+    ms_ssim_db: float
+
+    def rd_cost(self, lmbda: float) -> float:
+        """J = R + lambda_d D."""
+        return self.bpp + lmbda * self.mse
+
+
+def decibels(ms_ssim: float) -> float:
+    """MS-SSIM in dB; identical images (MS-SSIM 1) give infinity."""
+    return -10 * math.log10(1 - ms_ssim) if ms_ssim < 1 else math.inf
+
+
+def aggregate(table: pd.DataFrame) -> Operating:
+    """The mean row of a table of `evaluate`."""
+    means = table[["bpp", "bpp_y", "bpp_z", "mse", "psnr", "ms_ssim"]].mean(skipna=False)
+    values = {str(name): float(value) for name, value in means.items()}
+    return Operating(**values, ms_ssim_db=decibels(values["ms_ssim"]))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images: PackedImages,
+    device: str = "cpu",
+    crop: int | None = None,
+    with_ms_ssim: bool = True,
+) -> pd.DataFrame:
+    """The per-image table of `COLUMNS`, in the order of `images`.
+
+    The reconstruction is rounded to 8 bits before any measure; bpp is the entropy estimate. An
+    image whose sides are not multiples of 64 is padded as CompressAI's evaluation does and
+    cropped again. `crop` cuts the central crop x crop pixels out first. MS-SSIM is NaN where it
+    is not asked for or the image is smaller than 161 pixels.
+    """
+    training = model.training
+    model.eval()
+    rows: dict[int, dict[str, float | str]] = {}
+    for numbers, batch in _batches(images, device, crop):
+        for number, row in zip(numbers, _measure(model, batch, with_ms_ssim), strict=True):
+            rows[number] = {"image": images.images[number].name, **row}
+    model.train(training)
+    return pd.DataFrame([rows[number] for number in range(len(images))], columns=list(COLUMNS))
+
+
+def _batches(images: PackedImages, device: str, crop: int | None) -> Iterator[tuple[list[int], Tensor]]:
+    """Images of equal size together: their numbers, and N x 3 x H x W float32 in [0, 1]."""
+    by_size = defaultdict(list)
+    for number, image in enumerate(images.images):
+        size = (image.height, image.width)
+        by_size[tuple(min(side, crop or side) for side in size)].append(number)
+    for (height, width), numbers in by_size.items():
+        at_once = max(1, _BATCH_PIXELS[torch.device(device).type] // (height * width))
+        for start in range(0, len(numbers), at_once):
+            part = numbers[start : start + at_once]
+            pixels = np.empty((len(part), 3, height, width), dtype=np.uint8)
+            for row, number in enumerate(part):
+                pixels[row] = _centre(images[number], height, width).transpose(2, 0, 1)
+            yield part, torch.from_numpy(pixels).to(device).float().div_(PEAK)
+
+
+def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _measure(model: nn.Module, batch: Tensor, with_ms_ssim: bool) -> list[dict[str, float]]:
+    from compressai.ops import compute_padding
+
+    count, _, height, width = batch.shape
+    padding, cropping = compute_padding(height, width, min_div=STRIDE)
+    output = model(nn.functional.pad(batch, padding, mode="constant", value=0))
+    decoded = nn.functional.pad(output["x_hat"], cropping).clamp(0, 1).mul(PEAK).round()
+    original = batch.mul(PEAK).round()
+    bpp = {
+        name: (likelihood.log().flatten(1).sum(1) / (-math.log(2) * height * width)).tolist()
+        for name, likelihood in output["likelihoods"].items()
+    }
+    mse = (decoded - original).square().flatten(1).mean(1).tolist()
+    similarity = [math.nan] * count
+    if with_ms_ssim and min(height, width) >= MS_SSIM_SMALLEST:
+        from pytorch_msssim import ms_ssim
+
+        similarity = ms_ssim(decoded, original, data_range=PEAK, size_average=False).tolist()
+    rows = []
+    for i in range(count):
+        bpp_z = bpp["z"][i] if "z" in bpp else 0.0
+        rows.append(
+            {
+                "pixels": height * width,
+                "bpp": bpp["y"][i] + bpp_z,
+                "bpp_y": bpp["y"][i],
+                "bpp_z": bpp_z,
+                "mse": mse[i],
+                "psnr": 10 * math.log10(PEAK**2 / mse[i]) if mse[i] else math.inf,
+                "ms_ssim": similarity[i],
+                "ms_ssim_db": decibels(similarity[i]),
+            }
+        )
+    return rows

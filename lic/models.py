@@ -1,0 +1,144 @@
+"""CompressAI's image models at any width, and their latents y and z before quantisation."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from lic.architectures import ARCHITECTURES, ModelError, architecture
+
+#: Entropy-coder tables: rebuilt by `update()`, of no use to training.
+_CODER_BUFFERS = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents before quantisation: y is N x M x H/16 x W/16, z is N x N' x H/64 x W/64."""
+
+    y: Tensor
+    z: Tensor | None
+
+
+def _elic_groups(latent_width: int) -> list[int]:
+    """ELIC's uneven channel groups: CompressAI's own where they fit, else in ELIC's proportions."""
+    if latent_width >= 192:
+        return [16, 16, 32, 64, latent_width - 128]
+    first = [max(1, latent_width * share // 20) for share in (1, 1, 2, 4)]
+    return [*first, latent_width - sum(first)]
+
+
+@functools.cache
+def _registry() -> dict[str, Callable[..., nn.Module]]:
+    with warnings.catch_warnings():
+        # compressai pulls in torch_geometric, which warns about torch.jit on import.
+        warnings.simplefilter("ignore")
+        import compressai.models  # noqa: F401  (fills the registry)
+        from compressai.registry import MODELS
+    return MODELS
+
+
+def build(name: str, width: int, latent_width: int | None = None, seed: int = 0) -> nn.Module:
+    """A fresh model of `width` channels N and `latent_width` latent channels M (default: N).
+
+    The weights are a function of the arguments alone: torch's global generator is seeded.
+    Raises ModelError for an unknown name, or a width that the architecture cannot have.
+    """
+    arch = architecture(name)
+    takes_latent_width = ARCHITECTURES[arch][0]
+    latent = width if latent_width is None else latent_width
+    if not takes_latent_width and latent != width:
+        raise ModelError(f"{arch} has one width; leave latent_width {latent} out or make it {width}")
+    if width < 2 or (latent < 8 and arch.startswith("elic")):
+        raise ModelError(f"{arch} cannot be {width} channels wide with {latent} latent channels")
+    torch.manual_seed(seed)
+    if not takes_latent_width:
+        return _registry()[arch](N=width)
+    if arch.startswith("elic"):
+        return _registry()[arch](N=width, M=latent, groups=_elic_groups(latent))
+    return _registry()[arch](N=width, M=latent)
+
+
+class LatentTap:
+    """Captures y and z of each forward pass from the modules that make them (g_a, h_a).
+
+    Use as a context manager around forward passes; the model itself is not changed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._captured: dict[str, Tensor] = {}
+        self._handles = []
+        for path, module in model.named_modules():
+            transform = path.rpartition(".")[2]
+            if transform in ("g_a", "h_a"):
+                self._handles.append(module.register_forward_hook(self._hook(transform)))
+
+    def _hook(self, transform: str) -> Callable[..., None]:
+        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            self._captured[transform] = output
+
+        return keep
+
+    def take(self) -> Latents:
+        """The latents of the last forward pass, with their graph; they are let go here."""
+        if "g_a" not in self._captured:
+            raise ModelError("the model has no analysis transform g_a, so there is no latent y")
+        latents = Latents(self._captured["g_a"], self._captured.get("h_a"))
+        self._captured.clear()
+        return latents
+
+    def __enter__(self) -> LatentTap:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write parameters and buffers, less the entropy-coder tables, as safetensors."""
+    from safetensors.torch import save_file
+
+    state = {
+        key: value.detach().cpu().contiguous()
+        for key, value in model.state_dict().items()
+        if not key.endswith(_CODER_BUFFERS)
+    }
+    partial = path.with_name(path.name + ".partial")
+    save_file(state, partial)
+    partial.replace(path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a file of `save_weights`. Raises ModelError if it is missing or does not fit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ModelError(f"there are no weights at {path}")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from error
+    own = model.state_dict()
+    needed = {key: value for key, value in own.items() if not key.endswith(_CODER_BUFFERS)}
+    for key, value in needed.items():
+        if key not in state or state[key].shape != value.shape:
+            raise ModelError(f"the weights at {path} are of another architecture or width ('{key}')")
+    # nn.Module's own loader: CompressAI's insists on the entropy-coder tables.
+    nn.Module.load_state_dict(model, {key: state[key] for key in needed}, strict=False)

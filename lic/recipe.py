@@ -1,0 +1,51 @@
+"""What determines a training besides the model and the images; the defaults are the paper's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+#: lambda_d of quality 1..6 (the paper's and CompressAI's table for MSE).
+LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483}
+
+#: 'paper': L as the plain sum; 'reference': scaled to the paper's geometry (lic.decorrelation).
+Scale = Literal["paper", "reference"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One training.
+
+    The learning rate is `lr` until the fraction `decay_at` of all steps, then falls along half a
+    cosine to `lr * decay_to`. `max_skipped` is the share of an epoch's steps that may be skipped
+    for not being finite.
+    """
+
+    lmbda: float
+    alpha: float = 0.0
+    strategy: str = "y"
+    scale: Scale = "reference"
+    batch: int = 16
+    patch: int = 256
+    epochs: int = 100
+    steps_per_epoch: int = 330
+    lr: float = 1e-4
+    aux_lr: float = 1e-3
+    clip: float = 1.0
+    decay_at: float = 0.8
+    decay_to: float = 0.1
+    max_skipped: float = 0.05
+    seed: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ...: constant, then half a cosine down."""
+        start = self.decay_at * self.total_steps
+        if step < start:
+            return self.lr
+        done = min(1.0, (step - start) / max(1.0, self.total_steps - start))
+        return self.lr * (self.decay_to + (1 - self.decay_to) * 0.5 * (1 + math.cos(math.pi * done)))

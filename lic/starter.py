@@ -1,0 +1,82 @@
+"""Train the starter models that ship with the repository: `make starter`.
+
+A small model trained from scratch for a search's few hundred steps is worthless at every rate, so
+small searches start all their trainings from these weights. One model per architecture, trained
+at one rate; a search's own steps then move it to each of the six.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from lic.architectures import starter_path
+from lic.data.cache import default_cache
+from lic.data.crops import RandomCrops
+from lic.data.sets import training_and_validation
+from lic.models import build, parameter_count, save_weights
+from lic.recipe import LAMBDAS, TrainingConfig
+from lic.training import Trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", help="an alias or a CompressAI architecture")
+    parser.add_argument("--width", type=int, required=True, help="channels N")
+    parser.add_argument("--latent-width", type=int, help="latent channels M (default: N)")
+    parser.add_argument("--data", help="folder of images (default: dead leaves)")
+    parser.add_argument("--quality", type=int, default=5, choices=LAMBDAS, help="rate to train at")
+    parser.add_argument("--epochs", type=int, default=40, help="of 1,000 steps each")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--work", type=Path, default=Path("results/starters"), help="for checkpoints")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    target = starter_path(args.model, args.width, args.latent_width)
+    config = TrainingConfig(
+        lmbda=LAMBDAS[args.quality], batch=8, patch=64, epochs=args.epochs, steps_per_epoch=1000,
+        lr=args.lr, decay_at=0.5, decay_to=0.02,
+    )  # fmt: skip
+    images = training_and_validation(args.data, 1, default_cache())[0].images
+    crops = RandomCrops(images, config.patch, config.batch, config.seed)
+    trainer = Trainer(build(args.model, args.width, args.latent_width), config, crops)
+    checkpoint = args.work / f"{target.stem}.pt"
+    if checkpoint.is_file():
+        trainer.load(checkpoint)
+        print(f"going on from epoch {trainer.epoch} of {checkpoint}", flush=True)
+    readings: dict[str, float] = {}
+    started, first = time.perf_counter(), trainer.epoch
+    while trainer.epoch < config.epochs:
+        readings = trainer.run_epoch()
+        trainer.save(checkpoint)
+        left = (time.perf_counter() - started) / (trainer.epoch - first)
+        left *= config.epochs - trainer.epoch
+        print(
+            f"epoch {trainer.epoch}/{config.epochs}: loss {readings['loss']:.4f}, "
+            f"mse {readings['mse']:.1f}, {left / 60:.0f} min left",
+            flush=True,
+        )
+    save_weights(trainer.model, target)
+    provenance = {
+        "model": args.model,
+        "width": args.width,
+        "latent_width": args.latent_width or args.width,
+        "parameters": parameter_count(trainer.model),
+        "data": Path(args.data).name if args.data else "dead leaves",
+        "data_fingerprint": images.fingerprint,
+        "images": len(images),
+        "training": {key: getattr(config, key) for key in config.__dataclass_fields__},
+        "last_epoch": readings,
+        "versions": {name: version(name) for name in ("torch", "compressai")},
+    }
+    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
+    print(f"wrote {target} ({target.stat().st_size / 2**20:.2f} MiB)")
+
+
+if __name__ == "__main__":
+    main()

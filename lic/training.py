@@ -1,0 +1,160 @@
+"""Training one model at one rate: read `Trainer.run_epoch` from top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lic.criterion import Criterion
+from lic.data.crops import RandomCrops
+from lic.models import LatentTap
+from lic.recipe import TrainingConfig
+
+
+class DivergedError(RuntimeError):
+    """Too many steps of an epoch were not finite; the message says how many and what to do."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or belongs to another training; the message names it."""
+
+
+class Trainer:
+    """Trains `model` in place with Adam, and a second Adam for the entropy bottleneck's quantiles.
+
+    Every step is a function of the state before it, the seed and the step's number: the batch
+    comes from `crops.batch(step)` and torch's generators are seeded per step. So model, optimiser
+    states and step number are the full state: the schedule and the random numbers follow from
+    them, and a resumed run equals an uninterrupted one bit for bit on the CPU.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: TrainingConfig, crops: RandomCrops, device: str = "cpu"
+    ) -> None:
+        self.model = model.to(device)
+        self.config, self.crops, self.device = config, crops, torch.device(device)
+        self.criterion = Criterion(config.lmbda, config.alpha, config.strategy, config.scale)
+        self.step = 0
+        named = dict(model.named_parameters())
+        self.quantiles = [p for name, p in named.items() if name.endswith("quantiles")]
+        self.weights = [p for name, p in named.items() if not name.endswith("quantiles")]
+        self.optimiser = torch.optim.Adam(self.weights, lr=config.lr)
+        self.aux_optimiser = torch.optim.Adam(self.quantiles, lr=config.aux_lr) if self.quantiles else None
+
+    @property
+    def epoch(self) -> int:
+        """Number of whole epochs trained."""
+        return self.step // self.config.steps_per_epoch
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train to the end of the epoch. Returns the mean of each criterion term over its finite
+        steps, plus lr, grad_norm (before clipping), skipped_steps and train_seconds.
+
+        Raises DivergedError when more than `max_skipped` of the steps are not finite.
+        """
+        started, config = time.perf_counter(), self.config
+        sums: dict[str, Tensor] = {}
+        skipped, end = 0, (self.epoch + 1) * config.steps_per_epoch
+        first = self.step
+        self.model.train()
+        with LatentTap(self.model) as tap:
+            while self.step < end:
+                terms = self._train_step(tap)
+                self.step += 1
+                if terms is None:
+                    skipped += 1
+                    self._check_skipped(skipped)
+                    continue
+                for name, value in terms.items():
+                    sums[name] = sums[name] + value if name in sums else value.clone()
+        finite = max(1, self.step - first - skipped)
+        readings = {name: float(value) / finite for name, value in sums.items()}
+        readings["lr"] = config.lr_at(self.step - 1)
+        readings["skipped_steps"] = skipped
+        readings["train_seconds"] = time.perf_counter() - started
+        return readings
+
+    def _train_step(self, tap: LatentTap) -> dict[str, Tensor] | None:
+        """One optimisation step; None, with nothing changed, if it is not finite."""
+        torch.manual_seed(_step_seed(self.config.seed, self.step))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.lr_at(self.step)
+        images = self.crops.batch(self.step).to(self.device, non_blocking=True)
+        terms = self.criterion(self.model(images), tap.take(), images)
+        self.optimiser.zero_grad()
+        terms["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip)
+        if not torch.isfinite(norm + terms["loss"].detach()):
+            return None
+        self.optimiser.step()
+        if self.aux_optimiser is not None:
+            # After the main step and with gradients of its own: the rate's gradient reaches the
+            # quantiles too, and must neither move them nor be clipped with the weights'.
+            self.aux_optimiser.zero_grad()
+            self.model.aux_loss().backward()  # type: ignore[operator]
+            self.aux_optimiser.step()
+        return {"grad_norm": norm, **{name: value.detach() for name, value in terms.items()}}
+
+    def _check_skipped(self, skipped: int) -> None:
+        allowed = max(3, round(self.config.max_skipped * self.config.steps_per_epoch))
+        if skipped > allowed:
+            raise DivergedError(
+                f"{skipped} steps of epoch {self.epoch + 1} had a loss or gradient that is not finite "
+                f"(at most {allowed} may); lower --lr or --alpha-max"
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the full state to `path`, so that a crash leaves the old file or the new."""
+        state = {
+            "config": dataclasses.asdict(self.config),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "aux_optimiser": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a file of `save`. Raises CheckpointError if it is unreadable or belongs to
+        a training with another configuration."""
+        state = read_checkpoint(path)
+        saved, own = state["config"], dataclasses.asdict(self.config)
+        if changed := sorted(key for key in own if saved.get(key) != own[key]):
+            key = changed[0]
+            raise CheckpointError(
+                f"the checkpoint {path} was trained with {key} {saved.get(key)}, not {own[key]}"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.aux_optimiser is not None:
+            self.aux_optimiser.load_state_dict(state["aux_optimiser"])
+        self.step = state["step"]
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The state in a file of `Trainer.save`, on the CPU. Raises CheckpointError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint ({error})") from error
+    if not isinstance(state, dict) or not {"config", "step", "model", "optimiser"} <= state.keys():
+        raise CheckpointError(f"{path} is not a training checkpoint of this program")
+    return state
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A 64-bit seed in which neighbouring seeds and steps share nothing."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1

@@ -1,0 +1,123 @@
+"""One model at one rate, trained epoch by epoch and measured after each: what a search schedules.
+
+A trial knows nothing of the search. Its readings are a function of its configuration alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lic.data.crops import RandomCrops
+from lic.data.sets import ImageSet, test_set, training_and_validation
+from lic.evaluation import aggregate, evaluate
+from lic.models import build, load_weights
+from lic.recipe import TrainingConfig
+from lic.training import DivergedError, Trainer
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Which images to train on, to select on ('val') and to report on (lic.data.sets)."""
+
+    data: str | None
+    kodak: str | None
+    test: str
+    test_images: int | None
+    val_images: int
+    val_crop: int | None
+    cache: str
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything a trial depends on. `start` is a weights file, or None to train from scratch;
+    `val_epochs` and `test_epochs` are the epochs (from 1) after which each set is evaluated."""
+
+    model: str
+    width: int
+    latent_width: int | None
+    start: str | None
+    training: TrainingConfig
+    images: ImagesConfig
+    val_epochs: tuple[int, ...]
+    test_epochs: tuple[int, ...]
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What one epoch measured: figures by name ('train/loss', 'val/psnr', 'kodak/bpp', ...) and,
+    where the test set was evaluated, its per-image columns."""
+
+    epoch: int
+    figures: dict[str, float]
+    images: dict[str, list[float]]
+
+
+@functools.lru_cache(maxsize=2)
+def open_images(config: ImagesConfig) -> tuple[ImageSet, ImageSet, ImageSet]:
+    """The training, validation and test sets; one process opens each only once."""
+    cache = Path(config.cache)
+    train, val = training_and_validation(config.data, config.val_images, cache)
+    return train, val, test_set(config.kodak, config.test, config.test_images, cache)
+
+
+class Trial:
+    """Trains and measures; `run_epoch` until `done`. Raises ModelError and ImageError on bad input."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        if config.device == "cpu":
+            torch.set_num_threads(1)
+        self.config = config
+        self.train_images, self.val_images, self.test_images = open_images(config.images)
+        training = config.training
+        model = build(config.model, config.width, config.latent_width, training.seed)
+        if config.start is not None:
+            load_weights(model, Path(config.start))
+        crops = RandomCrops(self.train_images.images, training.patch, training.batch, training.seed)
+        self.trainer = Trainer(model, training, crops, config.device)
+
+    @property
+    def done(self) -> bool:
+        return self.trainer.epoch >= self.config.training.epochs
+
+    def run_epoch(self) -> Readings:
+        """Train one epoch and measure it. Raises DivergedError if the model is lost."""
+        terms = self.trainer.run_epoch()
+        train_seconds = terms.pop("train_seconds")
+        figures = {f"train/{name}": value for name, value in terms.items()}
+        epoch, images, started = self.trainer.epoch, {}, time.perf_counter()
+        if epoch in self.config.val_epochs:
+            table = self._evaluate(self.val_images, self.config.images.val_crop, False)
+            figures |= _figures("val", table)
+        if epoch in self.config.test_epochs:
+            table = self._evaluate(self.test_images, None, True)
+            figures |= _figures(self.test_images.name, table)
+            images = {name: table[name].tolist() for name in ("bpp", "mse", "psnr", "ms_ssim")}
+        figures["time/train_seconds"] = train_seconds
+        figures["time/eval_seconds"] = time.perf_counter() - started
+        figures["memory/peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return Readings(epoch, figures, images)
+
+    def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:
+        table = evaluate(self.trainer.model, images.images, self.config.device, crop, with_ms_ssim)
+        if not all(map(math.isfinite, table["mse"])) or not all(map(math.isfinite, table["bpp"])):
+            raise DivergedError(
+                f"after epoch {self.trainer.epoch} the model's output on {images.name} is not finite; "
+                "lower --lr or --alpha-max"
+            )
+        return table
+
+
+def _figures(set_name: str, table: pd.DataFrame) -> dict[str, float]:
+    point = aggregate(table)
+    named = {name: getattr(point, name) for name in point.__dataclass_fields__}
+    return {f"{set_name}/{name}": value for name, value in named.items() if math.isfinite(value)}

@@ -1,0 +1,383 @@
+"""The settings of a search: defaults < preset < YAML file < environment < command line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+import configs
+from lic.architectures import (
+    ALIASES,
+    ARCHITECTURES,
+    ModelError,
+    architecture,
+    check_strategy,
+    starter_path,
+    strategies,
+)
+from lic.recipe import LAMBDAS, Scale, TrainingConfig
+
+PRESETS = Path(configs.__file__).parent / "presets"
+ENVIRONMENT = "LICTUNE_"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; one sentence with the value and the fix."""
+
+
+def _setting(group: str, default: Any, help: str, **bounds: Any) -> Any:
+    return Field(default, description=help, json_schema_extra={"group": group}, **bounds)
+
+
+class Settings(BaseModel):
+    """Every setting of a search, checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = _setting("What to search", "cheng", "an alias or a CompressAI architecture")
+    preset: str = _setting("What to search", "auto", "paper, tiny, or auto: by the machine")
+    budget: int = _setting("What to search", 64, "number of trials; baselines are extra", ge=1)
+    rates: tuple[int, ...] = _setting("What to search", tuple(LAMBDAS), "qualities, such as 1-6 or 1,3,5")
+    strategies: tuple[str, ...] = _setting(
+        "What to search", (), "of y, z, y+z, such as y,y+z (default: all that the model offers)"
+    )
+    alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0)
+    alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0)
+    seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0)
+    sampler: Literal["tpe", "gp", "random"] = _setting("What to search", "tpe", "what proposes points")
+    stopping: bool = _setting("What to search", True, "stop poor trials early (ASHA per rate)")
+    grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1)
+    eta: int = _setting("What to search", 3, "one in eta trials passes a rung", ge=2)
+
+    data: str | None = _setting(
+        "Images", None, "folder of images to train on (default: dead leaves, generated)"
+    )
+    kodak: str | None = _setting("Images", None, "folder of the Kodak images (default: fetched)")
+    test: str = _setting(
+        "Images", "auto", "images to report on: auto (Kodak if it can be had), deadleaves, a folder"
+    )
+    test_images: int | None = _setting("Images", None, "only the first so many of them", ge=1)
+    val_images: int = _setting("Images", 32, "images held out of training to select on", ge=1)
+    val_crop: int | None = _setting("Images", 256, "side of their central crop, pixels", ge=64)
+    select_on: Literal["val", "kodak"] = _setting(
+        "Images", "val", "images that decide; kodak follows the paper"
+    )
+    cache: str | None = _setting("Images", None, "folder of decoded images (default: ~/.cache)")
+
+    width: int = _setting("Training", 128, "channels N of the model", ge=2, le=1024)
+    latent_width: int | None = _setting("Training", None, "latent channels M (default: N)", ge=2, le=1024)
+    start: str = _setting(
+        "Training", "scratch", "scratch, starter, auto (starter if there is one), or a weights file"
+    )
+    scale: Scale = _setting("Training", TrainingConfig.scale, "of the decorrelation loss")
+    batch: int = _setting("Training", TrainingConfig.batch, "patches in a batch", ge=2)
+    patch: int = _setting("Training", TrainingConfig.patch, "side of a patch, pixels", ge=64)
+    epochs: int = _setting("Training", TrainingConfig.epochs, "epochs of a full training", ge=1)
+    steps_per_epoch: int = _setting("Training", TrainingConfig.steps_per_epoch, "steps in an epoch", ge=1)
+    lr: float = _setting("Training", TrainingConfig.lr, "learning rate (Adam)", gt=0, le=1)
+    aux_lr: float = _setting("Training", TrainingConfig.aux_lr, "learning rate of the quantiles", gt=0, le=1)
+    clip: float = _setting("Training", TrainingConfig.clip, "largest gradient norm", gt=0)
+    decay_at: float = _setting(
+        "Training", TrainingConfig.decay_at, "fraction of the steps before the decay", ge=0, le=1
+    )
+    decay_to: float = _setting(
+        "Training", TrainingConfig.decay_to, "last learning rate over first", gt=0, le=1
+    )
+    max_skipped: float = _setting(
+        "Training", TrainingConfig.max_skipped, "share of steps that may be NaN", ge=0, lt=1
+    )
+
+    workers: int | None = _setting(
+        "Machine", None, "trials at once (default: one a GPU share or CPU core)", ge=1
+    )
+    gpus_per_trial: float | None = _setting(
+        "Machine", None, "share of a GPU a trial gets (default: 1 if there is one, else 0)", ge=0
+    )
+    address: str | None = _setting("Machine", None, "of a Ray cluster to join (default: this machine)")
+
+    results: str = _setting("Results", "results", "folder of all searches")
+    name: str | None = _setting("Results", None, "of this search, its folder there (default: model and time)")
+    tracking_uri: str | None = _setting(
+        "Results", None, "of an MLflow server (default: MLFLOW_TRACKING_URI, else SQLite in results)"
+    )
+
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _parse_rates(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            value = str(value)
+        if not isinstance(value, str):
+            return value
+        qualities: set[int] = set()
+        for part in value.split(","):
+            first, _, last = part.partition("-")
+            try:
+                qualities |= set(range(int(first), int(last or first) + 1))
+            except ValueError:
+                raise ValueError("write qualities such as 1-6 or 1,3,5") from None
+        return tuple(sorted(qualities))
+
+    @field_validator("rates")
+    @classmethod
+    def _check_rates(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        unknown = [quality for quality in value if quality not in LAMBDAS]
+        if unknown or not value:
+            raise ValueError(f"choose among the qualities {min(LAMBDAS)} to {max(LAMBDAS)}")
+        return tuple(sorted(set(value)))
+
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _parse_strategies(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str | None) -> str | None:
+        if value is not None and (not value or value.startswith(".") or "/" in value or len(value) > 100):
+            raise ValueError("a name is one folder name: no '/', no leading dot, at most 100 characters")
+        return value
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings and, for each, where its value came from."""
+
+    settings: Settings
+    sources: dict[str, str]
+
+    def report(self) -> str:
+        """The settings as YAML, each with its source as a comment."""
+        lines = []
+        for key, value in self.settings.model_dump(mode="json").items():
+            text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+            text = text.removesuffix("...").strip()
+            lines.append(f"{f'{key}: {text}':<44}# {self.sources[key]}")
+        return "\n".join(lines)
+
+
+def resolve(
+    command_line: Mapping[str, Any],
+    environment: Mapping[str, str],
+    gpus: Callable[[], int],
+    file: Path | None = None,
+) -> Resolved:
+    """Merge the sources, later over earlier, and check the result.
+
+    `gpus` counts the GPUs that the search would have; it is asked only for what is left to
+    `auto`. Raises ConfigError.
+    """
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if file is not None:
+        layers.append((str(file), _read_yaml(file)))
+    from_environment = {
+        key.removeprefix(ENVIRONMENT).lower(): value
+        for key, value in environment.items()
+        if key.startswith(ENVIRONMENT)
+    }
+    layers.append(("environment", from_environment))
+    layers.append(("command line", command_line))
+    for source, layer in layers:
+        _check_keys(layer, source)
+
+    merged, sources = _merge(layers, Settings().model_dump())
+    model = str(merged["model"])
+    preset, why = _choose_preset(str(merged["preset"]), gpus)
+    layers[:0] = _preset_layers(preset, model)
+    merged, sources = _merge(layers, Settings().model_dump())
+    merged["preset"], sources["preset"] = preset, f"{sources['preset']}{why}"
+    return _check(merged, sources, gpus)
+
+
+def _merge(
+    layers: Sequence[tuple[str, Mapping[str, Any]]], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    merged, sources = dict(defaults), dict.fromkeys(defaults, "default")
+    for source, layer in layers:
+        for key, value in layer.items():
+            merged[key], sources[key] = value, source
+    return merged, sources
+
+
+def _check_keys(layer: Mapping[str, Any], source: str) -> None:
+    for key in layer:
+        if key not in Settings.model_fields:
+            raise ConfigError(
+                f"{source}: there is no setting '{key}'{_nearest(str(key), Settings.model_fields)}"
+            )
+
+
+def _nearest(word: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else "; --help lists them"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"the settings file {path} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())
+        raise ConfigError(f"the settings file {path} is not valid YAML ({what})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"the settings file {path} must hold 'setting: value' lines")
+    return content
+
+
+def _choose_preset(preset: str, gpus: Callable[[], int]) -> tuple[str, str]:
+    """The preset's name, and why it was chosen where that was left to the program."""
+    known = [path.stem for path in sorted(PRESETS.glob("*.yaml"))]
+    if preset not in known:
+        raise ConfigError(f"there is no preset '{preset}'{_nearest(preset, known)}")
+    if preset != "auto":
+        return preset, ""
+    kind = "gpu" if gpus() else "cpu"
+    why = " (there is a GPU)" if kind == "gpu" else " (there is no GPU)"
+    return _read_yaml(PRESETS / "auto.yaml")[kind], why
+
+
+def _preset_layers(preset: str, model: str) -> list[tuple[str, dict[str, Any]]]:
+    """A preset's own values, then those it keeps for this model."""
+    values = _read_yaml(PRESETS / f"{preset}.yaml")
+    by_model = values.pop("models", {})
+    own: dict[str, Any] = {}
+    for name, part in by_model.items():
+        if ALIASES.get(name, name) == ALIASES.get(model, model):
+            own = part
+    for layer in (values, *by_model.values()):
+        _check_keys(layer, f"preset {preset}")
+    return [(f"preset {preset}", values), (f"preset {preset}, {model}", own)]
+
+
+def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], int]) -> Resolved:
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, sources)) from None
+    try:
+        name = architecture(settings.model)
+        chosen = settings.strategies or strategies(name)
+        for strategy in chosen:
+            check_strategy(name, strategy)
+    except ModelError as error:
+        hint = _nearest(settings.model, [*ALIASES, *ARCHITECTURES])
+        known = settings.model in (*ALIASES, *ARCHITECTURES)
+        raise ConfigError(str(error) if known or "--help" in hint else f"{error}{hint}") from None
+    changes: dict[str, Any] = {"strategies": tuple(dict.fromkeys(chosen))}
+    if settings.start in ("auto", "starter"):
+        changes["start"] = _starter(settings)
+    if settings.gpus_per_trial is None:
+        changes["gpus_per_trial"] = 1.0 if gpus() else 0.0
+    for key in changes:
+        if sources[key] == "default" or key == "start":
+            sources[key] += " (worked out)"
+    settings = settings.model_copy(update=changes)
+    _check_together(settings, gpus)
+    return Resolved(settings, sources)
+
+
+def _starter(settings: Settings) -> str:
+    path = starter_path(settings.model, settings.width, settings.latent_width)
+    if path.is_file():
+        return str(path)
+    if settings.start == "auto":
+        return "scratch"
+    raise ConfigError(
+        f"there are no starter weights for {settings.model} of width {settings.width}; "
+        "use --start scratch, or make them with python -m lic.starter"
+    )
+
+
+def _check_together(settings: Settings, gpus: Callable[[], int]) -> None:
+    """Settings that are fine alone and wrong together."""
+    if settings.alpha_min >= settings.alpha_max:
+        raise ConfigError(f"alpha_min {settings.alpha_min:g} must be below alpha_max {settings.alpha_max:g}")
+    if settings.stopping and settings.grace >= settings.epochs > 1:
+        raise ConfigError(
+            f"grace {settings.grace} leaves no epoch to stop at in {settings.epochs}; "
+            "lower --grace or use --no-stopping"
+        )
+    if settings.kodak and settings.test != "auto":
+        raise ConfigError(f"--kodak and --test {settings.test} both name the images to report on; drop one")
+    if settings.select_on == "kodak" and (settings.test != "auto" or settings.test_images):
+        raise ConfigError("--select-on kodak needs the whole Kodak set; drop --test and --test-images")
+    if settings.start not in ("scratch",) and not Path(settings.start).is_file():
+        raise ConfigError(
+            f"there are no weights at '{settings.start}'; --start takes scratch, starter, auto "
+            "or a .safetensors file"
+        )
+    if settings.gpus_per_trial and not gpus():
+        raise ConfigError(f"gpus_per_trial is {settings.gpus_per_trial:g} but there is no GPU; use 0")
+    if settings.patch % 64:
+        below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
+        raise ConfigError(
+            f"patch is {settings.patch}, but the models need a multiple of 64; "
+            f"the nearest are {below} and {above}"
+        )
+
+
+def _sentence(error: ValidationError, sources: dict[str, str]) -> str:
+    """The first of pydantic's complaints, for a person."""
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    bounds = {
+        "greater_than": "gt",
+        "greater_than_equal": "ge",
+        "less_than": "lt",
+        "less_than_equal": "le",
+    }
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] in bounds:
+        limit = first["ctx"][bounds[first["type"]]]
+        inclusive = first["type"].endswith("equal")
+        what = f"the nearest allowed value is {limit}" if inclusive else f"it must be {what[16:]}"
+    if first["type"] == "literal_error":
+        options = [word.strip(" '\"") for word in first["ctx"]["expected"].replace(" or ", ",").split(",")]
+        what = f"choose one of {', '.join(options)}{_nearest(str(first['input']), options)}"
+        what = what.replace("; --help lists them", "")
+    return f"{key} {first['input']!r} ({sources.get(key, '')}) cannot be used: {what}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser one option per setting, grouped, with its default."""
+    groups: dict[str, Any] = {}
+    for key, field in Settings.model_fields.items():
+        extra = typing.cast(dict[str, Any], field.json_schema_extra)
+        group = groups.setdefault(extra["group"], parser.add_argument_group(extra["group"]))
+        option, default = f"--{key.replace('_', '-')}", field.default
+        if field.annotation is bool:
+            group.add_argument(
+                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+                help=field.description,
+            )  # fmt: skip
+            continue
+        shown = "" if default in (None, ()) or "default:" in (field.description or "") else default
+        if key == "rates":
+            shown = "1-6"
+        if extra["group"] == "Training" or key in ("grace", "eta", "val_images", "val_crop"):
+            shown = ""  # the preset says
+        group.add_argument(
+            option,
+            default=argparse.SUPPRESS,
+            metavar=_metavar(field.annotation),
+            help=f"{field.description}{f' (default: {shown})' if shown != '' else ''}",
+        )
+
+
+def _metavar(annotation: Any) -> str:
+    if typing.get_origin(annotation) in (UnionType, typing.Union):
+        annotation = typing.get_args(annotation)[0]
+    return {int: "N", float: "X", str: "TEXT"}.get(
+        annotation, "LIST" if "tuple" in str(annotation) else "NAME"
+    )

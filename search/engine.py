@@ -1,0 +1,214 @@
+"""The Ray Tune engine: hands the core's candidates to workers and their readings to the core."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from lic.recipe import LAMBDAS
+from lic.training import DivergedError
+from lic.trial import Readings, Trial, TrialConfig
+from search.core import Core
+from search.space import Candidate
+
+CHECKPOINT = "state.pt"
+TRIALS_FOLDER = "trials"
+
+
+class Listener(Protocol):
+    """Who wants to know what happens, in the driver's loop: must be quick."""
+
+    def started(self, candidate: Candidate) -> None: ...
+
+    def measured(self, name: str, readings: Readings) -> None: ...
+
+    def ended(self, name: str) -> None: ...
+
+
+class RayTrial(tune.Trainable):
+    """A lic Trial as Ray Tune's actor; the actor, its imports and its images are used again for
+    the next trial."""
+
+    trial: Trial
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.selection: str = config["selection"]
+        self.trial = Trial(config["trial"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            readings = self.trial.run_epoch()
+        except DivergedError as error:
+            # Not an error to Ray: training it again from the checkpoint would fail the same way.
+            return {"failure": str(error), "rd_cost": float("inf")}
+        lmbda, figures = self.trial.config.training.lmbda, readings.figures
+        cost = figures[f"{self.selection}/bpp"] + lmbda * figures[f"{self.selection}/mse"]
+        return {"readings": readings, "rd_cost": cost}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        self.trial.trainer.save(Path(checkpoint_dir) / CHECKPOINT)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.trial.trainer.load(Path(checkpoint) / CHECKPOINT)
+
+
+class _NotRestored:
+    """Ray saves its searcher and scheduler to restore them later; ours are made anew over Optuna's
+    storage, so there is nothing to save."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class CoreSearcher(_NotRestored, Searcher):
+    """Passes `suggest` on; Ray's own record of the trials is not needed."""
+
+    def __init__(self, core: Core, configure: Callable[[Candidate], TrialConfig], listener: Listener) -> None:
+        super().__init__(metric="rd_cost", mode="min")
+        self.core, self.configure, self.listener = core, configure, listener
+
+    def suggest(self, trial_id: str) -> Any:
+        candidate = self.core.suggest()
+        if candidate is None:
+            return Searcher.FINISHED
+        self.listener.started(candidate)
+        return {
+            "name": candidate.name,
+            "selection": self.core.plan.selection,
+            "trial": self.configure(candidate),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        pass  # everything is in Optuna's storage
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
+class CoreScheduler(_NotRestored, FIFOScheduler):
+    """Passes `observe` and `decide` on, and the end of a trial."""
+
+    def __init__(self, core: Core, listener: Listener) -> None:
+        super().__init__()
+        self.core, self.listener = core, listener
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        name = trial.config["name"]
+        if "failure" in result:
+            return self._fail(name, result["failure"])
+        readings: Readings = result["readings"]
+        self.core.observe(name, readings.epoch, readings.figures, readings.images)
+        goes_on = self.core.decide(name, readings.epoch)
+        self.listener.measured(name, readings)
+        if goes_on:
+            return TrialScheduler.CONTINUE
+        self.listener.ended(name)
+        return TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        error = trial.get_error()
+        self._fail(trial.config["name"], str(error).strip().splitlines()[-1] if error else "unknown")
+
+    def _fail(self, name: str, reason: str) -> str:
+        self.core.fail(name, reason)
+        self.listener.ended(name)
+        return TrialScheduler.STOP
+
+
+def connect(address: str | None, workers: int, gpus: float) -> None:
+    """Join the cluster at `address`, or start Ray on this machine, dashboard off, for `workers`."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        ray.init(address=address, **quiet)
+        return
+    ray.init(
+        num_cpus=workers,
+        num_gpus=gpus or None,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        **quiet,
+    )
+
+
+def disconnect() -> None:
+    """Leave the cluster; a Ray started here ends with all its processes."""
+    ray.shutdown()
+
+
+def run(
+    core: Core,
+    configure: Callable[[Candidate], TrialConfig],
+    listener: Listener,
+    folder: Path,
+    workers: int,
+    gpus_per_trial: float,
+) -> None:
+    """Train until the core has nothing more to suggest. Checkpoints go to folder/trials; of each
+    trial the last and the best on the selection images are kept. Ray must be connected."""
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    trainable = tune.with_resources(RayTrial, {"CPU": 1, "GPU": gpus_per_trial})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=CoreSearcher(core, configure, listener),
+            scheduler=CoreScheduler(core, listener),
+            num_samples=-1,
+            max_concurrent_trials=workers,
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+            trial_name_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(
+            name=TRIALS_FOLDER,
+            storage_path=str(folder.resolve()),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=1),
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=1,
+                num_to_keep=1,
+                checkpoint_score_attribute="rd_cost",
+                checkpoint_score_order="min",
+            ),
+        ),
+    )
+    tuner.fit()
+    core.close()
+
+
+def _folder_name(trial: Any) -> str:
+    return str(trial.config["name"])
+
+
+def last_checkpoint(folder: Path, name: str) -> Path:
+    """The newest checkpoint of a trial. Raises FileNotFoundError if it has none."""
+    found = sorted((folder / TRIALS_FOLDER / name).glob(f"checkpoint_*/{CHECKPOINT}"))
+    if not found:
+        raise FileNotFoundError(f"{name} has no checkpoint below {folder / TRIALS_FOLDER}")
+    return found[-1]
+
+
+def training_config_of(candidate: Candidate, template: TrialConfig) -> TrialConfig:
+    """The template with the candidate's point filled in."""
+    training = dataclasses.replace(
+        template.training,
+        lmbda=LAMBDAS[candidate.quality],
+        alpha=candidate.alpha,
+        strategy=candidate.strategy or "y",
+        seed=candidate.seed,
+    )
+    return dataclasses.replace(template, training=training)

@@ -1,0 +1,126 @@
+"""Follows a running search: writes MLflow, shows progress and the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from lic.recipe import LAMBDAS
+from lic.trial import Readings
+from search.core import Core
+from search.records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord, read_records
+from search.space import BASELINE, TRIAL, Candidate
+from search.tracking import Tracker
+
+_MLFLOW_STATUS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
+
+#: Share of its epochs that a trial is expected to run while none has ended yet (design.md: 45 %).
+_EXPECTED_SHARE = 0.45
+
+
+class Monitor:
+    """The engine's listener. All that it shows is read from the records."""
+
+    def __init__(self, core: Core, test_set: str, tracker: Tracker, say: Callable[[str], None]) -> None:
+        self.core, self.test_set, self.tracker, self.say = core, test_set, tracker, say
+        self._started = time.monotonic()
+        self._waiting: set[tuple[str, int]] = set()
+        self._ended: set[str] = set()
+        self._epochs_seen = 0
+
+    def records(self) -> SearchRecords:
+        plan = self.core.plan
+        studies = (self.core.trials, self.core.baselines)
+        return read_records(studies, plan.epochs, plan.selection, self.test_set)
+
+    def started(self, candidate: Candidate) -> None:
+        self.tracker.started(candidate, LAMBDAS[candidate.quality])
+
+    def measured(self, name: str, readings: Readings) -> None:
+        self._epochs_seen += 1
+        self.tracker.measured(name, readings.epoch, readings.figures)
+        self._waiting.add((name, readings.epoch))
+        self._follow_up(self.records())
+
+    def ended(self, name: str) -> None:
+        records = self.records()
+        self._follow_up(records)
+        record = {r.name: r for r in records.everything()}[name]
+        self._ended.add(name)
+        tags = {"lictune.state": record.state}
+        if record.state == STOPPED:
+            tags["lictune.stopped_at_epoch"] = str(record.last_epoch)
+        if record.reason:
+            tags["lictune.reason"] = record.reason
+        self.tracker.ended(name, _MLFLOW_STATUS.get(record.state, "FINISHED"), tags)
+        self._log_best(records)
+        self.say(self._line(records, record))
+
+    def _follow_up(self, records: SearchRecords) -> None:
+        """Log what compares readings with the baselines, once both are there."""
+        by_name = {record.name: record for record in records.everything()}
+        for name, epoch in sorted(self._waiting):
+            record = by_name[name]
+            derived = records.derived(record, epoch)
+            tested = f"{records.test_set}/bpp" in record.readings[epoch]
+            curve_there = all(epoch in b.images for b in records.baselines.values()) and set(
+                records.baselines
+            ) == set(self.core.plan.qualities)
+            if f"{records.selection}/rate_change" not in derived or (tested and not curve_there):
+                continue
+            self._waiting.discard((name, epoch))
+            self.tracker.measured(name, epoch, derived)
+
+    def _log_best(self, records: SearchRecords) -> None:
+        figures = {}
+        for quality in records.qualities:
+            rivals = [r for r in records.finished() if r.quality == quality]
+            if (best := records.best(rivals)) is not None:
+                change = records.rate_change(best, records.epochs, records.selection)
+                figures[f"best/rate_change_q{quality}"] = float(change or 0.0)
+        if figures:
+            self.tracker.search_measured(len(self._ended), figures)
+
+    def _line(self, records: SearchRecords, record: TrialRecord) -> str:
+        total = self.core.plan.budget + len(self.core.plan.qualities)
+        what = BASELINE if record.role == BASELINE else f"{record.strategy:<3} alpha {record.alpha:.2e}"
+        change = records.rate_change(record, record.last_epoch, records.selection)
+        if record.role == BASELINE:
+            figures = record.readings.get(record.last_epoch, {})
+            result = (
+                f"{figures.get(f'{records.test_set}/bpp', float('nan')):.3f} bpp, "
+                f"{figures.get(f'{records.test_set}/psnr', float('nan')):.2f} dB"
+            )
+        else:
+            result = f"{change:+.2f} %" if change is not None else "-"
+        state = (
+            record.state
+            if record.state == FINISHED
+            else (f"{record.state} after {record.last_epoch} of {records.epochs}")
+        )
+        if record.state == FAILED:
+            state += f": {record.reason}"
+        return (
+            f"[{len(self._ended):>3}/{total}] {record.name:<12} q{record.quality} {what:<20} "
+            f"{result:<22} {state:<22} {duration(self.seconds_left(records))} left"
+        )
+
+    def seconds_left(self, records: SearchRecords) -> float:
+        """Expected wall time of the epochs still to be trained, at the pace so far."""
+        plan, epochs = self.core.plan, records.epochs
+        over = [r for r in records.trials if r.name in self._ended]
+        mean = sum(r.last_epoch for r in over) / len(over) if len(over) >= 8 else _EXPECTED_SHARE * epochs
+        left: float = epochs * (len(plan.qualities) - len([n for n in self._ended if not n.startswith(TRIAL)]))
+        left += mean * (plan.budget - len(over))
+        running = [r for r in records.everything() if r.name not in self._ended]
+        left -= sum(min(r.last_epoch, mean) for r in running)
+        pace = (time.monotonic() - self._started) / max(1, self._epochs_seen)
+        return max(0.0, left) * pace
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: '45 s', '12 min', '3 h 20 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,166 @@
+"""What a search recorded, read from Optuna's storage, and the figures that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
+from search.core import images_of, readings_of
+from search.objective import rate_change
+from search.space import BASELINE, TRIAL
+
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+
+_STATES = {
+    TrialState.RUNNING: RUNNING,
+    TrialState.WAITING: RUNNING,
+    TrialState.COMPLETE: FINISHED,
+    TrialState.PRUNED: STOPPED,
+    TrialState.FAIL: FAILED,
+}
+
+#: Quality metric -> the figure that holds it, in dB.
+PSNR, MS_SSIM = "psnr", "ms_ssim_db"
+
+Images = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One training: what it was and what it measured. A baseline has alpha 0 and no strategy."""
+
+    name: str
+    role: str
+    quality: int
+    lmbda: float
+    alpha: float
+    strategy: str
+    seed: int
+    state: str
+    reason: str
+    readings: dict[int, dict[str, float]] = field(repr=False)
+    images: dict[int, Images] = field(repr=False)
+
+    @property
+    def last_epoch(self) -> int:
+        return max(self.readings, default=0)
+
+
+@dataclass(frozen=True)
+class SearchRecords:
+    """All trainings of one search; `epochs` is the full length, `selection` and `test_set` name
+    the image sets that decide and that are reported."""
+
+    name: str
+    epochs: int
+    selection: str
+    test_set: str
+    baselines: dict[int, TrialRecord]
+    trials: list[TrialRecord]
+
+    @property
+    def qualities(self) -> list[int]:
+        return sorted(self.baselines)
+
+    def everything(self) -> list[TrialRecord]:
+        return [*self.baselines.values(), *self.trials]
+
+    def rate_change(self, record: TrialRecord, epoch: int, image_set: str) -> float | None:
+        """The record's rate change in percent on an image set; None without both readings."""
+        baseline = self.baselines.get(record.quality)
+        own = record.readings.get(epoch, {})
+        other = baseline.readings.get(epoch, {}) if baseline else {}
+        if f"{image_set}/bpp" not in own or f"{image_set}/bpp" not in other:
+            return None
+        return rate_change(own, other, image_set, record.lmbda)
+
+    def bd_rate(self, record: TrialRecord, epoch: int, metric: str) -> float | None:
+        """The single-trial BD-rate in percent on the test set, against the baselines at the same
+        epoch; None while one of them is missing. Raises CurveError for a baseline curve that is
+        not monotone."""
+        points = [self._point(self.baselines[q], epoch, metric) for q in self.qualities]
+        own = self._point(record, epoch, metric)
+        if own is None or any(point is None for point in points) or len(points) < 2:
+            return None
+        rates, qualities = zip(*(point for point in points if point), strict=True)
+        return point_bd_rate(Curve.of(rates, qualities), *own)
+
+    def _point(self, record: TrialRecord, epoch: int, metric: str) -> tuple[float, float] | None:
+        figures = record.readings.get(epoch, {})
+        rate, quality = f"{self.test_set}/bpp", f"{self.test_set}/{metric}"
+        if rate not in figures or quality not in figures:
+            return None
+        return figures[rate], figures[quality]
+
+    def derived(self, record: TrialRecord, epoch: int) -> dict[str, float]:
+        """Every figure that compares this reading with the baselines, as far as they are there."""
+        named = {
+            f"{self.selection}/rate_change": self.rate_change(record, epoch, self.selection),
+            f"{self.test_set}/rate_change": self.rate_change(record, epoch, self.test_set),
+        }
+        for metric, label in ((PSNR, "bd_rate_psnr"), (MS_SSIM, "bd_rate_msssim")):
+            try:
+                named[f"{self.test_set}/{label}"] = self.bd_rate(record, epoch, metric)
+            except CurveError:
+                continue  # refused: a figure of a broken curve would mislead
+        return {name: value for name, value in named.items() if value is not None}
+
+    def finished(self) -> list[TrialRecord]:
+        """The trials trained at full length that have a baseline to be compared with."""
+        return [t for t in self.trials if t.state == FINISHED]
+
+    def best(self, candidates: Iterable[TrialRecord]) -> TrialRecord | None:
+        """The one with the lowest rate change on the selection images at full length."""
+        scored = [
+            (value, record.name, record)
+            for record in candidates
+            if (value := self.rate_change(record, self.epochs, self.selection)) is not None
+        ]
+        return min(scored)[2] if scored else None
+
+
+def image_curve(records: list[TrialRecord], epoch: int, metric: str) -> ImageCurve:
+    """The per-image curve through the records, on the test set."""
+    tables = [record.images[epoch] for record in records]
+    rate = np.array([table["bpp"] for table in tables])
+    if metric == PSNR:
+        return ImageCurve(rate, np.array([table["psnr"] for table in tables]))
+    return ImageCurve(rate, np.array([table["ms_ssim"] for table in tables]), _decibels)
+
+
+def _decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
+    return -10 * np.log10(1 - ms_ssim)
+
+
+def read_records(studies: tuple[Study, Study], epochs: int, selection: str, test_set: str) -> SearchRecords:
+    """Read the records of a search's two studies (search.core.studies); nothing is written."""
+    trials, baselines = (study.get_trials(deepcopy=False) for study in studies)
+    by_quality = {t.user_attrs["quality"]: record_of(t) for t in baselines}
+    everything = [record_of(trial) for trial in trials]
+    name = studies[0].study_name
+    return SearchRecords(name, epochs, selection, test_set, by_quality, everything)
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """One Optuna trial, of either study, as a record."""
+    attrs = trial.user_attrs
+    role, quality = attrs["role"], attrs["quality"]
+    return TrialRecord(
+        name=f"{TRIAL}-{trial.number:03d}" if role == TRIAL else f"{BASELINE}-q{quality}",
+        role=role,
+        quality=quality,
+        lmbda=attrs["lambda"],
+        alpha=trial.params.get("alpha", 0.0),
+        strategy=trial.params.get("strategy", ""),
+        seed=attrs["seed"],
+        state=_STATES[trial.state],
+        reason=attrs.get("reason", ""),
+        readings=readings_of(trial),
+        images=images_of(trial),
+    )

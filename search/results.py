@@ -1,0 +1,165 @@
+"""The result of a search: the best point per rate, and Bjontegaard figures per strategy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lic.bdrate import CurveError, Interval, bd_quality, bd_rate, bd_rate_interval
+from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
+
+OVERALL = "best of all"
+
+
+@dataclass(frozen=True)
+class StrategyResult:
+    """One codec made of one checkpoint per rate against the baselines, at full length.
+
+    `tuned` counts the rates at which it is a trial; at the others it is the baseline (alpha 0).
+    BD-rates in percent with their 95 % interval over images, BD-qualities in dB; None where the
+    figure was refused, with the reason in `refused`.
+    """
+
+    strategy: str
+    tuned: int
+    bd_rate_psnr: Interval | None
+    bd_psnr: float | None
+    bd_rate_msssim: Interval | None
+    bd_msssim: float | None
+    refused: str
+
+
+def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
+    """The record to keep at every rate: the best finished trial, or the baseline (alpha 0) where
+    no trial saves bits on the selection images. Rates without a baseline are left out."""
+    chosen = {}
+    for quality, baseline in records.baselines.items():
+        if baseline.last_epoch < records.epochs:
+            continue
+        rivals = [record for record in records.finished() if record.quality == quality]
+        chosen[quality] = records.best([*rivals, baseline]) or baseline
+    return dict(sorted(chosen.items()))
+
+
+def best_trial_per_rate(records: SearchRecords, strategy: str) -> dict[int, TrialRecord]:
+    """The best finished trial of a strategy at every rate that has one."""
+    found = {}
+    for quality in records.qualities:
+        rivals = [
+            record
+            for record in records.finished()
+            if record.quality == quality and record.strategy == strategy
+        ]
+        if (best := records.best(rivals)) is not None:
+            found[quality] = best
+    return found
+
+
+def strategy_results(records: SearchRecords, strategies: tuple[str, ...]) -> list[StrategyResult]:
+    """Per strategy, and for the best of all, the layout of the paper's Table I."""
+    rows = [
+        _strategy_result(records, strategy, best_trial_per_rate(records, strategy)) for strategy in strategies
+    ]
+    return [*rows, _strategy_result(records, OVERALL, best_per_rate(records))]
+
+
+def _strategy_result(records: SearchRecords, strategy: str, chosen: dict[int, TrialRecord]) -> StrategyResult:
+    epoch = records.epochs
+    anchors = [b for _, b in sorted(records.baselines.items()) if epoch in b.images]
+    points = [chosen.get(anchor.quality, anchor) for anchor in anchors]
+    tuned = sum(point is not anchor for point, anchor in zip(points, anchors, strict=True))
+    figures: dict[str, Interval | float | None] = {}
+    refused = "" if tuned else "no trial of it was trained at full length"
+    for metric, rate_key, quality_key in (
+        (PSNR, "bd_rate_psnr", "bd_psnr"),
+        (MS_SSIM, "bd_rate_msssim", "bd_msssim"),
+    ):
+        figures |= {rate_key: None, quality_key: None}
+        if not tuned and strategy != OVERALL:
+            continue
+        try:
+            anchor = image_curve(anchors, epoch, metric)
+            test = image_curve(points, epoch, metric)
+            whole = slice(None)
+            figures[quality_key] = bd_quality(anchor.over(whole), test.over(whole))
+            value = bd_rate(anchor.over(whole), test.over(whole))
+            figures[rate_key] = Interval(value, math.nan, math.nan)
+            figures[rate_key] = bd_rate_interval(anchor, test)
+        except (CurveError, ValueError) as error:
+            refused = str(error)
+    return StrategyResult(strategy, tuned, refused=refused, **figures)  # type: ignore[arg-type]
+
+
+def rate_table(records: SearchRecords) -> pd.DataFrame:
+    """Per rate the kept point and its figures on the test set at full length."""
+    rows = []
+    for quality, record in best_per_rate(records).items():
+        figures, epoch = record.readings[records.epochs], records.epochs
+        rows.append(
+            {
+                "quality": quality,
+                "lambda": record.lmbda,
+                "trial": record.name,
+                "alpha": record.alpha,
+                "strategy": record.strategy or "-",
+                "bpp": figures[f"{records.test_set}/bpp"],
+                "psnr": figures[f"{records.test_set}/psnr"],
+                "ms_ssim": figures.get(f"{records.test_set}/ms_ssim", float("nan")),
+                "rate_change": records.rate_change(record, epoch, records.test_set),
+                "selection_rate_change": records.rate_change(record, epoch, records.selection),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def strategy_table(results: list[StrategyResult]) -> pd.DataFrame:
+    """The Bjontegaard figures as a flat table."""
+    rows = []
+    for result in results:
+        row: dict[str, object] = {"strategy": result.strategy, "tuned_rates": result.tuned}
+        for key in ("bd_rate_psnr", "bd_rate_msssim"):
+            interval = getattr(result, key)
+            row[key] = interval.value if interval else None
+            row[f"{key}_low"] = interval.low if interval else None
+            row[f"{key}_high"] = interval.high if interval else None
+        row |= {"bd_psnr": result.bd_psnr, "bd_msssim": result.bd_msssim, "refused": result.refused}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def trial_table(records: SearchRecords) -> pd.DataFrame:
+    """Every training, one row, with its figures at its last epoch that has test readings."""
+    rows = []
+    for record in records.everything():
+        measured = [e for e in record.readings if f"{records.test_set}/bpp" in record.readings[e]]
+        epoch = max(measured, default=0)
+        figures = record.readings.get(epoch, {})
+        derived = records.derived(record, epoch)
+        rows.append(
+            {
+                "trial": record.name,
+                "quality": record.quality,
+                "lambda": record.lmbda,
+                "alpha": record.alpha,
+                "strategy": record.strategy or "-",
+                "state": record.state,
+                "epochs": record.last_epoch,
+                **{name: figures.get(f"{records.test_set}/{name}") for name in ("bpp", "psnr", "ms_ssim")},
+                **derived,
+                "reason": record.reason,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def parent_figures(results: list[StrategyResult], test_set: str) -> dict[str, float]:
+    """The Bjontegaard figures by metric name, for the search as a whole."""
+    figures = {}
+    for result in results:
+        name = "best" if result.strategy == OVERALL else result.strategy.replace("+", "_")
+        for key in ("bd_rate_psnr", "bd_rate_msssim"):
+            if (interval := getattr(result, key)) is not None:
+                figures[f"{test_set}/{key}_{name}"] = interval.value
+    return figures

@@ -1,0 +1,354 @@
+"""Search for the best decorrelation weight and strategy at every rate.
+
+    python -m search.run --model cheng --budget 64
+
+trains one baseline per rate, then trials, several at once; stops the poor ones early; logs each to
+MLflow; and leaves the best checkpoint per rate in the results folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+from lic.architectures import ModelError, architecture
+from lic.data.images import ImageError
+from search.config import ConfigError, Resolved, Settings, add_arguments, resolve
+from search.records import FAILED, SearchRecords
+from search.space import Plan
+from search.stopping import rungs
+from search.tracking import Tracker, TrackingError
+
+USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
+_VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    folder: Path | None = None
+    try:
+        resolved, print_only = parse(sys.argv[1:] if argv is None else argv)
+        if print_only:
+            print(resolved.report())
+            return 0
+        folder = _results_folder(resolved.settings)
+        return search(resolved, folder)
+    except (ConfigError, ImageError, ModelError, TrackingError) as error:
+        print(f"lictune: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("lictune: interrupted before the search began", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        text = traceback.format_exc()
+        if folder is None or not folder.is_dir():
+            print(text, file=sys.stderr)
+            return OWN_ERROR
+        (folder / "error.log").write_text(text)
+        first = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        print(
+            f"lictune: a fault of ours: {first[0]} (the whole of it: {folder / 'error.log'})", file=sys.stderr
+        )
+        return OWN_ERROR
+
+
+def parse(argv: list[str]) -> tuple[Resolved, bool]:
+    """The settings, and whether only to print them. Raises ConfigError."""
+    parser = argparse.ArgumentParser(
+        prog="python -m search.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Each setting can also be a line of a YAML file ('budget: 32') or an environment variable "
+        "(LICTUNE_BUDGET=32); the command line wins. Training settings default to the preset's.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of settings")
+    parser.add_argument(
+        "--print-config", action="store_true", help="show every setting and its source, and stop"
+    )
+    add_arguments(parser)
+    known, unknown = parser.parse_known_args(argv)
+    values = {key: value for key, value in vars(known).items() if key not in ("config", "print_config")}
+    if unknown:
+        # Through the settings' own check, for its 'did you mean'.
+        values[unknown[0].lstrip("-").split("=")[0].replace("-", "_")] = ""
+    address = values.get("address")
+    resolved = resolve(values, os.environ, functools.partial(_gpus, address), known.config)
+    return resolved, known.print_config
+
+
+def _prepare_ray(address: str | None) -> None:
+    """Environment that Ray reads when it is imported."""
+    # Ray's own table of trials and its log files would only repeat what is in the results.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    if not address and "RAY_AUTH_MODE" not in os.environ:
+        # A token of our own, for this process and its workers. Left to itself Ray writes one to the
+        # home folder, which changes what a later `ray start` does.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@functools.cache
+def _gpus(address: str | None) -> int:
+    """GPUs of the cluster at `address`, or of this machine."""
+    if address:
+        _prepare_ray(address)
+        import ray
+
+        from search import engine
+
+        engine.connect(address, 0, 0)
+        return int(ray.cluster_resources().get("GPU", 0))
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return 0  # without the seconds that importing torch takes
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _results_folder(settings: Settings) -> Path:
+    name = settings.name
+    if name is None:
+        now = datetime.datetime.now().astimezone()
+        name = f"{settings.model}-{now:%Y%m%d-%H%M%S}"
+    folder = Path(settings.results) / name
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; choose another --name, or move it away")
+    return folder
+
+
+def plan_of(settings: Settings) -> Plan:
+    """What the decision core needs of the settings."""
+    levels = rungs(settings.epochs, settings.grace, settings.eta) if settings.stopping else ()
+    return Plan(
+        qualities=settings.rates,
+        strategies=settings.strategies,
+        alpha_min=settings.alpha_min,
+        alpha_max=settings.alpha_max,
+        epochs=settings.epochs,
+        rungs=levels,
+        eta=settings.eta,
+        budget=settings.budget,
+        seed=settings.seed,
+        sampler=settings.sampler,
+        selection=settings.select_on,
+    )
+
+
+def search(resolved: Resolved, folder: Path) -> int:
+    """The whole search, from the first line it prints to the last."""
+    # Heavy imports wait until the settings are known to be good.
+    _prepare_ray(resolved.settings.address)
+    from lic.data.cache import default_cache
+    from lic.recipe import TrainingConfig
+    from lic.trial import ImagesConfig, TrialConfig, open_images
+    from search import engine
+    from search.core import Core
+    from search.monitor import Monitor
+
+    settings = resolved.settings
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
+    say = functools.partial(console.print, markup=False)
+    plan = plan_of(settings)
+    images = ImagesConfig(
+        data=_absolute(settings.data),
+        kodak=_absolute(settings.kodak),
+        test=settings.test if settings.test in ("auto", "deadleaves") else str(Path(settings.test).resolve()),
+        test_images=settings.test_images,
+        val_images=settings.val_images,
+        val_crop=settings.val_crop,
+        cache=str(Path(settings.cache or default_cache()).resolve()),
+    )
+    say("preparing the images ...")
+    train, val, test = open_images(images)
+    if settings.select_on == "kodak" and test.name != "kodak":
+        raise ConfigError(
+            f"--select-on kodak needs the Kodak images, and only {test.source} are there; give --kodak DIR"
+        )
+    every_epoch = tuple(range(1, plan.epochs + 1))
+    at_rungs = (*rungs(settings.epochs, settings.grace, settings.eta), plan.epochs)
+    template = TrialConfig(
+        model=settings.model,
+        width=settings.width,
+        latent_width=settings.latent_width,
+        start=None if settings.start == "scratch" else str(Path(settings.start).resolve()),
+        training=TrainingConfig(
+            lmbda=0.0,  # the candidate's
+            **{
+                key: getattr(settings, key)
+                for key in TrainingConfig.__dataclass_fields__
+                if key in Settings.model_fields
+            },
+        ),
+        images=images,
+        val_epochs=every_epoch if settings.select_on == "val" else (),
+        test_epochs=at_rungs if settings.select_on == "val" else every_epoch,
+        device="cuda" if settings.gpus_per_trial else "cpu",
+    )
+    gpus = _gpus(settings.address) if settings.gpus_per_trial else 0
+    workers = settings.workers or _default_workers(settings, gpus)
+
+    (folder / "tables").mkdir(parents=True)
+    say(f"searching {architecture(settings.model)}, {settings.width} channels: qualities "
+        f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
+        f"alpha {plan.alpha_min:g} to {plan.alpha_max:g}")  # fmt: skip
+    uri = (
+        settings.tracking_uri
+        or os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{folder.parent.resolve()}/mlflow.db"
+    )
+    for label, text in {
+        "preset": f"{settings.preset}, from {resolved.sources['preset']}",
+        "device": f"{f'{gpus} GPU' if gpus else 'CPU'}, {workers} trials at once",
+        "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
+        f"{settings.patch}x{settings.patch}, from {Path(settings.start).name}",
+        "train on": train.source,
+        "select on": val.source if plan.selection == "val" else test.source,
+        "report on": f"{test.name}: {test.source}",
+        "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines; "
+        + (
+            f"poor trials stop after epoch {', '.join(map(str, plan.rungs))}"
+            if plan.rungs
+            else "no early stopping"
+        ),
+        "results": str(folder),
+        "MLflow": uri,
+    }.items():
+        say(f"  {label:<10} {text}")
+
+    provenance = _provenance(train.images.fingerprint, val.images.fingerprint, test.images.fingerprint)
+    (folder / "settings.yaml").write_text(resolved.report() + "\n")
+    (folder / "environment.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    artifacts = folder / "artifacts" if uri.startswith("sqlite:") else None
+    shown = settings.model_dump(mode="json")
+    shown.pop("tracking_uri")  # may hold a password
+    tracker = Tracker(
+        uri, folder.name, artifacts, {key: str(value) for key, value in shown.items()},
+        {**{f"lictune.{k}": str(v) for k, v in provenance.items()}, "lictune.test_set": test.name},
+    )  # fmt: skip
+    tracker.artifact(folder / "settings.yaml")
+    core = Core(f"sqlite:///{folder.resolve()}/study.db", folder.name, plan)
+    monitor = Monitor(core, test.name, tracker, say)
+    if not settings.address:
+        engine.connect(None, workers, gpus)
+    started = time.monotonic()
+    configure = functools.partial(engine.training_config_of, template=template)
+    try:
+        engine.run(core, configure, monitor, folder, workers, settings.gpus_per_trial or 0)
+    finally:
+        engine.disconnect()
+    wall = time.monotonic() - started
+    return _conclude(monitor.records(), plan, folder, tracker, console, wall, workers)
+
+
+def _absolute(path: str | None) -> str | None:
+    # Workers run in folders of their own.
+    return str(Path(path).resolve()) if path not in (None, "", "deadleaves") else None
+
+
+def _default_workers(settings: Settings, gpus: int) -> int:
+    if settings.gpus_per_trial:
+        return max(1, int(gpus / settings.gpus_per_trial))
+    if settings.address:
+        import ray
+
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return len(os.sched_getaffinity(0))
+
+
+def _provenance(train: str, val: str, test: str) -> dict[str, str]:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {
+        "git_commit": commit,
+        "command": " ".join(["python -m search.run", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **{f"version_{name}": version(name) for name in _VERSIONS},
+        "train_fingerprint": train,
+        "val_fingerprint": val,
+        "test_fingerprint": test,
+    }
+
+
+def _conclude(
+    records: SearchRecords,
+    plan: Plan,
+    folder: Path,
+    tracker: Tracker,
+    console: Console,
+    wall: float,
+    workers: int,
+) -> int:
+    """Tables, figures and best checkpoints; the last lines; the exit status."""
+    from search import results, summary
+    from search.figures import rd_figure
+
+    interrupted = len(records.trials) < plan.budget
+    all_failed = bool(records.trials) and all(trial.state == FAILED for trial in records.trials)
+    by_strategy = results.strategy_results(records, plan.strategies)
+    tables = {
+        "rates": results.rate_table(records),
+        "strategies": results.strategy_table(by_strategy),
+        "trials": results.trial_table(records),
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
+        tracker.artifact(folder / "tables" / f"{name}.csv")
+    tracker.artifact(rd_figure(records, plan.strategies, folder / "rd.png"))
+    tracker.search_measured(0, results.parent_figures(by_strategy, records.test_set))
+    keep_best(records, folder)
+    tracker.close("KILLED" if interrupted else "FAILED" if all_failed else "FINISHED")
+
+    console.print()
+    if all_failed:
+        console.print(f"every trial failed; the first said: {records.trials[0].reason}", markup=False)
+        return OWN_ERROR
+    summary.show(records, by_strategy, console)
+    console.print(summary.effort(records, wall, workers), markup=False)
+    if tracker.lost:
+        console.print(f"{tracker.lost} records did not reach MLflow; the results folder has them all")
+    console.print(
+        f"best checkpoints in {folder / 'best'}, tables in {folder / 'tables'}, figure {folder / 'rd.png'}"
+    )
+    console.print(f"next: python -m dashboards.open {folder}", markup=False)
+    return INTERRUPTED if interrupted else 0
+
+
+def keep_best(records: SearchRecords, folder: Path) -> None:
+    """Copy the last checkpoint of the kept point of every rate to folder/best/qN.pt, with an index."""
+    from search import engine, results
+
+    best = folder / "best"
+    best.mkdir(exist_ok=True)
+    index = {}
+    for quality, record in results.best_per_rate(records).items():
+        target = best / f"q{quality}.pt"
+        shutil.copyfile(engine.last_checkpoint(folder, record.name), target)
+        index[target.name] = {"trial": record.name, "lambda": record.lmbda, "alpha": record.alpha,
+                              "strategy": record.strategy, "seed": record.seed,
+                              "figures": record.readings[records.epochs]}  # fmt: skip
+    (best / "index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""What a search looks for: a point (alpha, strategy) for every rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BASELINE = "baseline"
+TRIAL = "trial"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search decides by; `rungs` are the epochs at which a trial may be stopped,
+    `selection` names the image set whose readings decide."""
+
+    qualities: tuple[int, ...]
+    strategies: tuple[str, ...]
+    alpha_min: float
+    alpha_max: float
+    epochs: int
+    rungs: tuple[int, ...]
+    eta: int
+    budget: int
+    seed: int
+    sampler: str
+    selection: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One training to do: a baseline (alpha 0) or a trial, at one rate."""
+
+    name: str
+    role: str
+    quality: int
+    alpha: float
+    strategy: str
+    seed: int

@@ -1,0 +1,92 @@
+"""The result of a search in the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lic.bdrate import Interval
+from search.records import FAILED, FINISHED, STOPPED, SearchRecords
+from search.results import StrategyResult, rate_table
+
+
+def rates(records: SearchRecords) -> Table:
+    """Per rate the point that is kept."""
+    table = Table(
+        title=f"Best per rate, measured on {records.test_set} after {records.epochs} epochs",
+        box=box.SIMPLE_HEAD, title_justify="left",
+    )  # fmt: skip
+    headers = ("quality", "lambda", "alpha", "strategy", "bpp", "PSNR", "MS-SSIM")
+    for header in (*headers, f"rate change ({records.test_set})", f"({records.selection})"):
+        table.add_column(header, justify="right")
+    for row in rate_table(records).to_dict("records"):
+        table.add_row(
+            str(row["quality"]), f"{row['lambda']:g}",
+            f"{row['alpha']:.2e}" if row["alpha"] else "0 (baseline)", str(row["strategy"]),
+            f"{row['bpp']:.4f}", f"{row['psnr']:.2f}", f"{row['ms_ssim']:.4f}",
+            f"{row['rate_change']:+.2f} %", f"{row['selection_rate_change']:+.2f} %",
+        )  # fmt: skip
+    return table
+
+
+def strategies(records: SearchRecords, results: list[StrategyResult]) -> Table:
+    """Per strategy the Bjontegaard figures, in the layout of the paper's Table I."""
+    table = Table(
+        title=f"Against the baselines on {records.test_set}, with 95 % intervals over images",
+        box=box.SIMPLE_HEAD, title_justify="left",
+    )  # fmt: skip
+    for header in ("strategy", "BD-rate", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned rates"):
+        table.add_column(header, justify="left" if header == "strategy" else "right")
+    for row in results:
+        table.add_row(
+            row.strategy, _interval(row.bd_rate_psnr), _decibels(row.bd_psnr),
+            _interval(row.bd_rate_msssim), _decibels(row.bd_msssim),
+            f"{row.tuned} of {len(records.baselines)}",
+        )  # fmt: skip
+    return table
+
+
+def _interval(figure: Interval | None) -> str:
+    if figure is None:
+        return "-"
+    span = "" if math.isnan(figure.low) else f" [{figure.low:+.2f}, {figure.high:+.2f}]"
+    return f"{figure.value:+.2f} %{span}"
+
+
+def _decibels(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:+.3f} dB"
+
+
+def effort(records: SearchRecords, wall: float, workers: int) -> str:
+    """What the search took: epochs, trials by end, share of the workers' time spent on work."""
+    trials, everything = records.trials, records.everything()
+    count = {state: sum(t.state == state for t in trials) for state in (FINISHED, STOPPED, FAILED)}
+    seconds = {
+        kind: sum(f.get(f"time/{kind}_seconds", 0.0) for r in everything for f in r.readings.values())
+        for kind in ("train", "eval")
+    }
+    spent, full = sum(t.last_epoch for t in trials), records.epochs * max(1, len(trials))
+    peak = max((f.get("memory/peak_mib", 0) for r in everything for f in r.readings.values()), default=0)
+    busy = 100 * sum(seconds.values()) / (wall * workers)
+    return (
+        f"{len(trials)} trials: {count[FINISHED]} trained in full, {count[STOPPED]} stopped early, "
+        f"{count[FAILED]} failed; {100 * spent / full:.0f} % of the epochs of full training\n"
+        f"{busy:.0f} % of {workers} x {wall / 60:.1f} min went into "
+        f"training ({seconds['train'] / 60:.1f} min) and evaluation ({seconds['eval'] / 60:.1f} min); "
+        f"largest worker {peak:.0f} MiB"
+    )
+
+
+def show(records: SearchRecords, results: list[StrategyResult], console: Console) -> None:
+    """Print both tables, and why a figure is missing."""
+    console.print(rates(records))
+    console.print(strategies(records, results))
+    for reason in dict.fromkeys(row.refused for row in results if row.refused):
+        names = ", ".join(row.strategy for row in results if row.refused == reason)
+        console.print(f"no figure for {names}: {reason}", highlight=False)
+    beaten = [q for q, b in records.baselines.items() if b.state == FAILED]
+    if beaten:
+        console.print(f"no result for quality {beaten}: its baseline failed")
