@@ -1,0 +1,194 @@
+"""Image files of every kind, the packed cache, the crops, the Kodak set and the generator."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lic.data.cache import PackedImages, pack_files
+from lic.data.crops import RandomCrops
+from lic.data.deadleaves import dead_leaves
+from lic.data.images import ImageError, find_images, read_rgb
+from lic.data.kodak import check_kodak, fetch_kodak
+from lic.data.sets import test_set as open_test_set
+from lic.data.sets import training_and_validation
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "ppm", "tiff", "bmp"])
+def test_lossless_kinds_keep_every_pixel(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / f"a.{suffix}")
+    assert np.array_equal(read_rgb(tmp_path / f"a.{suffix}"), PIXELS)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_kinds_are_read(tmp_path: Path, suffix: str) -> None:
+    smooth = np.full((70, 90, 3), (200, 100, 50), dtype=np.uint8)
+    Image.fromarray(smooth).save(tmp_path / f"a.{suffix}", quality=95)
+    assert np.abs(read_rgb(tmp_path / f"a.{suffix}").astype(int) - smooth).max() < 8
+
+
+def test_unusual_modes_become_8_bit_rgb(tmp_path: Path) -> None:
+    grey = PIXELS[:, :, 0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert np.array_equal(read_rgb(tmp_path / "grey.png"), np.repeat(grey[:, :, None], 3, 2))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(read_rgb(tmp_path / "deep.png"), np.repeat(grey[:, :, None], 3, 2))
+    alpha = np.dstack([PIXELS, np.where(np.arange(90) < 45, 255, 0) * np.ones((70, 1))])
+    Image.fromarray(alpha.astype(np.uint8)).save(tmp_path / "alpha.png")
+    laid = read_rgb(tmp_path / "alpha.png")
+    assert np.array_equal(laid[:, :45], PIXELS[:, :45])
+    assert (laid[:, 45:] == 255).all()
+    Image.fromarray(PIXELS).convert("CMYK").save(tmp_path / "print.tiff")
+    assert np.abs(read_rgb(tmp_path / "print.tiff").astype(int) - PIXELS).max() <= 2
+    Image.fromarray(PIXELS).convert("P").save(tmp_path / "palette.png")
+    assert read_rgb(tmp_path / "palette.png").shape == PIXELS.shape
+
+
+def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(ImageError, match=r"broken\.png cannot be read"):
+        read_rgb(tmp_path / "broken.png")
+    Image.fromarray(PIXELS).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:500])
+    with pytest.raises(ImageError, match=r"cut\.jpg"):
+        read_rgb(tmp_path / "cut.jpg")
+    monkeypatch.setattr("lic.data.images.MAX_PIXELS", 100)
+    Image.fromarray(PIXELS).save(tmp_path / "large.png")
+    with pytest.raises(ImageError, match=r"large\.png has 90 x 70 pixels, over the limit"):
+        read_rgb(tmp_path / "large.png")
+    photographs_without_images = tmp_path / "empty"
+    photographs_without_images.mkdir()
+    with pytest.raises(ImageError, match="no image in"):
+        find_images(photographs_without_images)
+
+
+def test_one_bad_file_does_not_end_the_run(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "part0" / "bad.png").write_bytes(b"nothing")
+    packed = pack_files(find_images(photographs), photographs, tmp_path / "cache")
+    assert len(packed) == 6
+    assert "cannot be read" in packed.skipped["part0/bad.png"]
+    for image, entry in zip(range(6), packed.images, strict=True):
+        assert np.array_equal(packed[image], read_rgb(photographs / entry.name))
+
+
+def test_the_cache_follows_the_contents(photographs: Path, tmp_path: Path) -> None:
+    files, cache = find_images(photographs), tmp_path / "cache"
+    first = pack_files(files, photographs, cache)
+    assert pack_files(files, photographs, cache).fingerprint == first.fingerprint
+    Image.fromarray(PIXELS).save(files[0])
+    changed = pack_files(files, photographs, cache)
+    assert changed.fingerprint != first.fingerprint
+    # A cache file cut short by a crash is noticed and made again.
+    changed.path.write_bytes(changed.path.read_bytes()[:-7])
+    again = pack_files(files, photographs, cache)
+    assert all(np.array_equal(again[i], read_rgb(path)) for i, path in enumerate(files))
+
+
+def _pack(arguments: tuple[Path, Path]) -> str:
+    photographs, cache = arguments
+    packed = pack_files(find_images(photographs), photographs, cache)
+    return f"{packed.fingerprint} {int(sum(int(packed[i].sum()) for i in range(len(packed))))}"
+
+
+def test_processes_may_build_the_cache_at_once(photographs: Path, tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        results = pool.map(_pack, [(photographs, tmp_path / "cache")] * 6)
+    assert len(set(results)) == 1
+    assert not list((tmp_path / "cache").glob("*.partial"))
+
+
+def test_crops_are_a_function_of_seed_and_step(leaves: PackedImages) -> None:
+    first, second = RandomCrops(leaves, 64, 4, seed=3), RandomCrops(leaves, 64, 4, seed=3)
+    later = first.batch(7)
+    assert np.array_equal(second.batch(7), later)
+    assert not np.array_equal(second.batch(8), later)
+    assert not np.array_equal(RandomCrops(leaves, 64, 4, seed=4).batch(7), later)
+    assert later.shape == (4, 3, 64, 64)
+    assert later.is_contiguous()  # channels-last strides crash cheng2020 on the CPU
+    assert 0 <= later.min() and later.max() <= 1
+
+
+def test_crops_come_from_the_images_and_small_ones_are_left_out(photographs: Path, tmp_path: Path) -> None:
+    packed = pack_files(find_images(photographs), photographs, tmp_path / "cache")
+    crops = RandomCrops(packed, 84, 2, seed=0)  # heights are 80 to 85
+    assert sorted(packed.images[i].height for i in crops.usable) == [84, 85]
+    crop = (crops.batch(0)[0].numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
+    places = [
+        np.array_equal(np.asarray(packed[i])[top : top + 84, left : left + 84], candidate)
+        for i in crops.usable
+        for top in range(packed[i].shape[0] - 83)
+        for left in range(13)
+        for candidate in (crop, crop[:, ::-1])
+    ]
+    assert any(places)
+    with pytest.raises(ImageError, match="smaller --patch"):
+        RandomCrops(packed, 128, 2, seed=0)
+
+
+def test_validation_images_are_held_out(photographs: Path, tmp_path: Path) -> None:
+    train, val = training_and_validation(str(photographs), 1, tmp_path / "cache")
+    assert (len(train.images), len(val.images)) == (5, 1)
+    names = {image.name for image in train.images.images}
+    assert val.images.images[0].name not in names
+
+
+def test_train_and_val_folders_are_the_split(photographs: Path, tmp_path: Path) -> None:
+    (photographs / "part0").rename(photographs / "train")
+    (photographs / "part1").rename(photographs / "val")
+    train, val = training_and_validation(str(photographs), 2, tmp_path / "cache")
+    assert {image.name.split("/")[0] for image in train.images.images} == {"train"}
+    assert {image.name.split("/")[0] for image in val.images.images} == {"val"}
+    assert len(val.images) == 2
+
+
+def test_only_kodak_is_called_kodak(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match=r"not the Kodak set: kodim01\.png is missing"):
+        open_test_set(str(photographs), "auto", None, tmp_path / "cache")
+    renamed = photographs.rename(photographs.with_name("kodak"))
+    assert open_test_set(None, str(renamed), None, tmp_path / "cache").name == "folder_kodak"
+    monkeypatch.setattr("lic.data.kodak.ADDRESS", "http://127.0.0.1:9/")
+    assert open_test_set(None, "auto", 2, tmp_path / "cache").name == "deadleaves"
+
+
+def test_kodak_files_are_checked(kodak_folder: Path, tmp_path: Path) -> None:
+    assert len(check_kodak(kodak_folder)) == 24
+    named = open_test_set(str(kodak_folder), "auto", None, tmp_path / "cache")
+    assert named.name == "kodak"
+    assert open_test_set(str(kodak_folder), "auto", 2, tmp_path / "cache").name == "kodak_first2"
+    for path in kodak_folder.glob("*.png"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "kodim05.png").unlink()
+    Image.fromarray(PIXELS).save(tmp_path / "kodim05.png")
+    with pytest.raises(ImageError, match=r"kodim05\.png is not the original"):
+        check_kodak(tmp_path)
+
+
+def test_kodak_is_fetched_and_pinned(
+    kodak_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lic.data.kodak.ADDRESS", kodak_folder.as_uri() + "/")
+    folder = fetch_kodak(tmp_path)
+    assert check_kodak(folder)
+    (folder / "kodim01.png").write_bytes(b"altered")
+    assert check_kodak(fetch_kodak(tmp_path))  # fetched again
+
+
+def test_dead_leaves_have_natural_statistics() -> None:
+    picture = dead_leaves(7)
+    assert np.array_equal(picture, dead_leaves(7))
+    assert not np.array_equal(picture, dead_leaves(8))
+    grey = picture.astype(float).mean(axis=2)[:, :256]
+    window = np.outer(np.hanning(256), np.hanning(256))
+    power = np.abs(np.fft.fftshift(np.fft.fft2((grey - grey.mean()) * window))) ** 2
+    rows, columns = np.indices(power.shape) - 128
+    radius = np.hypot(rows, columns).astype(int)
+    bands = [power[radius == r].mean() for r in range(4, 64)]
+    slope = np.polyfit(np.log(np.arange(4, 64)), np.log(bands), 1)[0]
+    # Photographs: power falls as 1/f^2, give or take a half (Ruderman 1994).
+    assert -3.0 < slope < -1.3

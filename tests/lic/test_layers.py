@@ -1,0 +1,40 @@
+"""Who may import whom (design.md), and what a machine with torch and compressai alone can do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "lic").rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+
+def test_lic_imports_without_ray_optuna_and_mlflow() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('ray', 'optuna', 'mlflow', 'search', 'dashboards'):\n"
+        "    sys.modules[name] = None\n"  # makes `import name` raise ImportError
+        f"import {', '.join(MODULES)}\n"
+        "try:\n    import ray\nexcept ImportError:\n    print('blocked')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "blocked"
+
+
+@pytest.mark.parametrize("module", ["space", "objective", "sampler", "stopping", "core", "records"])
+def test_the_decision_core_knows_no_ray_mlflow_or_torch(module: str) -> None:
+    text = (ROOT / "search" / f"{module}.py").read_text()
+    imported = set(re.findall(r"^(?:from|import) ([a-z_.]+)", text, re.MULTILINE))
+    assert not {name.split(".")[0] for name in imported} & {"ray", "mlflow", "torch"}
+    assert imported & {"lic.training", "lic.trial", "lic.models"} == set()

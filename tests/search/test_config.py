@@ -1,0 +1,134 @@
+"""Settings: precedence, provenance, presets, and one-line errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lic.recipe import TrainingConfig
+from search.config import ConfigError, Resolved, Settings, resolve
+from search.run import main
+
+
+def settled(command_line: dict | None = None, environment: dict | None = None, gpus: int = 0,
+            file: Path | None = None) -> Resolved:  # fmt: skip
+    return resolve(command_line or {}, environment or {}, lambda: gpus, file)
+
+
+def refused(command_line: dict, **others: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        settled(command_line, **others)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_later_source_wins_and_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("budget: 10\nlr: 2e-4\nepochs: 12\n")
+    resolved = settled({"epochs": "20"}, {"LICTUNE_LR": "3e-4", "LICTUNE_EPOCHS": "15", "HOME": "/"}, file=file)
+    assert resolved.settings.budget == 10
+    assert resolved.settings.lr == pytest.approx(3e-4)
+    assert resolved.settings.epochs == 20
+    assert resolved.sources["budget"] == str(file)
+    assert resolved.sources["lr"] == "environment"
+    assert resolved.sources["epochs"] == "command line"
+    assert resolved.sources["patch"] == "preset tiny"
+    assert resolved.sources["seed"] == "default"
+
+
+def test_auto_follows_the_machine_and_says_why() -> None:
+    small, large = settled(), settled(gpus=2)
+    assert (small.settings.preset, large.settings.preset) == ("tiny", "paper")
+    assert "no GPU" in small.sources["preset"]
+    assert (small.settings.gpus_per_trial, large.settings.gpus_per_trial) == (0, 1)
+
+
+def test_the_paper_preset_is_the_papers_protocol() -> None:
+    settings = settled({"preset": "paper"}).settings
+    for key in ("batch", "patch", "epochs", "steps_per_epoch", "lr", "aux_lr", "clip", "decay_at", "decay_to"):
+        assert getattr(settings, key) == getattr(TrainingConfig(lmbda=1), key), key
+    assert (settings.patch, settings.batch, settings.epochs, settings.steps_per_epoch) == (256, 16, 100, 330)
+    assert (settings.width, settings.scale, settings.start) == (128, "paper", "scratch")
+    assert settings.rates == (1, 2, 3, 4, 5, 6)
+    assert settings.strategies == ("y", "z", "y+z")
+    assert settings.alpha_min == 1e-8
+    assert settings.alpha_max == 1e-5
+
+
+def test_tiny_keeps_values_per_model_and_starts_from_the_starter() -> None:
+    widths = {name: settled({"model": name}).settings.width for name in ("cheng", "hyperprior", "mbt2018")}
+    assert widths == {"cheng": 16, "hyperprior": 32, "mbt2018": 16}
+    assert settled({"model": "bmshj2018-hyperprior"}).settings.width == 32
+    assert settled({"model": "cheng"}).settings.start.endswith("cheng2020-anchor-16.safetensors")
+    assert settled({"model": "cheng", "width": "20"}).settings.start == "scratch"
+
+
+def test_the_report_reads_back(tmp_path: Path) -> None:
+    resolved = settled({"model": "hyperprior", "budget": "7", "rates": "1,3-4", "strategies": "y,y+z"})
+    assert "# command line" in resolved.report()
+    values = yaml.safe_load(resolved.report())
+    assert Settings(**values) == resolved.settings
+    assert values["rates"] == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("command_line", "expected"),
+    [
+        ({"buget": "3"}, "command line: there is no setting 'buget'; did you mean 'budget'?"),
+        ({"preset": "tyni"}, "there is no preset 'tyni'; did you mean 'tiny'?"),
+        ({"model": "chegn"}, "did you mean 'cheng'?"),
+        ({"budget": "0"}, "budget '0' (command line) cannot be used: the nearest allowed value is 1"),
+        ({"budget": "many"}, "budget 'many' (command line) cannot be used"),
+        ({"lr": "nan"}, "lr"),
+        ({"sampler": "tep"}, "choose one of tpe, gp, random; did you mean 'tpe'?"),
+        ({"rates": "1-9"}, "choose among the qualities 1 to 6"),
+        ({"rates": "one"}, "write qualities such as 1-6 or 1,3,5"),
+        ({"strategies": "x"}, "no strategy is called 'x'; choose one of y, z, y+z"),
+        ({"model": "bmshj2018-factorized", "strategies": "z"}, "bmshj2018-factorized has none; use strategy 'y'"),
+        ({"alpha_min": "1e-5", "alpha_max": "1e-8"}, "alpha_min 1e-05 must be below alpha_max 1e-08"),
+        ({"patch": "100"}, "the nearest are 64 and 128"),
+        ({"grace": "9"}, "lower --grace or use --no-stopping"),
+        ({"kodak": "k", "test": "deadleaves"}, "drop one"),
+        ({"select_on": "kodak", "test_images": "3"}, "--select-on kodak needs the whole Kodak set"),
+        ({"start": "weights.bin"}, "there are no weights at 'weights.bin'"),
+        ({"start": "starter", "width": "20"}, "no starter weights for cheng of width 20"),
+        ({"gpus_per_trial": "0.5"}, "there is no GPU; use 0"),
+        ({"name": "../out"}, "no '/'"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_with_the_fix(command_line: dict, expected: str) -> None:
+    assert expected in refused(command_line)
+
+
+def test_files_are_checked(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    assert "cannot be read" in refused({}, file=file)
+    file.write_text("budget: [1\n")
+    assert "not valid YAML" in refused({}, file=file)
+    file.write_text("- a\n- b\n")
+    assert "'setting: value' lines" in refused({}, file=file)
+    file.write_text("bugdet: 3\n")
+    assert f"{file}: there is no setting 'bugdet'; did you mean 'budget'?" in refused({}, file=file)
+
+
+def test_the_command_prints_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["--buget", "3"]) == 2
+    assert capsys.readouterr().err == "lictune: command line: there is no setting 'buget'; did you mean 'budget'?\n"
+    (tmp_path / "old").mkdir()
+    assert main(["--results", str(tmp_path), "--name", "old"]) == 2
+    assert "choose another --name" in capsys.readouterr().err
+    assert main(["--data", str(tmp_path / "none"), "--results", str(tmp_path)]) == 2
+    assert "there is no image folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]  # nothing was started
+
+
+def test_print_config_shows_values_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print-config", "--budget", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown)["budget"] == 5
+    assert "# command line" in shown and "# preset tiny" in shown

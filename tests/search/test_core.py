@@ -1,0 +1,216 @@
+"""The decision core: its three verbs over a storage, without any training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import TrialState
+
+from lic.recipe import LAMBDAS
+from search.core import Core
+from search.objective import rate_change
+from search.records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
+from search.space import BASELINE, Candidate, Plan
+from search.stopping import rungs, should_stop
+
+PLAN = Plan(
+    qualities=(1, 3, 6), strategies=("y", "z", "y+z"), alpha_min=1e-8, alpha_max=1e-5, epochs=9,
+    rungs=(1, 3), eta=3, budget=30, seed=0, sampler="tpe", selection="val",
+)  # fmt: skip
+
+
+def figures(candidate: Candidate, epoch: int) -> dict[str, float]:
+    """A made-up training: bits fall with epochs; the best alpha is 1e-7 times 3^(4 - quality)."""
+    best = math.log10(1e-7) + 0.5 * (4 - candidate.quality)
+    offset = {"": 0, "y": 0.0, "z": 1.0, "y+z": 0.5}[candidate.strategy]
+    gain = -3 + 4 * (math.log10(candidate.alpha) - best) ** 2 + offset if candidate.alpha else 0.0
+    rate = (0.2 + 0.1 * candidate.quality) * (1 + gain / 100) * (1 + 1 / (1 + epoch))
+    return {"val/bpp": rate, "val/mse": 100.0 / candidate.quality}
+
+
+def train(core: Core, candidate: Candidate, until: int | None = None) -> int:
+    """Run a candidate to its end (or `until`); the number of epochs it got."""
+    for epoch in range(1, (until or core.plan.epochs) + 1):
+        core.observe(candidate.name, epoch, figures(candidate, epoch))
+        if not core.decide(candidate.name, epoch):
+            return epoch
+    return until or core.plan.epochs
+
+
+def run_all(core: Core) -> list[tuple[Candidate, int]]:
+    done = []
+    while (candidate := core.suggest()) is not None:
+        done.append((candidate, train(core, candidate)))
+    return done
+
+
+def records(core: Core) -> SearchRecords:
+    return read_records((core.trials, core.baselines), core.plan.epochs, "val", "kodak")
+
+
+def test_baselines_come_first_and_rates_take_turns() -> None:
+    done = [candidate for candidate, _ in run_all(Core(InMemoryStorage(), "s", PLAN))]
+    assert [c.name for c in done[:3]] == ["baseline-q1", "baseline-q3", "baseline-q6"]
+    assert all(c.role == BASELINE and c.alpha == 0 for c in done[:3])
+    assert [c.quality for c in done[3:]] == [1, 3, 6] * 10
+    assert len({c.name for c in done}) == 33
+    assert all(1e-8 <= c.alpha <= 1e-5 and c.strategy in PLAN.strategies for c in done[3:])
+    assert {c.seed for c in done} == {0}  # trials and baselines see the same batches
+
+
+def test_poor_trials_are_stopped_per_rate_and_kept_with_their_values() -> None:
+    core = Core(InMemoryStorage(), "s", PLAN)
+    done = run_all(core)
+    by_number = {t.number: t for t in core.trials.trials}
+    for candidate, epochs in done[3:]:
+        trial = by_number[int(candidate.name.split("-")[1])]
+        assert trial.state == (TrialState.COMPLETE if epochs == 9 else TrialState.PRUNED)
+        assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
+        assert trial.value == pytest.approx(trial.intermediate_values[epochs])
+        assert epochs in (1, 3, 9)
+    assert all(epochs == 9 for candidate, epochs in done if candidate.role == BASELINE)
+    for quality in PLAN.qualities:
+        ends = [epochs for candidate, epochs in done[3:] if candidate.quality == quality]
+        assert 9 in ends  # every rate keeps a survivor
+    assert sum(epochs for _, epochs in done[3:]) < 0.7 * 9 * 30
+
+
+def test_the_value_is_the_rate_change_against_the_baseline_of_rate_and_epoch() -> None:
+    core = Core(InMemoryStorage(), "s", PLAN)
+    done = run_all(core)
+    baselines = {c.quality: c for c, _ in done if c.role == BASELINE}
+    for candidate, epochs in done[3:]:
+        trial, baseline = core.trials.trials[int(candidate.name.split("-")[1])], baselines[candidate.quality]
+        own, base = figures(candidate, epochs), figures(baseline, epochs)
+        lmbda = LAMBDAS[candidate.quality]
+        costs = [f["val/bpp"] + lmbda * f["val/mse"] for f in (own, base)]
+        assert trial.value == pytest.approx(100 * (costs[0] - costs[1]) / base["val/bpp"])
+
+
+def test_nothing_is_stopped_before_its_baseline_is_there() -> None:
+    """Trials that run ahead of their baseline go on; their values are filled in when it arrives."""
+    core = Core(InMemoryStorage(), "s", PLAN)
+    baselines = [core.suggest() for _ in PLAN.qualities]
+    ahead = [core.suggest() for _ in range(12)]
+    for candidate in ahead:
+        assert candidate is not None
+        assert train(core, candidate) == 9
+    assert {t.state for t in core.trials.trials} == {TrialState.RUNNING}
+    for baseline in baselines:
+        assert baseline is not None
+        train(core, baseline)
+    assert {t.state for t in core.trials.trials} == {TrialState.COMPLETE}
+    assert all(len(t.intermediate_values) == 9 for t in core.trials.trials)
+
+
+def test_a_restart_decides_as_an_uninterrupted_run(tmp_path: object) -> None:
+    """A new process after every single verb, on the same storage, changes nothing."""
+    expected = run_all(Core(InMemoryStorage(), "s", PLAN))
+    storage: BaseStorage | str = f"sqlite:///{tmp_path}/study.db"
+    done = []
+    while (candidate := Core(storage, "s", PLAN).suggest()) is not None:
+        for epoch in range(1, 10):
+            Core(storage, "s", PLAN).observe(candidate.name, epoch, figures(candidate, epoch))
+            if not Core(storage, "s", PLAN).decide(candidate.name, epoch):
+                break
+        done.append((candidate, epoch))
+        if len(done) == 16:
+            break
+    assert done == expected[:16]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_proposals_depend_on_the_seed(sampler: str) -> None:
+    plans = [dataclasses.replace(PLAN, budget=14, sampler=sampler, seed=seed) for seed in (0, 0, 1)]
+    first, same, other = (run_all(Core(InMemoryStorage(), "s", plan)) for plan in plans)
+    assert first == same
+    assert [c.alpha for c, _ in first] != [c.alpha for c, _ in other]
+
+
+def test_a_failed_trial_is_recorded_and_the_search_goes_on() -> None:
+    core = Core(InMemoryStorage(), "s", dataclasses.replace(PLAN, budget=3))
+    for _ in range(3):
+        candidate = core.suggest()
+        assert candidate is not None
+        train(core, candidate)
+    lost = core.suggest()
+    assert lost is not None
+    core.observe(lost.name, 1, figures(lost, 1))
+    core.fail(lost.name, "out of memory")
+    run_all(core)
+    states = {r.name: (r.state, r.reason) for r in records(core).trials}
+    assert states["trial-000"] == (FAILED, "out of memory")
+    assert states["trial-001"][0] == states["trial-002"][0] == FINISHED
+
+
+def test_a_rate_without_its_baseline_is_given_up_by_name() -> None:
+    core = Core(InMemoryStorage(), "s", PLAN)
+    first = core.suggest()
+    assert first is not None
+    core.fail(first.name, "NaN")
+    for _ in range(2):
+        candidate = core.suggest()
+        assert candidate is not None
+        train(core, candidate)
+    assert {c.quality for c, _ in run_all(core)} == {3, 6}
+    core.close()
+
+    late = Core(InMemoryStorage(), "s", PLAN)
+    baselines = [late.suggest() for _ in PLAN.qualities]
+    ahead = late.suggest()
+    assert ahead is not None
+    train(late, ahead)
+    for baseline in baselines:
+        assert baseline is not None
+        late.fail(baseline.name, "NaN")
+    assert late.suggest() is None
+    late.close()
+    assert records(late).trials[0].reason == "the baseline of quality 1 failed"
+
+
+def test_a_reading_sent_twice_counts_once() -> None:
+    core = Core(InMemoryStorage(), "s", dataclasses.replace(PLAN, budget=1))
+    run = [core.suggest() for _ in range(3)]
+    for candidate in run:
+        assert candidate is not None
+        train(core, candidate)
+    trial = core.suggest()
+    assert trial is not None
+    for _ in range(2):
+        core.observe(trial.name, 1, figures(trial, 1))
+        assert core.decide(trial.name, 1)
+    train(core, trial)
+    assert records(core).trials[0].state in (FINISHED, STOPPED)
+    assert len(core.trials.trials) == 1
+
+
+def test_rungs_and_the_rule() -> None:
+    assert rungs(100, 4, 3) == (4, 12, 36)
+    assert rungs(9, 1, 3) == (1, 3)
+    assert rungs(1, 1, 3) == ()
+    assert not should_stop(5.0, [], 3)
+    assert should_stop(1.0, [0.0], 3)
+    assert not should_stop(-1.0, [0.0], 3)
+    others = [0.0, 1, 2, 3, 4, 5]
+    assert not should_stop(1.5, others, 3)
+    assert should_stop(2.5, others, 3)
+
+
+def test_rate_change_has_bd_rates_sign() -> None:
+    base = {"val/bpp": 0.5, "val/mse": 100.0}
+    assert rate_change(base, base, "val", 0.0067) == 0
+    assert rate_change({"val/bpp": 0.45, "val/mse": 100.0}, base, "val", 0.0067) == pytest.approx(-10)
+    assert rate_change({"val/bpp": 0.5, "val/mse": 110.0}, base, "val", 0.0067) == pytest.approx(13.4)
+
+
+def test_optuna_reads_the_study_as_its_own() -> None:
+    """Storage, dashboard and samplers of Optuna work on the trials' study: no foreign trial in it."""
+    core = Core(InMemoryStorage(), "s", PLAN)
+    run_all(core)
+    assert core.trials.best_trial.params.keys() == {"alpha", "strategy"}
+    importance = optuna.importance.get_param_importances(core.trials)
+    assert importance.keys() == {"alpha", "strategy"}
