@@ -110,7 +110,9 @@ class Monitor:
         plan, epochs = self.core.plan, records.epochs
         over = [r for r in records.trials if r.name in self._ended]
         mean = sum(r.last_epoch for r in over) / len(over) if len(over) >= 8 else _EXPECTED_SHARE * epochs
-        left: float = epochs * (len(plan.qualities) - len([n for n in self._ended if not n.startswith(TRIAL)]))
+        left: float = epochs * (
+            len(plan.qualities) - len([n for n in self._ended if not n.startswith(TRIAL)])
+        )
         left += mean * (plan.budget - len(over))
         running = [r for r in records.everything() if r.name not in self._ended]
         left -= sum(min(r.last_epoch, mean) for r in running)

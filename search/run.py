@@ -30,7 +30,6 @@ from lic.data.images import ImageError
 from search.config import ConfigError, Resolved, Settings, add_arguments, resolve
 from search.records import FAILED, SearchRecords
 from search.space import Plan
-from search.stopping import rungs
 from search.tracking import Tracker, TrackingError
 
 USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
@@ -132,74 +131,27 @@ def _results_folder(settings: Settings) -> Path:
     return folder
 
 
-def plan_of(settings: Settings) -> Plan:
-    """What the decision core needs of the settings."""
-    levels = rungs(settings.epochs, settings.grace, settings.eta) if settings.stopping else ()
-    return Plan(
-        qualities=settings.rates,
-        strategies=settings.strategies,
-        alpha_min=settings.alpha_min,
-        alpha_max=settings.alpha_max,
-        epochs=settings.epochs,
-        rungs=levels,
-        eta=settings.eta,
-        budget=settings.budget,
-        seed=settings.seed,
-        sampler=settings.sampler,
-        selection=settings.select_on,
-    )
-
-
 def search(resolved: Resolved, folder: Path) -> int:
     """The whole search, from the first line it prints to the last."""
     # Heavy imports wait until the settings are known to be good.
     _prepare_ray(resolved.settings.address)
-    from lic.data.cache import default_cache
-    from lic.recipe import TrainingConfig
-    from lic.trial import ImagesConfig, TrialConfig, open_images
+    from lic.trial import open_images
     from search import engine
     from search.core import Core
     from search.monitor import Monitor
+    from search.plan import plan_of, template_of
 
     settings = resolved.settings
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
     say = functools.partial(console.print, markup=False)
     plan = plan_of(settings)
-    images = ImagesConfig(
-        data=_absolute(settings.data),
-        kodak=_absolute(settings.kodak),
-        test=settings.test if settings.test in ("auto", "deadleaves") else str(Path(settings.test).resolve()),
-        test_images=settings.test_images,
-        val_images=settings.val_images,
-        val_crop=settings.val_crop,
-        cache=str(Path(settings.cache or default_cache()).resolve()),
-    )
+    template = template_of(settings)
     say("preparing the images ...")
-    train, val, test = open_images(images)
+    train, val, test = open_images(template.images)
     if settings.select_on == "kodak" and test.name != "kodak":
         raise ConfigError(
             f"--select-on kodak needs the Kodak images, and only {test.source} are there; give --kodak DIR"
         )
-    every_epoch = tuple(range(1, plan.epochs + 1))
-    at_rungs = (*rungs(settings.epochs, settings.grace, settings.eta), plan.epochs)
-    template = TrialConfig(
-        model=settings.model,
-        width=settings.width,
-        latent_width=settings.latent_width,
-        start=None if settings.start == "scratch" else str(Path(settings.start).resolve()),
-        training=TrainingConfig(
-            lmbda=0.0,  # the candidate's
-            **{
-                key: getattr(settings, key)
-                for key in TrainingConfig.__dataclass_fields__
-                if key in Settings.model_fields
-            },
-        ),
-        images=images,
-        val_epochs=every_epoch if settings.select_on == "val" else (),
-        test_epochs=at_rungs if settings.select_on == "val" else every_epoch,
-        device="cuda" if settings.gpus_per_trial else "cpu",
-    )
     gpus = _gpus(settings.address) if settings.gpus_per_trial else 0
     workers = settings.workers or _default_workers(settings, gpus)
 
@@ -254,11 +206,6 @@ def search(resolved: Resolved, folder: Path) -> int:
         engine.disconnect()
     wall = time.monotonic() - started
     return _conclude(monitor.records(), plan, folder, tracker, console, wall, workers)
-
-
-def _absolute(path: str | None) -> str | None:
-    # Workers run in folders of their own.
-    return str(Path(path).resolve()) if path not in (None, "", "deadleaves") else None
 
 
 def _default_workers(settings: Settings, gpus: int) -> int:

@@ -57,7 +57,7 @@ def test_a_point_past_the_ends_follows_the_end_slope() -> None:
 
 
 def test_bad_curves_are_refused_by_name() -> None:
-    with pytest.raises(CurveError, match="not monotone: from 0.2000 to 0.3000 bpp"):
+    with pytest.raises(CurveError, match=r"not monotone: from 0\.2000 to 0\.3000 bpp"):
         Curve.of([0.1, 0.2, 0.3], [30, 32, 31])
     with pytest.raises(CurveError, match="not finite"):
         Curve.of([0.1, 0.2], [30, float("nan")])

@@ -35,9 +35,7 @@ def test_terms_make_up_the_loss() -> None:
         terms = criterion(output, latents, images)
     assert set(terms) == {"rate_y", "rate_z", "mse", "decorrelation", "alpha_L_over_D", "loss"}
     assert latents.z is not None
-    torch.testing.assert_close(
-        terms["decorrelation"], decorrelation(latents.y) + decorrelation(latents.z)
-    )
+    torch.testing.assert_close(terms["decorrelation"], decorrelation(latents.y) + decorrelation(latents.z))
     torch.testing.assert_close(
         terms["loss"],
         terms["rate_y"] + terms["rate_z"] + 0.0067 * (terms["mse"] + 3e-7 * terms["decorrelation"]),

@@ -111,7 +111,7 @@ def test_crops_are_a_function_of_seed_and_step(leaves: PackedImages) -> None:
     assert not np.array_equal(RandomCrops(leaves, 64, 4, seed=4).batch(7), later)
     assert later.shape == (4, 3, 64, 64)
     assert later.is_contiguous()  # channels-last strides crash cheng2020 on the CPU
-    assert 0 <= later.min() and later.max() <= 1
+    assert later.min() >= 0 and later.max() <= 1
 
 
 def test_crops_come_from_the_images_and_small_ones_are_left_out(photographs: Path, tmp_path: Path) -> None:
@@ -147,7 +147,9 @@ def test_train_and_val_folders_are_the_split(photographs: Path, tmp_path: Path) 
     assert len(val.images) == 2
 
 
-def test_only_kodak_is_called_kodak(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_kodak_is_called_kodak(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ImageError, match=r"not the Kodak set: kodim01\.png is missing"):
         open_test_set(str(photographs), "auto", None, tmp_path / "cache")
     renamed = photographs.rename(photographs.with_name("kodak"))

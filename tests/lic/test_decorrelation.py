@@ -32,9 +32,7 @@ def naive(features: torch.Tensor) -> float:
 @settings(deadline=None, max_examples=25)
 @given(st.integers(2, 5), st.integers(1, 6), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000))
 def test_equals_the_naive_loop(batch: int, channels: int, height: int, width: int, seed: int) -> None:
-    features = torch.randn(
-        batch, channels, height, width, generator=torch.Generator().manual_seed(seed)
-    )
+    features = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
     assert float(decorrelation(features)) == pytest.approx(naive(features), rel=1e-5)
 
 

@@ -84,12 +84,12 @@ def test_weights_round_trip_and_are_checked(tmp_path: Path) -> None:
         load_weights(other, tmp_path / "bad.safetensors")
 
 
-@pytest.mark.parametrize(("name", "width"), [("hyperprior", 32), ("cheng", 16)])
-def test_starters_ship_with_their_provenance(name: str, width: int) -> None:
-    path = starter_path(name, width)
+@pytest.mark.parametrize(("name", "width", "latent_width"), [("hyperprior", 32, 96), ("cheng", 16, None)])
+def test_starters_ship_with_their_provenance(name: str, width: int, latent_width: int | None) -> None:
+    path = starter_path(name, width, latent_width)
     assert path.parent == STARTERS
     assert path.stat().st_size <= 2 * 2**20
-    load_weights(build(name, width), path)
+    load_weights(build(name, width, latent_width), path)
     provenance = json.loads(path.with_suffix(".json").read_text())
     assert provenance["training"]["epochs"] * provenance["training"]["steps_per_epoch"] >= 20_000
     assert provenance["data"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,9 +90,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     assert all(math.isfinite(value) for value in readings.values())
 
 
-def test_too_many_such_steps_end_the_training(
-    leaves: PackedImages, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_such_steps_end_the_training(leaves: PackedImages, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(leaves, dataclasses.replace(CONFIG, steps_per_epoch=10))
     monkeypatch.setattr(run.crops, "batch", lambda _: torch.full((2, 3, 64, 64), math.nan))
     with pytest.raises(DivergedError, match="4 steps of epoch 1 had a loss or gradient"):
@@ -117,7 +116,7 @@ def test_the_learning_rate_is_constant_then_falls() -> None:
     config = TrainingConfig(lmbda=1, epochs=10, steps_per_epoch=10, lr=1e-3, decay_at=0.6, decay_to=0.1)
     rates = [config.lr_at(step) for step in range(100)]
     assert rates[:60] == [1e-3] * 60
-    assert all(a > b for a, b in zip(rates[60:], rates[61:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[60:]))
     assert config.lr_at(100) == pytest.approx(1e-4)
 
 

@@ -1,0 +1,69 @@
+"""From the settings to what the decision core and the trials need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lic.data.cache import default_cache
+from lic.recipe import TrainingConfig
+from lic.trial import ImagesConfig, TrialConfig
+from search.config import Settings
+from search.space import Plan
+from search.stopping import rungs
+
+
+def plan_of(settings: Settings) -> Plan:
+    """What the decision core needs of the settings."""
+    levels = rungs(settings.epochs, settings.grace, settings.eta) if settings.stopping else ()
+    return Plan(
+        qualities=settings.rates,
+        strategies=settings.strategies,
+        alpha_min=settings.alpha_min,
+        alpha_max=settings.alpha_max,
+        epochs=settings.epochs,
+        rungs=levels,
+        eta=settings.eta,
+        budget=settings.budget,
+        seed=settings.seed,
+        sampler=settings.sampler,
+        selection=settings.select_on,
+    )
+
+
+def template_of(settings: Settings) -> TrialConfig:
+    """A trial's configuration, with the candidate's point still to be filled in.
+
+    The reported images are measured at the rungs and at the end, or, where they decide, after
+    every epoch. Paths are absolute: workers run in folders of their own.
+    """
+    every_epoch = tuple(range(1, settings.epochs + 1))
+    at_rungs = (*rungs(settings.epochs, settings.grace, settings.eta), settings.epochs)
+    on_validation = settings.select_on == "val"
+    training = {
+        key: getattr(settings, key)
+        for key in TrainingConfig.__dataclass_fields__
+        if key in Settings.model_fields
+    }
+    return TrialConfig(
+        model=settings.model,
+        width=settings.width,
+        latent_width=settings.latent_width,
+        start=None if settings.start == "scratch" else str(Path(settings.start).resolve()),
+        training=TrainingConfig(lmbda=0.0, **training),
+        images=ImagesConfig(
+            data=_absolute(settings.data),
+            kodak=_absolute(settings.kodak),
+            test=settings.test if settings.test == "auto" else str(_absolute(settings.test)),
+            test_images=settings.test_images,
+            val_images=settings.val_images,
+            val_crop=settings.val_crop,
+            cache=str(Path(settings.cache or default_cache()).resolve()),
+        ),
+        val_epochs=every_epoch if on_validation else (),
+        test_epochs=at_rungs if on_validation else every_epoch,
+        device="cuda" if settings.gpus_per_trial else "cpu",
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path in (None, "", "deadleaves") else str(Path(path).resolve())

@@ -1,0 +1,107 @@
+"""Tables and figures of a search, from records made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lic.evaluation import decibels
+from lic.recipe import LAMBDAS
+from search.records import FINISHED, STOPPED, SearchRecords, TrialRecord
+from search.results import (
+    OVERALL,
+    best_per_rate,
+    parent_figures,
+    rate_table,
+    strategy_results,
+    strategy_table,
+    trial_table,
+)
+
+QUALITIES = (1, 2, 3, 4, 5, 6)
+
+
+def record(name: str, quality: int, gain: float, strategy: str = "", state: str = FINISHED,
+           epoch: int = 9) -> TrialRecord:  # fmt: skip
+    """A codec that takes (1 + gain/100) of the baseline's bits at the baseline's quality."""
+    draw = np.random.default_rng(quality)  # the same images for every codec
+    bpp = 0.1 * 1.6**quality * draw.lognormal(0, 0.3, 24) * (1 + gain / 100)
+    psnr = 26 + 1.5 * quality + draw.normal(0, 1, 24)
+    ms_ssim = 1 - 0.1 / 1.5**quality * draw.uniform(0.9, 1.1, 24)
+    mse = 255**2 / 10 ** (psnr / 10)
+    figures = {
+        "kodak/bpp": bpp.mean(), "kodak/mse": mse.mean(), "kodak/psnr": psnr.mean(),
+        "kodak/ms_ssim": ms_ssim.mean(), "kodak/ms_ssim_db": decibels(ms_ssim.mean()),
+        "val/bpp": bpp.mean(), "val/mse": mse.mean(),
+    }  # fmt: skip
+    images = {"bpp": bpp, "mse": mse, "psnr": psnr, "ms_ssim": ms_ssim}
+    return TrialRecord(
+        name, "trial" if strategy else "baseline", quality, LAMBDAS[quality], 1e-7 if strategy else 0.0,
+        strategy, 0, state, "", {epoch: {k: float(v) for k, v in figures.items()}},
+        {epoch: {k: v.tolist() for k, v in images.items()}},
+    )  # fmt: skip
+
+
+def search(*trials: TrialRecord) -> SearchRecords:
+    baselines = {q: record(f"baseline-q{q}", q, 0.0) for q in QUALITIES}
+    return SearchRecords("s", 9, "val", "kodak", baselines, list(trials))
+
+
+def test_a_gain_at_every_rate_is_the_bd_rate() -> None:
+    records = search(*(record(f"trial-{q:03d}", q, -4.0, "y") for q in QUALITIES))
+    own, overall = strategy_results(records, ("y",))
+    for row in (own, overall):
+        assert row.bd_rate_psnr is not None and row.bd_rate_msssim is not None
+        assert row.bd_rate_psnr.value == pytest.approx(-4)
+        assert row.bd_rate_msssim.value == pytest.approx(-4)
+        assert row.bd_psnr is not None and row.bd_psnr > 0
+        assert row.tuned == 6
+        assert not row.refused
+    for trial in records.trials:
+        derived = records.derived(trial, 9)
+        for name in ("kodak/rate_change", "val/rate_change", "kodak/bd_rate_psnr", "kodak/bd_rate_msssim"):
+            assert derived[name] == pytest.approx(-4), name
+    assert parent_figures([own, overall], "kodak")["kodak/bd_rate_psnr_y"] == pytest.approx(-4)
+
+
+def test_the_best_per_rate_is_chosen_on_the_selection_images_among_the_finished() -> None:
+    records = search(
+        record("trial-000", 1, -1.0, "y"),
+        record("trial-001", 1, -3.0, "z"),
+        record("trial-002", 1, -9.0, "y", STOPPED, epoch=3),  # promising, but stopped
+        record("trial-003", 2, +2.0, "y"),  # worse than the baseline
+    )
+    best = best_per_rate(records)
+    assert best[1].name == "trial-001"
+    assert best[2].name == "baseline-q2"
+    table = rate_table(records).set_index("quality")
+    assert table.loc[1, "strategy"] == "z"
+    assert table.loc[1, "rate_change"] == pytest.approx(-3)
+    assert table.loc[2, "alpha"] == 0
+    assert len(trial_table(records)) == 10
+
+
+def test_a_strategy_takes_the_baseline_where_it_has_no_finished_trial() -> None:
+    records = search(record("trial-000", 3, -6.0, "y"), record("trial-001", 4, +5.0, "z"))
+    y, z, both, overall = strategy_results(records, ("y", "z", "y+z"))
+    assert (y.tuned, z.tuned, both.tuned, overall.tuned) == (1, 1, 0, 1)
+    assert overall.strategy == OVERALL
+    assert y.bd_rate_psnr is not None and z.bd_rate_psnr is not None and overall.bd_rate_psnr is not None
+    assert -6 < y.bd_rate_psnr.value < 0 < z.bd_rate_psnr.value
+    assert overall.bd_rate_psnr.value == pytest.approx(y.bd_rate_psnr.value)
+    assert both.bd_rate_psnr is None
+    assert "trained at full length" in both.refused
+
+
+def test_a_broken_baseline_curve_gives_no_number() -> None:
+    records = search(record("trial-000", 1, -1.0, "y"))
+    figures = records.baselines[3].readings[9]
+    figures["kodak/psnr"] = 10.0
+    records.baselines[3].images[9]["psnr"] = [10.0] * 24
+    assert "kodak/bd_rate_psnr" not in records.derived(records.trials[0], 9)
+    row = strategy_results(records, ("y",))[0]
+    assert row.bd_rate_psnr is None
+    assert "not monotone" in row.refused
+    assert math.isnan(float(strategy_table([row])["bd_rate_psnr"].astype(float)[0]))

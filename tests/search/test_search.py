@@ -1,0 +1,212 @@
+"""Real searches through Ray, Optuna and MLflow, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from lic.architectures import ARCHITECTURES
+from lic.recipe import LAMBDAS
+from lic.training import read_checkpoint
+from lic.trial import Trial
+from search.config import Settings
+from search.core import studies
+from search.engine import training_config_of
+from search.plan import template_of
+from search.records import FINISHED, STOPPED, SearchRecords, read_records
+from search.space import Candidate
+from tests.conftest import SHARED
+
+HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
+SMALL = (
+    "--preset tiny --width 8 --start scratch --epochs 2 --steps-per-epoch 3 --workers 1 "
+    "--data deadleaves --test deadleaves --test-images 2 --val-images 2"
+).split()
+
+
+def run_search(results: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search.run", "--results", str(results), "--name", name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+
+
+def records_of(results: Path, name: str, test_set: str) -> SearchRecords:
+    settings = settings_of(results, name)
+    opened = studies(f"sqlite:///{results}/{name}/study.db", name)
+    return read_records(opened, settings.epochs, settings.select_on, test_set)
+
+
+def settings_of(results: Path, name: str) -> Settings:
+    return Settings(**yaml.safe_load((results / name / "settings.yaml").read_text()))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A search of the tiny preset on two workers, shortened; on the photographs if they are there."""
+    results = tmp_path_factory.mktemp("results")
+    images = ["--test", "deadleaves"]
+    if HAVE_DATA:
+        images = ["--data", str(SHARED / "bsds500"), "--kodak", str(SHARED / "kodak")]
+    done = run_search(
+        results, "real", "--model", "hyperprior", "--preset", "tiny", "--budget", "8", "--epochs", "3",
+        "--steps-per-epoch", "15", "--val-images", "8", "--workers", "2", *images,
+    )  # fmt: skip
+    return results, done
+
+
+def test_a_search_ends_with_its_tables(real: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    results, done = real
+    assert done.returncode == 0, done.stderr + done.stdout
+    name = "kodak" if HAVE_DATA else "deadleaves"
+    for expected in (
+        "preset     tiny", "there is no GPU", "CPU, 2 trials at once", f"report on  {name}: 24",
+        "budget     8 trials and 6 baselines", "[ 14/14]", f"Best per rate, measured on {name}",
+        "BD-rate (MS-SSIM)", "next: python -m dashboards.open",
+    ):  # fmt: skip
+        assert expected in done.stdout, expected
+    assert done.stderr == ""  # no wall of warnings
+    folder = results / "real"
+    rates = pd.read_csv(folder / "tables" / "rates.csv")
+    assert list(rates["quality"]) == [1, 2, 3, 4, 5, 6]
+    assert rates[["bpp", "psnr", "ms_ssim", "rate_change"]].notna().all().all()
+    strategies = pd.read_csv(folder / "tables" / "strategies.csv")
+    assert list(strategies["strategy"]) == ["y", "z", "y+z", "best of all"]
+    overall = strategies.iloc[3]
+    assert overall["bd_rate_psnr_low"] <= overall["bd_rate_psnr"] <= overall["bd_rate_psnr_high"]
+    assert (folder / "rd.png").stat().st_size > 20_000
+    environment = json.loads((folder / "environment.json").read_text())
+    assert {"git_commit", "version_torch", "train_fingerprint", "command"} <= environment.keys()
+
+
+def test_every_trial_is_in_optuna_with_finite_figures(
+    real: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    results, _ = real
+    test_set = "kodak" if HAVE_DATA else "deadleaves"
+    records = records_of(results, "real", test_set)
+    assert len(records.trials) == 8
+    assert sorted(records.baselines) == [1, 2, 3, 4, 5, 6]
+    assert {r.state for r in records.baselines.values()} == {FINISHED}
+    assert {r.state for r in records.trials} <= {FINISHED, STOPPED}
+    assert [r.quality for r in records.trials] == [1, 2, 3, 4, 5, 6, 1, 2]
+    points = [records.baselines[q].readings[3][f"{test_set}/psnr"] for q in range(1, 7)]
+    assert points == sorted(points)
+    for record in records.trials:
+        derived = records.derived(record, record.last_epoch)
+        assert len(derived) == 4
+        assert all(math.isfinite(value) for value in derived.values())
+
+
+def test_mlflow_holds_the_search(real: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    results, _ = real
+    test_set = "kodak" if HAVE_DATA else "deadleaves"
+    records = records_of(results, "real", test_set)
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    experiment = client.get_experiment_by_name("real")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    by_role = {role: [r for r in runs if r.data.tags["lictune.role"] == role]
+               for role in ("search", "baseline", "trial")}  # fmt: skip
+    assert {role: len(found) for role, found in by_role.items()} == {"search": 1, "baseline": 6, "trial": 8}
+    parent = by_role["search"][0]
+    assert parent.info.status == "FINISHED"
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"rd.png", "rates.csv", "strategies.csv", "trials.csv", "settings.yaml"} <= artifacts
+    by_name = {run.data.tags["lictune.trial"]: run for run in by_role["trial"]}
+    for record in records.trials:
+        run = by_name[record.name]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == ("FINISHED" if record.state == FINISHED else "KILLED")
+        assert run.data.params["alpha"] == f"{record.alpha:.3g}"
+        assert run.data.params["strategy"] == record.strategy
+        assert float(run.data.params["lambda"]) == pytest.approx(LAMBDAS[record.quality], rel=1e-2)
+        for metric in ("bd_rate_psnr", "bd_rate_msssim", "psnr", "ms_ssim"):
+            assert math.isfinite(run.data.metrics[f"{test_set}/{metric}"])
+        change = records.rate_change(record, record.last_epoch, "val")
+        assert run.data.metrics["val/rate_change"] == pytest.approx(change)
+        history = client.get_metric_history(run.info.run_id, "val/rate_change")
+        assert sorted(point.step for point in history) == list(range(1, record.last_epoch + 1))
+
+
+def test_the_best_checkpoints_are_kept_and_no_others(
+    real: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    results, _ = real
+    index = json.loads((results / "real" / "best" / "index.json").read_text())
+    assert sorted(index) == [f"q{quality}.pt" for quality in range(1, 7)]
+    for name, entry in index.items():
+        state = read_checkpoint(results / "real" / "best" / name)
+        assert state["config"]["lmbda"] == entry["lambda"]
+        assert state["config"]["alpha"] == entry["alpha"]
+        assert state["step"] == 3 * 15
+    for trial in (results / "real" / "trials").iterdir():
+        if trial.is_dir():
+            assert 1 <= len(list(trial.glob("checkpoint_*"))) <= 2, trial  # the last and the best
+
+
+def test_nothing_of_ray_is_left_behind(real: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    assert real[1].returncode == 0
+    time.sleep(2)
+    mine = [p.info["name"] for p in psutil.process_iter(["name"])]
+    assert not [name for name in mine if name and ("raylet" in name or "gcs_server" in name)]
+
+
+def test_a_trials_figures_are_a_function_of_its_point_and_seed(
+    real: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    """Trained again alone, outside Ray: the same figures to the last bit."""
+    results, _ = real
+    records = records_of(results, "real", "kodak" if HAVE_DATA else "deadleaves")
+    record = records.trials[-1]
+    point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
+    trial = Trial(training_config_of(point, template_of(settings_of(results, "real"))))
+    for epoch in range(1, record.last_epoch + 1):
+        again = trial.run_epoch().figures
+        for name, value in record.readings[epoch].items():
+            if not name.startswith(("time/", "memory/")):
+                assert again[name] == value, (epoch, name)
+
+
+def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
+    arguments = ["--model", "cheng", *SMALL, "--rates", "1,6", "--budget", "4", "--seed", "5"]
+    for name in ("first", "second"):
+        done = run_search(tmp_path, name, *arguments)
+        assert done.returncode == 0, done.stderr + done.stdout
+    for table in ("rates", "strategies", "trials"):
+        first, second = (
+            (tmp_path / name / "tables" / f"{table}.csv").read_text() for name in ("first", "second")
+        )
+        assert first == second
+    assert len(pd.read_csv(tmp_path / "first" / "tables" / "trials.csv")) == 6
+
+
+def test_a_search_whose_every_trial_fails_says_why(tmp_path: Path) -> None:
+    done = run_search(
+        tmp_path, "lost", "--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "2",
+        "--strategies", "y", "--alpha-min", "1e37", "--alpha-max", "1e38", "--steps-per-epoch", "8",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert "every trial failed; the first said: " in done.stdout
+    assert "lower --lr or --alpha-max" in done.stdout
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("model", sorted(ARCHITECTURES))
+def test_three_trials_of_every_model(model: str, tmp_path: Path) -> None:
+    done = run_search(
+        tmp_path, "smoke", "--model", model, *SMALL, "--width", "16", "--rates", "1,6", "--budget", "3"
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    records = records_of(tmp_path, "smoke", "deadleaves_first2")
+    assert len(records.trials) == 3
+    assert all(t.state in (FINISHED, STOPPED) for t in records.trials)
+    assert all(records.rate_change(t, t.last_epoch, "val") is not None for t in records.trials)
