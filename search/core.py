@@ -170,11 +170,18 @@ class Core:
             study.tell(trial.number, state=TrialState.FAIL)
 
     def close(self) -> None:
-        """At the end of a search: fail, by name, the trials whose baseline never came."""
+        """At the end of a search: fail, by name, the trainings that did not get to theirs."""
+        for trial in _all(self.baselines):
+            if trial.state == TrialState.RUNNING:
+                self.fail(f"{BASELINE}-q{trial.user_attrs['quality']}", "interrupted")
+        failed = {t.user_attrs["quality"]: t for t in _all(self.baselines) if t.state == TrialState.FAIL}
         for trial in _all(self.trials):
             if trial.state == TrialState.RUNNING:
                 quality = trial.user_attrs.get("quality")
-                self.fail(f"{TRIAL}-{trial.number:03d}", f"the baseline of quality {quality} failed")
+                reason = "interrupted"
+                if quality in failed and failed[quality].user_attrs["reason"] != reason:
+                    reason = f"the baseline of quality {quality} failed"
+                self.fail(f"{TRIAL}-{trial.number:03d}", reason)
 
     def _find(self, name: str) -> tuple[optuna.Study, FrozenTrial]:
         role, _, number = name.partition("-")

@@ -14,6 +14,9 @@ from search.tracking import Tracker
 
 _MLFLOW_STATUS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 
+#: Figures that compare a reading of the test set with the baselines (SearchRecords.derived).
+_COMPARISONS = 4
+
 #: Share of its epochs that a trial is expected to run while none has ended yet (design.md: 45 %).
 _EXPECTED_SHARE = 0.45
 
@@ -24,14 +27,12 @@ class Monitor:
     def __init__(self, core: Core, test_set: str, tracker: Tracker, say: Callable[[str], None]) -> None:
         self.core, self.test_set, self.tracker, self.say = core, test_set, tracker, say
         self._started = time.monotonic()
-        self._waiting: set[tuple[str, int]] = set()
+        self._waiting: dict[tuple[str, int], set[str]] = {}
         self._ended: set[str] = set()
         self._epochs_seen = 0
 
     def records(self) -> SearchRecords:
-        plan = self.core.plan
-        studies = (self.core.trials, self.core.baselines)
-        return read_records(studies, plan.epochs, plan.selection, self.test_set)
+        return read_records((self.core.trials, self.core.baselines), self.core.plan, self.test_set)
 
     def started(self, candidate: Candidate) -> None:
         self.tracker.started(candidate, LAMBDAS[candidate.quality])
@@ -39,7 +40,7 @@ class Monitor:
     def measured(self, name: str, readings: Readings) -> None:
         self._epochs_seen += 1
         self.tracker.measured(name, readings.epoch, readings.figures)
-        self._waiting.add((name, readings.epoch))
+        self._waiting[name, readings.epoch] = set()
         self._follow_up(self.records())
 
     def ended(self, name: str) -> None:
@@ -57,19 +58,24 @@ class Monitor:
         self.say(self._line(records, record))
 
     def _follow_up(self, records: SearchRecords) -> None:
-        """Log what compares readings with the baselines, once both are there."""
+        """Log what compares readings with the baselines, as soon as both are there."""
         by_name = {record.name: record for record in records.everything()}
-        for name, epoch in sorted(self._waiting):
+        for (name, epoch), logged in list(self._waiting.items()):
             record = by_name[name]
             derived = records.derived(record, epoch)
+            fresh = {key: value for key, value in derived.items() if key not in logged}
+            if fresh:
+                self.tracker.measured(name, epoch, fresh)
+                logged |= fresh.keys()
             tested = f"{records.test_set}/bpp" in record.readings[epoch]
-            curve_there = all(epoch in b.images for b in records.baselines.values()) and set(
-                records.baselines
-            ) == set(self.core.plan.qualities)
-            if f"{records.selection}/rate_change" not in derived or (tested and not curve_there):
-                continue
-            self._waiting.discard((name, epoch))
-            self.tracker.measured(name, epoch, derived)
+            if len(logged) == (_COMPARISONS if tested else 1):
+                del self._waiting[name, epoch]
+
+    def close(self) -> None:
+        """End the runs of trainings that were cut off, when the search is interrupted."""
+        for record in self.records().everything():
+            if record.name not in self._ended:
+                self.tracker.ended(record.name, "KILLED", {"lictune.state": "interrupted"})
 
     def _log_best(self, records: SearchRecords) -> None:
         figures = {}

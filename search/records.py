@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
 from search.core import images_of, readings_of
 from search.objective import rate_change
-from search.space import BASELINE, TRIAL
+from search.space import BASELINE, TRIAL, Plan
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -54,19 +54,16 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class SearchRecords:
-    """All trainings of one search; `epochs` is the full length, `selection` and `test_set` name
-    the image sets that decide and that are reported."""
+    """All trainings of one search so far; `qualities` are the rates it plans, `epochs` the full
+    length, `selection` and `test_set` name the image sets that decide and that are reported."""
 
     name: str
+    qualities: tuple[int, ...]
     epochs: int
     selection: str
     test_set: str
     baselines: dict[int, TrialRecord]
     trials: list[TrialRecord]
-
-    @property
-    def qualities(self) -> list[int]:
-        return sorted(self.baselines)
 
     def everything(self) -> list[TrialRecord]:
         return [*self.baselines.values(), *self.trials]
@@ -82,14 +79,18 @@ class SearchRecords:
 
     def bd_rate(self, record: TrialRecord, epoch: int, metric: str) -> float | None:
         """The single-trial BD-rate in percent on the test set, against the baselines at the same
-        epoch; None while one of them is missing. Raises CurveError for a baseline curve that is
-        not monotone."""
-        points = [self._point(self.baselines[q], epoch, metric) for q in self.qualities]
-        own = self._point(record, epoch, metric)
-        if own is None or any(point is None for point in points) or len(points) < 2:
+        epoch; None until all of them that have not failed are there. Raises CurveError for a
+        baseline curve that is not monotone."""
+        own, points = self._point(record, epoch, metric), []
+        for quality in self.qualities:
+            baseline = self.baselines.get(quality)
+            if baseline is not None and baseline.state == FAILED:
+                continue
+            points.append(self._point(baseline, epoch, metric) if baseline else None)
+        there = [point for point in points if point is not None]
+        if own is None or len(there) < max(2, len(points)):
             return None
-        rates, qualities = zip(*(point for point in points if point), strict=True)
-        return point_bd_rate(Curve.of(rates, qualities), *own)
+        return point_bd_rate(Curve.of(*zip(*there, strict=True)), *own)
 
     def _point(self, record: TrialRecord, epoch: int, metric: str) -> tuple[float, float] | None:
         figures = record.readings.get(epoch, {})
@@ -138,13 +139,13 @@ def _decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
     return -10 * np.log10(1 - ms_ssim)
 
 
-def read_records(studies: tuple[Study, Study], epochs: int, selection: str, test_set: str) -> SearchRecords:
+def read_records(studies: tuple[Study, Study], plan: Plan, test_set: str) -> SearchRecords:
     """Read the records of a search's two studies (search.core.studies); nothing is written."""
     trials, baselines = (study.get_trials(deepcopy=False) for study in studies)
     by_quality = {t.user_attrs["quality"]: record_of(t) for t in baselines}
     everything = [record_of(trial) for trial in trials]
     name = studies[0].study_name
-    return SearchRecords(name, epochs, selection, test_set, by_quality, everything)
+    return SearchRecords(name, plan.qualities, plan.epochs, plan.selection, test_set, by_quality, everything)
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord:

@@ -152,7 +152,7 @@ def search(resolved: Resolved, folder: Path) -> int:
         raise ConfigError(
             f"--select-on kodak needs the Kodak images, and only {test.source} are there; give --kodak DIR"
         )
-    gpus = _gpus(settings.address) if settings.gpus_per_trial else 0
+    gpus = _gpus(settings.address)  # joins the cluster, if there is one
     workers = settings.workers or _default_workers(settings, gpus)
 
     (folder / "tables").mkdir(parents=True)
@@ -166,7 +166,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     )
     for label, text in {
         "preset": f"{settings.preset}, from {resolved.sources['preset']}",
-        "device": f"{f'{gpus} GPU' if gpus else 'CPU'}, {workers} trials at once",
+        "device": f"{_device(settings, gpus)}, {workers} trials at once",
         "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
         f"{settings.patch}x{settings.patch}, from {Path(settings.start).name}",
         "train on": train.source,
@@ -202,10 +202,20 @@ def search(resolved: Resolved, folder: Path) -> int:
     configure = functools.partial(engine.training_config_of, template=template)
     try:
         engine.run(core, configure, monitor, folder, workers, settings.gpus_per_trial or 0)
+    except BaseException:
+        tracker.close("FAILED")
+        raise
     finally:
         engine.disconnect()
+    monitor.close()
     wall = time.monotonic() - started
     return _conclude(monitor.records(), plan, folder, tracker, console, wall, workers)
+
+
+def _device(settings: Settings, gpus: int) -> str:
+    if not settings.gpus_per_trial:
+        return "CPU"
+    return f"{gpus} GPU, {settings.gpus_per_trial:g} a trial"
 
 
 def _default_workers(settings: Settings, gpus: int) -> int:

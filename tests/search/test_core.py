@@ -49,7 +49,7 @@ def run_all(core: Core) -> list[tuple[Candidate, int]]:
 
 
 def records(core: Core) -> SearchRecords:
-    return read_records((core.trials, core.baselines), core.plan.epochs, "val", "kodak")
+    return read_records((core.trials, core.baselines), core.plan, "kodak")
 
 
 def test_baselines_come_first_and_rates_take_turns() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from lic.evaluation import decibels
 from lic.recipe import LAMBDAS
-from search.records import FINISHED, STOPPED, SearchRecords, TrialRecord
+from search.records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord
 from search.results import (
     OVERALL,
     best_per_rate,
@@ -46,7 +47,7 @@ def record(name: str, quality: int, gain: float, strategy: str = "", state: str 
 
 def search(*trials: TrialRecord) -> SearchRecords:
     baselines = {q: record(f"baseline-q{q}", q, 0.0) for q in QUALITIES}
-    return SearchRecords("s", 9, "val", "kodak", baselines, list(trials))
+    return SearchRecords("s", QUALITIES, 9, "val", "kodak", baselines, list(trials))
 
 
 def test_a_gain_at_every_rate_is_the_bd_rate() -> None:
@@ -93,6 +94,17 @@ def test_a_strategy_takes_the_baseline_where_it_has_no_finished_trial() -> None:
     assert overall.bd_rate_psnr.value == pytest.approx(y.bd_rate_psnr.value)
     assert both.bd_rate_psnr is None
     assert "trained at full length" in both.refused
+
+
+def test_a_trial_has_no_bd_rate_until_every_baseline_is_there() -> None:
+    records = search(record("trial-000", 1, -1.0, "y"))
+    whole = records.derived(records.trials[0], 9)
+    late = records.baselines.pop(6)
+    assert records.derived(records.trials[0], 9).keys() == {"kodak/rate_change", "val/rate_change"}
+    records.baselines[6] = dataclasses.replace(late, state=FAILED, readings={})
+    partly = records.derived(records.trials[0], 9)  # the five others make the curve
+    assert partly.keys() == whole.keys()
+    assert partly["kodak/bd_rate_psnr"] == pytest.approx(-1)
 
 
 def test_a_broken_baseline_curve_gives_no_number() -> None:

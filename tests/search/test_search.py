@@ -22,16 +22,17 @@ from lic.trial import Trial
 from search.config import Settings
 from search.core import studies
 from search.engine import training_config_of
-from search.plan import template_of
+from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.space import Candidate
 from tests.conftest import SHARED
 
 HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
-SMALL = (
-    "--preset tiny --width 8 --start scratch --epochs 2 --steps-per-epoch 3 --workers 1 "
-    "--data deadleaves --test deadleaves --test-images 2 --val-images 2"
-).split()
+SMALL = [
+    *("--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2", "--steps-per-epoch", "3"),
+    *("--data", "deadleaves", "--test", "deadleaves", "--test-images", "2", "--val-images", "2"),
+    *("--workers", "1"),
+]
 
 
 def run_search(results: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,7 +43,7 @@ def run_search(results: Path, name: str, *arguments: str) -> subprocess.Complete
 def records_of(results: Path, name: str, test_set: str) -> SearchRecords:
     settings = settings_of(results, name)
     opened = studies(f"sqlite:///{results}/{name}/study.db", name)
-    return read_records(opened, settings.epochs, settings.select_on, test_set)
+    return read_records(opened, plan_of(settings), test_set)
 
 
 def settings_of(results: Path, name: str) -> Settings:
