@@ -29,7 +29,7 @@ def link(base: str, experiment: str, test_set: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the links and become the MLflow server; returns an exit status on bad input."""
+    """Print the links and become the MLflow server; returns only on bad input, with its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m dashboards.open", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -61,8 +61,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{experiment.name}: {link(base, experiment.experiment_id, test_set)}", flush=True)
     server = ["mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     server += ["--port", str(args.port), "--workers", "1"]
+    # Its job workers serve evaluations of language models, and outlive the server.
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     os.execv(sys.executable, [sys.executable, "-m", *server])
-    return 0
 
 
 if __name__ == "__main__":

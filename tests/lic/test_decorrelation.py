@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lic.architectures import ModelError
 from lic.decorrelation import decorrelation, latent_decorrelation, scale_factor
@@ -39,6 +40,25 @@ def test_equals_the_naive_loop(batch: int, channels: int, height: int, width: in
 def test_gradient() -> None:
     features = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(decorrelation, features)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches every operation, the backward pass's too, for the largest tensor it makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+def test_no_tensor_is_larger_than_positions_by_channels_squared() -> None:
+    features = torch.randn(4, 32, 3, 5, requires_grad=True)
+    with LargestTensor() as watch:
+        decorrelation(features).backward()
+    assert watch.largest == 3 * 5 * 32 * 32
 
 
 def test_a_constant_per_position_costs_nothing() -> None:
