@@ -35,6 +35,7 @@ ui: .venv
 # The weights that the tiny preset starts from; a folder of photographs as IMAGES.
 starter: .venv
 	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --quality 6 --epochs 28 $(if $(IMAGES),--data $(IMAGES))
+	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --threads 2 $(if $(IMAGES),--data $(IMAGES))
 	$(BIN)/python -m lic.starter cheng --width 16 --epochs 35 $(if $(IMAGES),--data $(IMAGES))
 
 # Pins the newest versions that pyproject.toml allows, with their hashes.

@@ -2,7 +2,9 @@
 
 A small model trained from scratch for a search's few hundred steps is worthless at every rate, so
 small searches start all their trainings from these weights. One model per architecture, trained
-at one rate; a search's own steps then move it to each of the six.
+at one rate; a search's own steps then move it to each of the six. A second call with `--again` and
+larger patches mends what small ones spoil: on 64 x 64 pixels z is a single position, whose
+neighbours are padding, and the scales that the hyper-decoder learns there are wrong on whole images.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from lic.architectures import starter_path
 from lic.data.cache import default_cache
 from lic.data.crops import RandomCrops
 from lic.data.sets import training_and_validation
-from lic.models import build, parameter_count, save_weights
+from lic.models import build, load_weights, parameter_count, save_weights
 from lic.recipe import LAMBDAS, TrainingConfig
 from lic.training import Trainer
 
@@ -33,19 +35,27 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=5, choices=LAMBDAS, help="rate to train at")
     parser.add_argument("--epochs", type=int, default=40, help="of 1,000 steps each")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--patch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--again", action="store_true", help="go on from the weights that are there")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("results/starters"), help="for checkpoints")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
 
     target = starter_path(args.model, args.width, args.latent_width)
     config = TrainingConfig(
-        lmbda=LAMBDAS[args.quality], batch=8, patch=64, epochs=args.epochs, steps_per_epoch=1000,
+        lmbda=LAMBDAS[args.quality], batch=args.batch, patch=args.patch, epochs=args.epochs, steps_per_epoch=1000,
         lr=args.lr, decay_at=0.5, decay_to=0.02,
     )  # fmt: skip
     images = training_and_validation(args.data, 1, default_cache())[0].images
     crops = RandomCrops(images, config.patch, config.batch, config.seed)
-    trainer = Trainer(build(args.model, args.width, args.latent_width), config, crops)
-    checkpoint = args.work / f"{target.stem}.pt"
+    model, before = build(args.model, args.width, args.latent_width), None
+    if args.again:
+        load_weights(model, target)
+        before = json.loads(target.with_suffix(".json").read_text())
+    trainer = Trainer(model, config, crops)
+    checkpoint = args.work / f"{target.stem}-{args.patch}.pt"
     if checkpoint.is_file():
         trainer.load(checkpoint)
         print(f"going on from epoch {trainer.epoch} of {checkpoint}", flush=True)
@@ -72,6 +82,7 @@ def main() -> None:
         "images": len(images),
         "training": {key: getattr(config, key) for key in config.__dataclass_fields__},
         "last_epoch": readings,
+        "started_from": before,
         "versions": {name: version(name) for name in ("torch", "compressai")},
     }
     target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
