@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     server += ["--port", str(args.port), "--workers", "1"]
     # Its job workers serve evaluations of language models, and outlive the server.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    os.execv(sys.executable, [sys.executable, "-m", *server])
+    return os.execv(sys.executable, [sys.executable, "-m", *server])
 
 
 if __name__ == "__main__":

@@ -45,9 +45,15 @@ def main() -> None:
 
     target = starter_path(args.model, args.width, args.latent_width)
     config = TrainingConfig(
-        lmbda=LAMBDAS[args.quality], batch=args.batch, patch=args.patch, epochs=args.epochs, steps_per_epoch=1000,
-        lr=args.lr, decay_at=0.5, decay_to=0.02,
-    )  # fmt: skip
+        lmbda=LAMBDAS[args.quality],
+        batch=args.batch,
+        patch=args.patch,
+        epochs=args.epochs,
+        steps_per_epoch=1000,
+        lr=args.lr,
+        decay_at=0.5,
+        decay_to=0.02,
+    )
     images = training_and_validation(args.data, 1, default_cache())[0].images
     crops = RandomCrops(images, config.patch, config.batch, config.seed)
     model, before = build(args.model, args.width, args.latent_width), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,13 +168,13 @@ class Resolved:
 def resolve(
     command_line: Mapping[str, Any],
     environment: Mapping[str, str],
-    gpus: Callable[[], int],
+    gpus: Callable[[str | None], int],
     file: Path | None = None,
 ) -> Resolved:
     """Merge the sources, later over earlier, and check the result.
 
-    `gpus` counts the GPUs that the search would have; it is asked only for what is left to
-    `auto`. Raises ConfigError.
+    `gpus` counts the GPUs of the cluster at an address, or of this machine (None); it is asked only
+    for what is left to `auto`. Raises ConfigError.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if file is not None:
@@ -190,11 +191,12 @@ def resolve(
 
     merged, sources = _merge(layers, Settings().model_dump())
     model = str(merged["model"])
-    preset, why = _choose_preset(str(merged["preset"]), gpus)
+    count_gpus = functools.partial(gpus, merged["address"])
+    preset, why = _choose_preset(str(merged["preset"]), count_gpus)
     layers[:0] = _preset_layers(preset, model)
     merged, sources = _merge(layers, Settings().model_dump())
     merged["preset"], sources["preset"] = preset, f"{sources['preset']}{why}"
-    return _check(merged, sources, gpus)
+    return _check(merged, sources, count_gpus)
 
 
 def _merge(

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from rich.console import Console
 
 from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
+from lic.data.sets import ImageSet
 from search.config import ConfigError, Resolved, Settings, add_arguments, resolve
 from search.records import FAILED, SearchRecords
 from search.space import Plan
@@ -84,9 +86,7 @@ def parse(argv: list[str]) -> tuple[Resolved, bool]:
     if unknown:
         # Through the settings' own check, for its 'did you mean'.
         values[unknown[0].lstrip("-").split("=")[0].replace("-", "_")] = ""
-    address = values.get("address")
-    resolved = resolve(values, os.environ, functools.partial(_gpus, address), known.config)
-    return resolved, known.print_config
+    return resolve(values, os.environ, _gpus, known.config), known.print_config
 
 
 def _prepare_ray(address: str | None) -> None:
@@ -144,58 +144,25 @@ def search(resolved: Resolved, folder: Path) -> int:
     settings = resolved.settings
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
     say = functools.partial(console.print, markup=False)
-    plan = plan_of(settings)
-    template = template_of(settings)
+    plan, template = plan_of(settings), template_of(settings)
     say("preparing the images ...")
-    train, val, test = open_images(template.images)
-    if settings.select_on == "kodak" and test.name != "kodak":
+    images = open_images(template.images)
+    test_set = images[2].name
+    if settings.select_on == "kodak" and test_set != "kodak":
         raise ConfigError(
-            f"--select-on kodak needs the Kodak images, and only {test.source} are there; give --kodak DIR"
+            f"--select-on kodak needs the Kodak images, not {images[2].source}; give --kodak DIR"
         )
     gpus = _gpus(settings.address)  # joins the cluster, if there is one
     workers = settings.workers or _default_workers(settings, gpus)
+    uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = uri or f"sqlite:///{folder.parent.resolve()}/mlflow.db"
+    for label, text in _choices(resolved, plan, images, gpus, workers).items():
+        say(f"{label:<12} {text}")
+    say(f"{'results':<12} {folder}\n{'MLflow':<12} {_public(uri)}")
 
-    (folder / "tables").mkdir(parents=True)
-    say(f"searching {architecture(settings.model)}, {settings.width} channels: qualities "
-        f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
-        f"alpha {plan.alpha_min:g} to {plan.alpha_max:g}")  # fmt: skip
-    uri = (
-        settings.tracking_uri
-        or os.environ.get("MLFLOW_TRACKING_URI")
-        or f"sqlite:///{folder.parent.resolve()}/mlflow.db"
-    )
-    for label, text in {
-        "preset": f"{settings.preset}, from {resolved.sources['preset']}",
-        "device": f"{_device(settings, gpus)}, {workers} trials at once",
-        "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
-        f"{settings.patch}x{settings.patch}, from {Path(settings.start).name}",
-        "train on": train.source,
-        "select on": val.source if plan.selection == "val" else test.source,
-        "report on": f"{test.name}: {test.source}",
-        "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines; "
-        + (
-            f"poor trials stop after epoch {', '.join(map(str, plan.rungs))}"
-            if plan.rungs
-            else "no early stopping"
-        ),
-        "results": str(folder),
-        "MLflow": uri,
-    }.items():
-        say(f"  {label:<10} {text}")
-
-    provenance = _provenance(train.images.fingerprint, val.images.fingerprint, test.images.fingerprint)
-    (folder / "settings.yaml").write_text(resolved.report() + "\n")
-    (folder / "environment.json").write_text(json.dumps(provenance, indent=2) + "\n")
-    artifacts = folder / "artifacts" if uri.startswith("sqlite:") else None
-    shown = settings.model_dump(mode="json")
-    shown.pop("tracking_uri")  # may hold a password
-    tracker = Tracker(
-        uri, folder.name, artifacts, {key: str(value) for key, value in shown.items()},
-        {**{f"lictune.{k}": str(v) for k, v in provenance.items()}, "lictune.test_set": test.name},
-    )  # fmt: skip
-    tracker.artifact(folder / "settings.yaml")
+    tracker = _record_start(resolved, folder, uri, images)
     core = Core(f"sqlite:///{folder.resolve()}/study.db", folder.name, plan)
-    monitor = Monitor(core, test.name, tracker, say)
+    monitor = Monitor(core, test_set, tracker, say)
     if not settings.address:
         engine.connect(None, workers, gpus)
     started = time.monotonic()
@@ -210,6 +177,49 @@ def search(resolved: Resolved, folder: Path) -> int:
     monitor.close()
     wall = time.monotonic() - started
     return _conclude(monitor.records(), plan, folder, tracker, console, wall, workers)
+
+
+def _choices(
+    resolved: Resolved, plan: Plan, images: tuple[ImageSet, ...], gpus: int, workers: int
+) -> dict[str, str]:
+    """What the search chose, by label, for its first lines."""
+    settings, (train, val, test) = resolved.settings, images
+    stops = f"poor trials stop after epoch {', '.join(map(str, plan.rungs))}"
+    return {
+        "searching": f"{architecture(settings.model)}, {settings.width} channels: qualities "
+        f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
+        f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale)",
+        "preset": f"{settings.preset}, from {resolved.sources['preset']}",
+        "device": f"{_device(settings, gpus)}, {workers} trials at once",
+        "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
+        f"{settings.patch}x{settings.patch}, from {Path(settings.start).name}",
+        "train on": train.source,
+        "select on": val.source if plan.selection == "val" else test.source,
+        "report on": f"{test.name}: {test.source}",
+        "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines; "
+        f"{stops if plan.rungs else 'no early stopping'}",
+    }
+
+
+def _record_start(resolved: Resolved, folder: Path, uri: str, images: tuple[ImageSet, ...]) -> Tracker:
+    """Make the results folder with the settings and where everything came from, and MLflow's
+    parent run. Raises TrackingError, leaving no folder, if MLflow cannot be reached."""
+    provenance = _provenance(images)
+    shown = {key: _public(str(value)) for key, value in resolved.settings.model_dump(mode="json").items()}
+    tags = {f"lictune.{key}": value for key, value in provenance.items()}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    artifacts = folder / "artifacts" if uri.startswith("sqlite:") else None
+    tracker = Tracker(uri, folder.name, artifacts, shown, {**tags, "lictune.test_set": images[2].name})
+    (folder / "tables").mkdir(parents=True)
+    (folder / "settings.yaml").write_text(_public(resolved.report()) + "\n")
+    (folder / "environment.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    tracker.artifact(folder / "settings.yaml")
+    return tracker
+
+
+def _public(text: str) -> str:
+    """The text with the passwords of its addresses hidden."""
+    return re.sub(r"//([^:/@\s]*):[^@/\s]+@", r"//\1:***@", text)
 
 
 def _device(settings: Settings, gpus: int) -> str:
@@ -228,7 +238,8 @@ def _default_workers(settings: Settings, gpus: int) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _provenance(train: str, val: str, test: str) -> dict[str, str]:
+def _provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
+    """Code, command, machine, versions and images of this search."""
     root = Path(__file__).resolve().parent.parent
     try:
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
@@ -237,13 +248,14 @@ def _provenance(train: str, val: str, test: str) -> dict[str, str]:
         commit = "unknown"
     return {
         "git_commit": commit,
-        "command": " ".join(["python -m search.run", *sys.argv[1:]]),
+        "command": _public(" ".join(["python -m search.run", *sys.argv[1:]])),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         **{f"version_{name}": version(name) for name in _VERSIONS},
-        "train_fingerprint": train,
-        "val_fingerprint": val,
-        "test_fingerprint": test,
+        **{
+            f"{role}_fingerprint": part.images.fingerprint
+            for role, part in zip(("train", "val", "test"), images, strict=True)
+        },
     }
 
 

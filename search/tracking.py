@@ -67,9 +67,7 @@ class Tracker:
             self._log_params(self.parent, params)
         except (MlflowException, OSError) as error:
             first = str(error).splitlines()[0][:200]
-            raise TrackingError(
-                f"MLflow at {uri} cannot be written to ({first}); check --tracking-uri"
-            ) from error
+            raise TrackingError(f"MLflow cannot be written to ({first}); check --tracking-uri") from error
         self._runs: dict[str, str] = {}
         self.lost = 0
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED)

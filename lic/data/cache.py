@@ -143,7 +143,7 @@ def _open(cache: Path, key: str) -> PackedImages | None:
     path = cache / f"{key}.bin"
     try:
         packed = PackedImages(path)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
     last = packed.images[-1]
     whole = last.offset + last.height * last.width * 3 == path.stat().st_size

@@ -14,7 +14,7 @@ from search.run import main
 
 def settled(command_line: dict | None = None, environment: dict | None = None, gpus: int = 0,
             file: Path | None = None) -> Resolved:  # fmt: skip
-    return resolve(command_line or {}, environment or {}, lambda: gpus, file)
+    return resolve(command_line or {}, environment or {}, lambda _: gpus, file)
 
 
 def refused(command_line: dict, **others: object) -> str:
@@ -138,6 +138,24 @@ def test_the_command_prints_one_line_and_status_2(capsys: pytest.CaptureFixture[
     assert main(["--data", str(tmp_path / "none"), "--results", str(tmp_path)]) == 2
     assert "there is no image folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["old"]  # nothing was started
+
+
+def test_the_address_of_any_source_is_asked_for_its_gpus() -> None:
+    asked = []
+    resolve({}, {"LICTUNE_ADDRESS": "ray://head:10001"}, lambda address: asked.append(address) or 4)
+    assert set(asked) == {"ray://head:10001"}
+
+
+def test_an_unreachable_server_is_named_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["--tracking-uri", "http://me:secret@127.0.0.1:9", "--results", str(tmp_path), "--name", "a"]
+    generated = ["--data", "deadleaves", "--test", "deadleaves", "--test-images", "1", "--val-images", "1"]
+    assert main([*arguments, *generated]) == 2
+    shown = capsys.readouterr()
+    assert "cannot be written to" in shown.err and "check --tracking-uri" in shown.err
+    assert "secret" not in shown.out + shown.err
+    assert not (tmp_path / "a").exists()
 
 
 def test_print_config_shows_values_and_sources(capsys: pytest.CaptureFixture[str]) -> None:
