@@ -161,7 +161,7 @@ class Resolved:
         for key, value in self.settings.model_dump(mode="json").items():
             text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
             text = text.removesuffix("...").strip()
-            lines.append(f"{f'{key}: {text}':<44}# {self.sources[key]}")
+            lines.append(f"{f'{key}: {text}':<42}  # {self.sources[key]}")
         return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = _results_folder(resolved.settings)
         return search(resolved, folder)
     except (ConfigError, ImageError, ModelError, TrackingError) as error:
-        print(f"lictune: {error}", file=sys.stderr)
+        print(f"lictune: {_public(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("lictune: interrupted before the search began", file=sys.stderr)
