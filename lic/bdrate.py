@@ -37,6 +37,16 @@ class Curve:
         order = np.argsort(rates)
         return Curve(rates[order], qualities[order])
 
+    @staticmethod
+    def front(rate: ArrayLike, quality: ArrayLike) -> Curve:
+        """The curve through the points that no other beats: a point with more bits and no more
+        quality than another is left out. Of a monotone curve that is every point."""
+        rates, qualities = np.asarray(rate, float), np.asarray(quality, float)
+        order = np.lexsort((-qualities, rates))
+        best_before = np.maximum.accumulate(np.r_[-np.inf, qualities[order][:-1]])
+        kept = order[qualities[order] > best_before]
+        return Curve(rates[kept], qualities[kept])
+
     def __post_init__(self) -> None:
         if len(self.rate) < 2 or len(self.rate) != len(self.quality):
             raise CurveError(f"a rate-distortion curve needs two points or more, not {len(self.rate)}")

@@ -14,9 +14,6 @@ from search.tracking import Tracker
 
 _MLFLOW_STATUS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 
-#: Figures that compare a reading of the test set with the baselines (SearchRecords.derived).
-_COMPARISONS = 4
-
 #: Share of its epochs that a trial is expected to run while none has ended yet (design.md: 45 %).
 _EXPECTED_SHARE = 0.45
 
@@ -66,9 +63,8 @@ class Monitor:
             fresh = {key: value for key, value in derived.items() if key not in logged}
             if fresh:
                 self.tracker.measured(name, epoch, fresh)
-                logged |= fresh.keys()
-            tested = f"{records.test_set}/bpp" in record.readings[epoch]
-            if len(logged) == (_COMPARISONS if tested else 1):
+                logged.update(fresh)
+            if records.comparable(record, epoch):
                 del self._waiting[name, epoch]
 
     def close(self) -> None:

@@ -79,8 +79,12 @@ class SearchRecords:
 
     def bd_rate(self, record: TrialRecord, epoch: int, metric: str) -> float | None:
         """The single-trial BD-rate in percent on the test set, against the baselines at the same
-        epoch; None until all of them that have not failed are there. Raises CurveError for a
-        baseline curve that is not monotone."""
+        epoch; None until all of them that have not failed are there.
+
+        Early in a training neighbouring baselines can lie in the wrong order. A baseline that another
+        beats in bits and quality is no part of what the codec can do, and is left out here (not in
+        the BD-rate of a search, which is refused). Raises CurveError if fewer than two are left.
+        """
         own, points = self._point(record, epoch, metric), []
         for quality in self.qualities:
             baseline = self.baselines.get(quality)
@@ -90,7 +94,17 @@ class SearchRecords:
         there = [point for point in points if point is not None]
         if own is None or len(there) < max(2, len(points)):
             return None
-        return point_bd_rate(Curve.of(*zip(*there, strict=True)), *own)
+        return point_bd_rate(Curve.front(*zip(*there, strict=True)), *own)
+
+    def comparable(self, record: TrialRecord, epoch: int) -> bool:
+        """Whether every baseline that the record's reading is compared with is there: that of its own
+        rate, and all that have not failed where the test set was measured. Then `derived` is final."""
+        tested = f"{self.test_set}/bpp" in record.readings[epoch]
+        for quality in self.qualities if tested else (record.quality,):
+            baseline = self.baselines.get(quality)
+            if baseline is None or (epoch not in baseline.readings and baseline.state != FAILED):
+                return False
+        return True
 
     def _point(self, record: TrialRecord, epoch: int, metric: str) -> tuple[float, float] | None:
         figures = record.readings.get(epoch, {})

@@ -70,6 +70,15 @@ def test_bad_curves_are_refused_by_name() -> None:
         bd_quality(ANCHOR, far)
 
 
+def test_the_front_leaves_out_what_others_beat() -> None:
+    assert np.array_equal(Curve.front(ANCHOR.rate[::-1], ANCHOR.quality[::-1]).rate, ANCHOR.rate)
+    front = Curve.front([0.1, 0.2, 0.2, 0.3, 0.4], [30, 31, 32, 31.5, 33])
+    assert list(front.rate) == [0.1, 0.2, 0.4]
+    assert list(front.quality) == [30, 32, 33]
+    with pytest.raises(CurveError, match="two points"):
+        Curve.front([0.1, 0.2], [31, 30])
+
+
 def _images(curve: Curve, factor: float, seed: int) -> ImageCurve:
     """24 images whose rates scatter around the curve, the same way for every factor."""
     spread = np.random.default_rng(seed).lognormal(0, 0.5, 24)
