@@ -224,7 +224,7 @@ def _public(text: str) -> str:
 
 def _device(settings: Settings, gpus: int) -> str:
     if not settings.gpus_per_trial:
-        return "CPU"
+        return "CPU" if gpus else "CPU (there is no GPU)"
     return f"{gpus} GPU, {settings.gpus_per_trial:g} a trial"
 
 
