@@ -98,7 +98,7 @@ def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> Im
         try:
             root, name, source = fetch_kodak(cache), "kodak", "Kodak images"
         except ImageError as error:
-            source += f", for {error}"
+            source += f", because {error}"
     if root is None:
         images = pack_dead_leaves(_TEST_SEED, min(count or _TEST_LEAVES, _TEST_LEAVES), cache)
         return ImageSet(name, images, f"{len(images)} {source}")
