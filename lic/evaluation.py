@@ -44,10 +44,6 @@ class Operating:
     ms_ssim: float
     ms_ssim_db: float
 
-    def rd_cost(self, lmbda: float) -> float:
-        """J = R + lambda_d D."""
-        return self.bpp + lmbda * self.mse
-
 
 def decibels(ms_ssim: float) -> float:
     """MS-SSIM in dB; identical images (MS-SSIM 1) give infinity."""

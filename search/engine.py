@@ -17,6 +17,7 @@ from lic.recipe import LAMBDAS
 from lic.training import DivergedError
 from lic.trial import Readings, Trial, TrialConfig
 from search.core import Core
+from search.objective import rd_cost
 from search.space import Candidate
 
 CHECKPOINT = "state.pt"
@@ -53,9 +54,8 @@ class RayTrial(tune.Trainable):
         except DivergedError as error:
             # Not an error to Ray: training it again from the checkpoint would fail the same way.
             return {"failure": str(error), "rd_cost": float("inf")}
-        lmbda, figures = self.trial.config.training.lmbda, readings.figures
-        cost = figures[f"{self.selection}/bpp"] + lmbda * figures[f"{self.selection}/mse"]
-        return {"readings": readings, "rd_cost": cost}
+        lmbda = self.trial.config.training.lmbda
+        return {"readings": readings, "rd_cost": rd_cost(readings.figures, self.selection, lmbda)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self.trial.trainer.save(Path(checkpoint_dir) / CHECKPOINT)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import psutil
+
 from lic.recipe import LAMBDAS
 from lic.trial import Readings
 from search.core import Core
-from search.records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord, read_records
+from search.records import FAILED, FINISHED, STOPPED, RecordReader, SearchRecords, TrialRecord
 from search.space import BASELINE, TRIAL, Candidate
 from search.tracking import Tracker
 
@@ -17,25 +19,35 @@ _MLFLOW_STATUS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 #: Share of its epochs that a trial is expected to run while none has ended yet (design.md: 45 %).
 _EXPECTED_SHARE = 0.45
 
+#: Seconds between two looks at the memory in use; a look costs some tenths of a second.
+_MEMORY_EVERY = 60
+
 
 class Monitor:
     """The engine's listener. All that it shows is read from the records."""
 
     def __init__(self, core: Core, test_set: str, tracker: Tracker, say: Callable[[str], None]) -> None:
-        self.core, self.test_set, self.tracker, self.say = core, test_set, tracker, say
+        self.core, self.tracker, self.say = core, tracker, say
+        self._reader = RecordReader((core.trials, core.baselines), core.plan, test_set)
         self._started = time.monotonic()
         self._waiting: dict[tuple[str, int], set[str]] = {}
         self._ended: set[str] = set()
         self._epochs_seen = 0
+        self._memory_seen = 0.0
+        #: Largest memory of this process and all below it so far, MiB.
+        self.peak_memory = 0.0
 
     def records(self) -> SearchRecords:
-        return read_records((self.core.trials, self.core.baselines), self.core.plan, self.test_set)
+        return self._reader.read()
 
     def started(self, candidate: Candidate) -> None:
         self.tracker.started(candidate, LAMBDAS[candidate.quality])
 
     def measured(self, name: str, readings: Readings) -> None:
         self._epochs_seen += 1
+        if time.monotonic() - self._memory_seen > _MEMORY_EVERY:
+            self._memory_seen = time.monotonic()
+            self.peak_memory = max(self.peak_memory, tree_memory())
         self.tracker.measured(name, readings.epoch, readings.figures)
         self._waiting[name, readings.epoch] = set()
         self._follow_up(self.records())
@@ -120,6 +132,18 @@ class Monitor:
         left -= sum(min(r.last_epoch, mean) for r in running)
         pace = (time.monotonic() - self._started) / max(1, self._epochs_seen)
         return max(0.0, left) * pace
+
+
+def tree_memory() -> float:
+    """Memory of this process and all below it, MiB: the sum of their proportional set sizes, in
+    which a page that several share counts once."""
+    own, total = psutil.Process(), 0
+    for process in (own, *own.children(recursive=True)):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:
+            continue  # ended meanwhile
+    return total / 2**20
 
 
 def duration(seconds: float) -> str:

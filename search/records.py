@@ -153,13 +153,42 @@ def _decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
     return -10 * np.log10(1 - ms_ssim)
 
 
+class RecordReader:
+    """Reads the records of a search's two studies (search.core.studies) again and again, those of
+    ended trainings only once; nothing is written."""
+
+    def __init__(self, studies: tuple[Study, Study], plan: Plan, test_set: str) -> None:
+        self._studies, self._plan, self._test_set = studies, plan, test_set
+        self._ended: dict[int, TrialRecord] = {}
+
+    def read(self) -> SearchRecords:
+        """Everything recorded so far."""
+        plan = self._plan
+        trials, baselines = (
+            [self._record(trial) for trial in study.get_trials(deepcopy=False)] for study in self._studies
+        )
+        return SearchRecords(
+            self._studies[0].study_name,
+            plan.qualities,
+            plan.epochs,
+            plan.selection,
+            self._test_set,
+            {record.quality: record for record in baselines},
+            trials,
+        )
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        if trial._trial_id in self._ended:
+            return self._ended[trial._trial_id]
+        record = record_of(trial)
+        if trial.state.is_finished():
+            self._ended[trial._trial_id] = record
+        return record
+
+
 def read_records(studies: tuple[Study, Study], plan: Plan, test_set: str) -> SearchRecords:
-    """Read the records of a search's two studies (search.core.studies); nothing is written."""
-    trials, baselines = (study.get_trials(deepcopy=False) for study in studies)
-    by_quality = {t.user_attrs["quality"]: record_of(t) for t in baselines}
-    everything = [record_of(trial) for trial in trials]
-    name = studies[0].study_name
-    return SearchRecords(name, plan.qualities, plan.epochs, plan.selection, test_set, by_quality, everything)
+    """Read the records of a search's two studies once."""
+    return RecordReader(studies, plan, test_set).read()
 
 
 def record_of(trial: FrozenTrial) -> TrialRecord:

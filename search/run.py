@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     # Heavy imports wait until the settings are known to be good.
     _prepare_ray(resolved.settings.address)
     from lic.trial import open_images
-    from search import engine
+    from search import engine, summary
     from search.core import Core
     from search.monitor import Monitor
     from search.plan import plan_of, template_of
@@ -176,7 +177,8 @@ def search(resolved: Resolved, folder: Path) -> int:
         engine.disconnect()
     monitor.close()
     wall = time.monotonic() - started
-    return _conclude(monitor.records(), plan, folder, tracker, console, wall, workers)
+    took = functools.partial(summary.effort, wall=wall, workers=workers, memory=monitor.peak_memory)
+    return _conclude(monitor.records(), plan, folder, tracker, console, took)
 
 
 def _choices(
@@ -265,8 +267,7 @@ def _conclude(
     folder: Path,
     tracker: Tracker,
     console: Console,
-    wall: float,
-    workers: int,
+    took: Callable[[SearchRecords], str],
 ) -> int:
     """Tables, figures and best checkpoints; the last lines; the exit status."""
     from search import results, summary
@@ -293,7 +294,7 @@ def _conclude(
         console.print(f"every trial failed; the first said: {records.trials[0].reason}", markup=False)
         return OWN_ERROR
     summary.show(records, by_strategy, console)
-    console.print(summary.effort(records, wall, workers), markup=False)
+    console.print(took(records), markup=False)
     if tracker.lost:
         console.print(f"{tracker.lost} records did not reach MLflow; the results folder has them all")
     console.print(

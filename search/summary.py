@@ -60,8 +60,9 @@ def _decibels(figure: float | None) -> str:
     return "-" if figure is None else f"{figure:+.3f} dB"
 
 
-def effort(records: SearchRecords, wall: float, workers: int) -> str:
-    """What the search took: epochs, trials by end, share of the workers' time spent on work."""
+def effort(records: SearchRecords, wall: float, workers: int, memory: float) -> str:
+    """What the search took: epochs, trials by end, share of the workers' time spent on work; `memory`
+    is the most that all its processes on this machine held together, MiB."""
     trials, everything = records.trials, records.everything()
     count = {state: sum(t.state == state for t in trials) for state in (FINISHED, STOPPED, FAILED)}
     seconds = {
@@ -76,7 +77,7 @@ def effort(records: SearchRecords, wall: float, workers: int) -> str:
         f"{count[FAILED]} failed; {100 * spent / full:.0f} % of the epochs of full training\n"
         f"{busy:.0f} % of {workers} x {wall / 60:.1f} min went into "
         f"training ({seconds['train'] / 60:.1f} min) and evaluation ({seconds['eval'] / 60:.1f} min); "
-        f"largest worker {peak:.0f} MiB"
+        f"largest worker {peak:.0f} MiB, all processes here {memory:.0f} MiB"
     )
 
 

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from lic.recipe import LAMBDAS
 from search.core import Core
-from search.objective import rate_change
+from search.objective import rate_change, rd_cost
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
 from search.space import BASELINE, Candidate, Plan
 from search.stopping import rungs, should_stop
@@ -202,6 +202,7 @@ def test_rungs_and_the_rule() -> None:
 
 def test_rate_change_has_bd_rates_sign() -> None:
     base = {"val/bpp": 0.5, "val/mse": 100.0}
+    assert rd_cost(base, "val", 0.01) == pytest.approx(1.5)
     assert rate_change(base, base, "val", 0.0067) == 0
     assert rate_change({"val/bpp": 0.45, "val/mse": 100.0}, base, "val", 0.0067) == pytest.approx(-10)
     assert rate_change({"val/bpp": 0.5, "val/mse": 110.0}, base, "val", 0.0067) == pytest.approx(13.4)
