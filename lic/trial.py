@@ -54,8 +54,8 @@ class TrialConfig:
 
 @dataclass(frozen=True)
 class Readings:
-    """What one epoch measured: figures by name ('train/loss', 'val/psnr', 'kodak/bpp', ...) and,
-    where the test set was evaluated, its per-image columns."""
+    """What one epoch measured: figures by name ('train/loss', 'val/psnr', 'kodak/bpp', ...) and the
+    per-image columns behind those of the image sets, named alike."""
 
     epoch: int
     figures: dict[str, float]
@@ -94,14 +94,16 @@ class Trial:
         terms = self.trainer.run_epoch()
         train_seconds = terms.pop("train_seconds")
         figures = {f"train/{name}": value for name, value in terms.items()}
-        epoch, images, started = self.trainer.epoch, {}, time.perf_counter()
+        epoch, started = self.trainer.epoch, time.perf_counter()
+        images: dict[str, list[float]] = {}
         if epoch in self.config.val_epochs:
             table = self._evaluate(self.val_images, self.config.images.val_crop, False)
             figures |= _figures("val", table)
+            images |= _columns("val", table, ("bpp", "mse"))
         if epoch in self.config.test_epochs:
             table = self._evaluate(self.test_images, None, True)
             figures |= _figures(self.test_images.name, table)
-            images = {name: table[name].tolist() for name in ("bpp", "mse", "psnr", "ms_ssim")}
+            images |= _columns(self.test_images.name, table, ("bpp", "mse", "psnr", "ms_ssim"))
         figures["time/train_seconds"] = train_seconds
         figures["time/eval_seconds"] = time.perf_counter() - started
         figures["memory/peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -121,3 +123,7 @@ def _figures(set_name: str, table: pd.DataFrame) -> dict[str, float]:
     point = aggregate(table)
     named = {name: getattr(point, name) for name in point.__dataclass_fields__}
     return {f"{set_name}/{name}": value for name, value in named.items() if math.isfinite(value)}
+
+
+def _columns(set_name: str, table: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[float]]:
+    return {f"{set_name}/{name}": table[name].tolist() for name in names}

@@ -54,7 +54,9 @@ class Settings(BaseModel):
     alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0)
     alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0)
     seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0)
-    sampler: Literal["tpe", "gp", "random"] = _setting("What to search", "tpe", "what proposes points")
+    sampler: Literal["surrogate", "tpe", "gp", "random"] = _setting(
+        "What to search", "surrogate", "what proposes points: the search's own, or Optuna's pooled over rates"
+    )
     stopping: bool = _setting("What to search", True, "stop poor trials early (ASHA per rate)")
     grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1)
     eta: int = _setting("What to search", 3, "one in eta trials passes a rung", ge=2)

@@ -6,17 +6,16 @@ it goes on. A new process that opens the storage decides as the old one would ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lic.recipe import LAMBDAS
-from search.objective import rate_change
-from search.sampler import make_sampler
-from search.space import BASELINE, TRIAL, Candidate, Plan
-from search.stopping import should_stop
+from search.belief import MOST_TRIALS, VARIANCE, Belief
+from search.objective import rate_change, rate_change_variance
+from search.sampler import RateSampler, fitted, make_sampler
+from search.space import BASELINE, TRIAL, Candidate, Plan, trial_name
+from search.stopping import should_stop, worth_finishing
 
 _READINGS, _IMAGES = "readings:", "images:"
 
@@ -27,7 +26,7 @@ def readings_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
 
 
 def images_of(trial: FrozenTrial) -> dict[int, dict[str, list[float]]]:
-    """The recorded per-image columns of the test set by epoch."""
+    """The recorded per-image columns by epoch, named as the figures are."""
     return _by_epoch(trial, _IMAGES)
 
 
@@ -64,10 +63,15 @@ class Core:
     def __init__(self, storage: BaseStorage | str, name: str, plan: Plan) -> None:
         self.plan = plan
         self.trials, self.baselines = studies(storage, name)
+        # By rung (quality, epoch) the value of every trial that reached it: the storage's own, at hand.
+        self._rungs: dict[tuple[int, int], dict[int, float]] = {}
+        for trial in _all(self.trials):
+            for epoch, value in trial.intermediate_values.items():
+                self._note(trial, epoch, value)
 
     def suggest(self) -> Candidate | None:
-        """The next training: the baselines first, then trials with the rates in turn; None once
-        the budget is spent or no rate has a baseline to compare with."""
+        """The next training: the baselines first, then trials; None once the budget is spent or no
+        rate has a baseline to compare with."""
         started = {trial.user_attrs["quality"] for trial in _all(self.baselines)}
         for quality in self.plan.qualities:
             if quality not in started:
@@ -79,22 +83,24 @@ class Core:
         number = len(_all(self.trials))
         if number >= self.plan.budget or not qualities:
             return None
-        return self._start_trial(number, qualities[number % len(qualities)])
+        return self._start_trial(number, qualities)
 
     def _start_baseline(self, quality: int) -> Candidate:
         trial = self.baselines.ask()
         self._describe(trial, BASELINE, quality)
         return Candidate(f"{BASELINE}-q{quality}", BASELINE, quality, 0.0, "", self.plan.seed)
 
-    def _start_trial(self, number: int, quality: int) -> Candidate:
+    def _start_trial(self, number: int, qualities: list[int]) -> Candidate:
         plan = self.plan
-        startup = max(10, 2 * len(plan.qualities))
-        self.trials.sampler = make_sampler(plan.sampler, plan.seed, number, startup)
+        self.trials.sampler = make_sampler(plan, number, qualities)
         trial = self.trials.ask()
+        quality = qualities[number % len(qualities)]
+        if isinstance(self.trials.sampler, RateSampler):
+            quality = trial.suggest_categorical("quality", plan.qualities)
         alpha = trial.suggest_float("alpha", plan.alpha_min, plan.alpha_max, log=True)
         strategy = trial.suggest_categorical("strategy", plan.strategies)
         self._describe(trial, TRIAL, quality)
-        name = f"{TRIAL}-{trial.number:03d}"
+        name = trial_name(trial.number)
         return Candidate(name, TRIAL, quality, alpha, strategy, plan.seed)
 
     def _describe(self, trial: optuna.Trial, role: str, quality: int) -> None:
@@ -111,7 +117,8 @@ class Core:
         images: dict[str, list[float]] | None = None,
     ) -> None:
         """Record what the training measured after `epoch`, and whatever follows from it: its own
-        rate change, or, if it is a baseline, those of the trials that were waiting for it."""
+        rate change, or, if it is a baseline, those of the trials that were waiting for it. `images`
+        are per-image columns named as the figures are."""
         study, trial = self._find(name)
         storage = study._storage
         if images:
@@ -122,29 +129,42 @@ class Core:
             return
         if epoch == self.plan.epochs:
             study.tell(trial.number, 0.0)
-        for waiting in self._of_quality(trial.user_attrs["quality"]):
-            if waiting.state == TrialState.RUNNING:
+        for waiting in _all(self.trials):
+            if (
+                waiting.state == TrialState.RUNNING
+                and waiting.user_attrs.get("quality") == trial.user_attrs["quality"]
+            ):
                 self._settle(waiting)
 
     def _settle(self, trial: FrozenTrial) -> None:
         """Give a running trial the rate changes that the readings so far allow, and its end."""
-        baseline = self._baseline_readings(trial.user_attrs["quality"])
-        values = dict(trial.intermediate_values)
+        found = self._baseline(trial.user_attrs["quality"])
+        baseline = readings_of(found) if found else {}
+        values, storage = dict(trial.intermediate_values), self.trials._storage
+        selection, lmbda = self.plan.selection, trial.user_attrs["lambda"]
         for epoch, figures in readings_of(trial).items():
             if epoch in values or epoch not in baseline:
                 continue
-            values[epoch] = rate_change(
-                figures, baseline[epoch], self.plan.selection, trial.user_attrs["lambda"]
-            )
-            self.trials._storage.set_trial_intermediate_value(trial._trial_id, epoch, values[epoch])
+            values[epoch] = rate_change(figures, baseline[epoch], selection, lmbda)
+            pair = [t.user_attrs.get(f"{_IMAGES}{epoch}", {}) for t in (trial, found) if t]
+            if all(f"{selection}/bpp" in columns for columns in pair):
+                variance = rate_change_variance(pair[0], pair[1], selection, lmbda)
+                storage.set_trial_user_attr(trial._trial_id, f"{VARIANCE}{epoch}", variance)
+            storage.set_trial_intermediate_value(trial._trial_id, epoch, values[epoch])
+            self._note(trial, epoch, values[epoch])
         if self.plan.epochs in values:
             self.trials.tell(trial.number, values[self.plan.epochs])
+
+    def _note(self, trial: FrozenTrial, epoch: int, value: float) -> None:
+        if epoch in self.plan.rungs:
+            self._rungs.setdefault((trial.user_attrs["quality"], epoch), {})[trial.number] = value
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on after `epoch`.
 
         A baseline always does. A trial is stopped, and pruned in Optuna, at a rung where it is not
-        among the best of its rate; never on a value that has no baseline of the same epoch.
+        among the best of its rate, or not worth finishing (search.stopping); never on a value that
+        has no baseline of the same epoch.
         """
         if epoch >= self.plan.epochs:
             return False
@@ -152,15 +172,20 @@ class Core:
         value = trial.intermediate_values.get(epoch)
         if trial.user_attrs["role"] == BASELINE or epoch not in self.plan.rungs or value is None:
             return True
-        others = [
-            other.intermediate_values[epoch]
-            for other in self._of_quality(trial.user_attrs["quality"])
-            if other.number != trial.number and epoch in other.intermediate_values
-        ]
-        if not should_stop(value, others, self.plan.eta):
+        if self._goes_on(trial, epoch):
             return True
         self.trials.tell(trial.number, state=TrialState.PRUNED)
         return False
+
+    def _goes_on(self, trial: FrozenTrial, epoch: int) -> bool:
+        """The rule at a rung: rank among the readings there, or, once there is a model, what finishing
+        is worth. Of a long search the rank is enough, and quicker."""
+        theta, everything = fitted(self.trials), _all(self.trials)
+        if self.plan.sampler != "surrogate" or theta is None or len(everything) > MOST_TRIALS:
+            rung = self._rungs[trial.user_attrs["quality"], epoch]
+            others = [rung[number] for number in rung if number != trial.number]
+            return not should_stop(rung[trial.number], others, self.plan.eta)
+        return worth_finishing(Belief(self.plan, everything, theta).gain(everything[trial.number]))
 
     def fail(self, name: str, reason: str) -> None:
         """Record that a training broke off, and why."""
@@ -181,7 +206,7 @@ class Core:
                 reason = "interrupted"
                 if quality in failed and failed[quality].user_attrs["reason"] != reason:
                     reason = f"the baseline of quality {quality} failed"
-                self.fail(f"{TRIAL}-{trial.number:03d}", reason)
+                self.fail(trial_name(trial.number), reason)
 
     def _find(self, name: str) -> tuple[optuna.Study, FrozenTrial]:
         role, _, number = name.partition("-")
@@ -192,11 +217,8 @@ class Core:
                 return self.baselines, trial
         raise KeyError(name)
 
-    def _of_quality(self, quality: int) -> Iterator[FrozenTrial]:
-        return (t for t in _all(self.trials) if t.user_attrs.get("quality") == quality)
-
-    def _baseline_readings(self, quality: int) -> dict[int, dict[str, float]]:
+    def _baseline(self, quality: int) -> FrozenTrial | None:
         for trial in _all(self.baselines):
             if trial.user_attrs["quality"] == quality:
-                return readings_of(trial)
-        return {}
+                return trial
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
+from search.belief import Expectation
 from search.core import images_of, readings_of
 from search.objective import rate_change
-from search.space import BASELINE, TRIAL, Plan
+from search.space import BASELINE, TRIAL, Plan, trial_name
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -55,7 +56,8 @@ class TrialRecord:
 @dataclass(frozen=True)
 class SearchRecords:
     """All trainings of one search so far; `qualities` are the rates it plans, `epochs` the full
-    length, `selection` and `test_set` name the image sets that decide and that are reported."""
+    length, `selection` and `test_set` name the image sets that decide and that are reported.
+    `expected` holds what the model expects of the finished trials by name, once it was asked."""
 
     name: str
     qualities: tuple[int, ...]
@@ -64,6 +66,7 @@ class SearchRecords:
     test_set: str
     baselines: dict[int, TrialRecord]
     trials: list[TrialRecord]
+    expected: dict[str, Expectation] = field(default_factory=dict)
 
     def everything(self) -> list[TrialRecord]:
         return [*self.baselines.values(), *self.trials]
@@ -131,22 +134,32 @@ class SearchRecords:
         return [t for t in self.trials if t.state == FINISHED]
 
     def best(self, candidates: Iterable[TrialRecord]) -> TrialRecord | None:
-        """The one with the lowest rate change on the selection images at full length."""
+        """The one of which the lowest rate change at full length is expected; without a model, the
+        one with the lowest reading on the selection images."""
         scored = [
             (value, record.name, record)
             for record in candidates
-            if (value := self.rate_change(record, self.epochs, self.selection)) is not None
+            if (value := self._score(record)) is not None
         ]
         return min(scored)[2] if scored else None
 
+    def luckiest(self, quality: int) -> TrialRecord | None:
+        """The finished trial of a rate with the lowest reading on the selection images."""
+        return replace(self, expected={}).best(r for r in self.finished() if r.quality == quality)
 
-def image_curve(records: list[TrialRecord], epoch: int, metric: str) -> ImageCurve:
-    """The per-image curve through the records, on the test set."""
+    def _score(self, record: TrialRecord) -> float | None:
+        if record.name in self.expected:
+            return self.expected[record.name].rate_change
+        return self.rate_change(record, self.epochs, self.selection)
+
+
+def image_curve(records: list[TrialRecord], epoch: int, image_set: str, metric: str) -> ImageCurve:
+    """The per-image curve through the records, on an image set."""
     tables = [record.images[epoch] for record in records]
-    rate = np.array([table["bpp"] for table in tables])
+    rate = np.array([table[f"{image_set}/bpp"] for table in tables])
     if metric == PSNR:
-        return ImageCurve(rate, np.array([table["psnr"] for table in tables]))
-    return ImageCurve(rate, np.array([table["ms_ssim"] for table in tables]), _decibels)
+        return ImageCurve(rate, np.array([table[f"{image_set}/psnr"] for table in tables]))
+    return ImageCurve(rate, np.array([table[f"{image_set}/ms_ssim"] for table in tables]), _decibels)
 
 
 def _decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -196,7 +209,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     attrs = trial.user_attrs
     role, quality = attrs["role"], attrs["quality"]
     return TrialRecord(
-        name=f"{TRIAL}-{trial.number:03d}" if role == TRIAL else f"{BASELINE}-q{quality}",
+        name=trial_name(trial.number) if role == TRIAL else f"{BASELINE}-q{quality}",
         role=role,
         quality=quality,
         lmbda=attrs["lambda"],

@@ -32,8 +32,8 @@ class StrategyResult:
 
 
 def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
-    """The record to keep at every rate: the best finished trial, or the baseline (alpha 0) where
-    no trial saves bits on the selection images. Rates without a baseline are left out."""
+    """The record to keep at every rate: the best finished trial (SearchRecords.best), or the baseline
+    (alpha 0) where none is expected to save bits. Rates without a baseline are left out."""
     chosen = {}
     for quality, baseline in records.baselines.items():
         if baseline.last_epoch < records.epochs:
@@ -67,7 +67,8 @@ def strategy_results(records: SearchRecords, strategies: tuple[str, ...]) -> lis
 
 def _strategy_result(records: SearchRecords, strategy: str, chosen: dict[int, TrialRecord]) -> StrategyResult:
     epoch = records.epochs
-    anchors = [b for _, b in sorted(records.baselines.items()) if epoch in b.images]
+    tested = f"{records.test_set}/bpp"
+    anchors = [b for _, b in sorted(records.baselines.items()) if tested in b.images.get(epoch, {})]
     points = [chosen.get(anchor.quality, anchor) for anchor in anchors]
     tuned = sum(point is not anchor for point, anchor in zip(points, anchors, strict=True))
     figures: dict[str, Interval | float | None] = {}
@@ -80,8 +81,8 @@ def _strategy_result(records: SearchRecords, strategy: str, chosen: dict[int, Tr
         if not tuned and strategy != OVERALL:
             continue
         try:
-            anchor = image_curve(anchors, epoch, metric)
-            test = image_curve(points, epoch, metric)
+            anchor = image_curve(anchors, epoch, records.test_set, metric)
+            test = image_curve(points, epoch, records.test_set, metric)
             whole = slice(None)
             figures[quality_key] = bd_quality(anchor.over(whole), test.over(whole))
             value = bd_rate(anchor.over(whole), test.over(whole))
@@ -97,6 +98,7 @@ def rate_table(records: SearchRecords) -> pd.DataFrame:
     rows = []
     for quality, record in best_per_rate(records).items():
         figures, epoch = record.readings[records.epochs], records.epochs
+        expected, luckiest = records.expected.get(record.name), records.luckiest(quality)
         rows.append(
             {
                 "quality": quality,
@@ -109,6 +111,12 @@ def rate_table(records: SearchRecords) -> pd.DataFrame:
                 "ms_ssim": figures.get(f"{records.test_set}/ms_ssim", float("nan")),
                 "rate_change": records.rate_change(record, epoch, records.test_set),
                 "selection_rate_change": records.rate_change(record, epoch, records.selection),
+                "expected_rate_change": expected.rate_change if expected else 0.0,
+                "expected_sigma": expected.sigma if expected else 0.0,
+                "luckiest_trial": luckiest.name if luckiest else "-",
+                "luckiest_rate_change": (
+                    records.rate_change(luckiest, epoch, records.selection) if luckiest else None
+                ),
             }
         )
     return pd.DataFrame(rows)

@@ -9,6 +9,7 @@ MLflow; and leaves the best checkpoint per rate in the results folder.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import functools
 import json
@@ -32,7 +33,7 @@ from lic.data.images import ImageError
 from lic.data.sets import ImageSet
 from search.config import ConfigError, Resolved, Settings, add_arguments, resolve
 from search.records import FAILED, SearchRecords
-from search.space import Plan
+from search.space import Plan, trial_name
 from search.tracking import Tracker, TrackingError
 
 USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
@@ -141,6 +142,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     from search.core import Core
     from search.monitor import Monitor
     from search.plan import plan_of, template_of
+    from search.recommend import expectations
 
     settings = resolved.settings
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
@@ -178,7 +180,9 @@ def search(resolved: Resolved, folder: Path) -> int:
     monitor.close()
     wall = time.monotonic() - started
     took = functools.partial(summary.effort, wall=wall, workers=workers, memory=monitor.peak_memory)
-    return _conclude(monitor.records(), plan, folder, tracker, console, took)
+    expected = {trial_name(number): value for number, value in expectations(core.trials, plan).items()}
+    records = dataclasses.replace(monitor.records(), expected=expected)
+    return _conclude(records, plan, folder, tracker, console, took)
 
 
 def _choices(

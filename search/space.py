@@ -8,6 +8,11 @@ BASELINE = "baseline"
 TRIAL = "trial"
 
 
+def trial_name(number: int) -> str:
+    """The name of the trial with this number."""
+    return f"{TRIAL}-{number:03d}"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a search decides by; `rungs` are the epochs at which a trial may be stopped,

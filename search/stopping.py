@@ -1,11 +1,14 @@
-"""ASHA's stopping rule, kept per rate: Li et al. (2020), 'A system for massively parallel
-hyperparameter tuning', in its stopping variant."""
+"""When a trial ends early: ASHA's rungs, kept per rate (Li et al. 2020, 'A system for massively
+parallel hyperparameter tuning', in its stopping variant).
+
+By rank alone a rung stops nearly every new proposal once proposals are good, since they differ by less
+than a reading's noise, and it trains too many while each is the best so far. So where a model says what
+a trial will be worth at full length, that decides at the rung.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
 
 
 def rungs(epochs: int, grace: int, eta: int) -> tuple[int, ...]:
@@ -18,6 +21,21 @@ def rungs(epochs: int, grace: int, eta: int) -> tuple[int, ...]:
 
 
 def should_stop(value: float, others: Sequence[float], eta: int) -> bool:
-    """Whether a trial with this rate change at a rung is not among the best 1/eta of those that
-    reached the same rung of the same rate before it. The first to arrive goes on."""
-    return len(others) > 0 and value > float(np.percentile(others, 100 / eta))
+    """Whether a trial with this rate change at a rung is not among the best 1/eta of all that have
+    reached the same rung of the same rate, itself included. While those are fewer than eta, it must
+    be the best of them and no worse than the baseline, whose rate change is 0."""
+    better = sum(other < value for other in others)
+    arrived = len(others) + 1
+    if arrived < eta:
+        return better > 0 or value > 0
+    return better >= arrived // eta
+
+
+#: Smallest expected gain of finishing a trial, in standard deviations of one reading's noise.
+_WORTH = 0.16
+
+
+def worth_finishing(gain: float) -> bool:
+    """Whether a trial goes on at a rung, given by how much its rate's best is expected to improve
+    when it is trained to the end (search.belief.Belief.gain)."""
+    return gain > _WORTH

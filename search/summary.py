@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -20,16 +22,32 @@ def rates(records: SearchRecords) -> Table:
         box=box.SIMPLE_HEAD, title_justify="left",
     )  # fmt: skip
     headers = ("quality", "lambda", "alpha", "strategy", "bpp", "PSNR", "MS-SSIM")
-    for header in (*headers, f"rate change ({records.test_set})", f"({records.selection})"):
-        table.add_column(header, justify="right")
+    last = (f"rate change ({records.test_set})", f"expected ({records.selection})", "luckiest")
+    for header in (*headers, *last):
+        table.add_column(header, justify="right", no_wrap=header != last[0])
     for row in rate_table(records).to_dict("records"):
         table.add_row(
             str(row["quality"]), f"{row['lambda']:g}",
             f"{row['alpha']:.2e}" if row["alpha"] else "0 (baseline)", str(row["strategy"]),
             f"{row['bpp']:.4f}", f"{row['psnr']:.2f}", f"{row['ms_ssim']:.4f}",
-            f"{row['rate_change']:+.2f} %", f"{row['selection_rate_change']:+.2f} %",
+            f"{row['rate_change']:+.2f} %",
+            _expected(row), _luckiest(row),
         )  # fmt: skip
     return table
+
+
+def _expected(row: dict[Hashable, Any]) -> str:
+    if not row["alpha"]:
+        return "+0.00"
+    return f"{row['expected_rate_change']:+.2f} ± {row['expected_sigma']:.2f}"
+
+
+def _luckiest(row: dict[Hashable, Any]) -> str:
+    """Where one reading would have chosen otherwise, which trial it is."""
+    if row["luckiest_trial"] == "-":
+        return "-"
+    other = "" if row["luckiest_trial"] == row["trial"] else f" {row['luckiest_trial']}"
+    return f"{row['luckiest_rate_change']:+.2f}{other}"
 
 
 def strategies(records: SearchRecords, results: list[StrategyResult]) -> Table:

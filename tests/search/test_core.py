@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 
+import numpy as np
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
@@ -15,7 +19,7 @@ from search.core import Core
 from search.objective import rate_change, rd_cost
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
 from search.space import BASELINE, Candidate, Plan
-from search.stopping import rungs, should_stop
+from search.stopping import rungs, should_stop, worth_finishing
 
 PLAN = Plan(
     qualities=(1, 3, 6), strategies=("y", "z", "y+z"), alpha_min=1e-8, alpha_max=1e-5, epochs=9,
@@ -107,28 +111,104 @@ def test_nothing_is_stopped_before_its_baseline_is_there() -> None:
     assert all(len(t.intermediate_values) == 9 for t in core.trials.trials)
 
 
-def test_a_restart_decides_as_an_uninterrupted_run(tmp_path: object) -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "surrogate"])
+def test_a_restart_decides_as_an_uninterrupted_run(tmp_path: object, sampler: str) -> None:
     """A new process after every single verb, on the same storage, changes nothing."""
-    expected = run_all(Core(InMemoryStorage(), "s", PLAN))
+    plan = dataclasses.replace(PLAN, sampler=sampler)
+    expected = run_all(Core(InMemoryStorage(), "s", plan))
     storage: BaseStorage | str = f"sqlite:///{tmp_path}/study.db"
     done = []
-    while (candidate := Core(storage, "s", PLAN).suggest()) is not None:
+    while (candidate := Core(storage, "s", plan).suggest()) is not None:
         for epoch in range(1, 10):
-            Core(storage, "s", PLAN).observe(candidate.name, epoch, figures(candidate, epoch))
-            if not Core(storage, "s", PLAN).decide(candidate.name, epoch):
+            Core(storage, "s", plan).observe(candidate.name, epoch, figures(candidate, epoch))
+            if not Core(storage, "s", plan).decide(candidate.name, epoch):
                 break
         done.append((candidate, epoch))
-        if len(done) == 16:
+        if len(done) == 12:
             break
-    assert done == expected[:16]
+    assert done == expected[:12]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["surrogate", "tpe", "gp", "random"])
 def test_proposals_depend_on_the_seed(sampler: str) -> None:
     plans = [dataclasses.replace(PLAN, budget=14, sampler=sampler, seed=seed) for seed in (0, 0, 1)]
     first, same, other = (run_all(Core(InMemoryStorage(), "s", plan)) for plan in plans)
     assert first == same
     assert [c.alpha for c, _ in first] != [c.alpha for c, _ in other]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.booleans())
+def test_decisions_are_a_function_of_storage_and_seed(schedule: int, model: bool) -> None:
+    """Reports in any order, crashes, and restarts in between: as without the restarts."""
+    plan = dataclasses.replace(PLAN, budget=18, sampler="surrogate" if model else "random")
+    assert interleaved(plan, schedule, restarts=False) == interleaved(plan, schedule, restarts=True)
+
+
+def interleaved(plan: Plan, schedule: int, restarts: bool) -> list[object]:
+    """What a search of several workers decides, in order; who reports, crashes and when the process
+    starts anew is drawn from `schedule`."""
+    draw, again = random.Random(schedule), random.Random(schedule + 1)
+    storage = InMemoryStorage()
+    core, decisions = Core(storage, "s", plan), []
+    running: dict[str, tuple[Candidate, int]] = {}
+    exhausted = False
+    while running or not exhausted:
+        if restarts and again.random() < 0.3:
+            core = Core(storage, "s", plan)
+        if len(running) < 4 and not exhausted:
+            candidate = core.suggest()
+            decisions.append(candidate)
+            exhausted = candidate is None
+            if candidate is not None:
+                running[candidate.name] = (candidate, 0)
+            continue
+        name = draw.choice(sorted(running))
+        candidate, epoch = running.pop(name)
+        if candidate.role != BASELINE and draw.random() < 0.05:
+            core.fail(name, "crashed")
+            continue
+        core.observe(name, epoch + 1, figures(candidate, epoch + 1))
+        goes_on = core.decide(name, epoch + 1)
+        decisions.append((name, epoch + 1, goes_on))
+        if goes_on:
+            running[name] = (candidate, epoch + 1)
+    return decisions
+
+
+def test_every_rate_gets_its_startup_points_and_its_share() -> None:
+    """The surrogate chooses the rate as well; none is starved."""
+    plan = dataclasses.replace(PLAN, sampler="surrogate")
+    done = [c for c, _ in run_all(Core(InMemoryStorage(), "s", plan)) if c.role != BASELINE]
+    assert [c.quality for c in done[:6]] == [1, 3, 6] * 2
+    counts = [sum(c.quality == quality for c in done) for quality in PLAN.qualities]
+    assert sum(counts) == 30
+    assert max(counts) <= 1.25 * 10 + 3
+    assert min(counts) >= 4
+
+
+def test_bootstrap_variance_reaches_the_model() -> None:
+    """Per-image readings of the selection set become the variance of the rate change."""
+    core = Core(InMemoryStorage(), "s", dataclasses.replace(PLAN, budget=1))
+    drawn = np.random.default_rng(0)
+    base = {"val/bpp": drawn.uniform(0.2, 0.6, 32).tolist(), "val/mse": drawn.uniform(20, 90, 32).tolist()}
+    for _ in range(3):
+        candidate = core.suggest()
+        assert candidate is not None
+        for epoch in range(1, 10):
+            core.observe(candidate.name, epoch, figures(candidate, epoch), base)
+    trial = core.suggest()
+    assert trial is not None
+    own = {
+        **base,
+        "val/bpp": [v * f for v, f in zip(base["val/bpp"], drawn.normal(0.95, 0.1, 32), strict=True)],
+    }
+    core.observe(trial.name, 1, figures(trial, 1), own)
+    attributes = core.trials.trials[0].user_attrs
+    difference = np.array(own["val/bpp"]) - np.array(base["val/bpp"])
+    rows = drawn.integers(0, 32, (20_000, 32))
+    drawn_variance = (100 * difference[rows].mean(1) / np.mean(base["val/bpp"])).var()
+    assert attributes["variance:1"] == pytest.approx(drawn_variance, rel=0.05)
 
 
 def test_a_failed_trial_is_recorded_and_the_search_goes_on() -> None:
@@ -144,7 +224,7 @@ def test_a_failed_trial_is_recorded_and_the_search_goes_on() -> None:
     run_all(core)
     states = {r.name: (r.state, r.reason) for r in records(core).trials}
     assert states["trial-000"] == (FAILED, "out of memory")
-    assert states["trial-001"][0] == states["trial-002"][0] == FINISHED
+    assert {states["trial-001"][0], states["trial-002"][0]} <= {FINISHED, STOPPED}
 
 
 def test_a_rate_without_its_baseline_is_given_up_by_name() -> None:
@@ -192,12 +272,17 @@ def test_rungs_and_the_rule() -> None:
     assert rungs(100, 4, 3) == (4, 12, 36)
     assert rungs(9, 1, 3) == (1, 3)
     assert rungs(1, 1, 3) == ()
-    assert not should_stop(5.0, [], 3)
+    assert not should_stop(-1.0, [], 3)
+    assert should_stop(5.0, [], 3)
     assert should_stop(1.0, [0.0], 3)
     assert not should_stop(-1.0, [0.0], 3)
+    assert should_stop(0.5, [1.0], 3)  # best of two, but worse than the baseline
+    assert not should_stop(0.5, [1.0, 2.0], 3)  # one in three
     others = [0.0, 1, 2, 3, 4, 5]
-    assert not should_stop(1.5, others, 3)
-    assert should_stop(2.5, others, 3)
+    assert not should_stop(0.5, others, 3)  # second of seven
+    assert should_stop(1.5, others, 3)  # third of seven
+    assert worth_finishing(1.0)
+    assert not worth_finishing(0.0)
 
 
 def test_rate_change_has_bd_rates_sign() -> None:
@@ -215,3 +300,6 @@ def test_optuna_reads_the_study_as_its_own() -> None:
     assert core.trials.best_trial.params.keys() == {"alpha", "strategy"}
     importance = optuna.importance.get_param_importances(core.trials)
     assert importance.keys() == {"alpha", "strategy"}
+    own = Core(InMemoryStorage(), "s", dataclasses.replace(PLAN, sampler="surrogate"))
+    run_all(own)
+    assert own.trials.best_trial.params.keys() == {"quality", "alpha", "strategy"}

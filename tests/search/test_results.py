@@ -41,7 +41,7 @@ def record(name: str, quality: int, gain: float, strategy: str = "", state: str 
     return TrialRecord(
         name, "trial" if strategy else "baseline", quality, LAMBDAS[quality], 1e-7 if strategy else 0.0,
         strategy, 0, state, "", {epoch: {k: float(v) for k, v in figures.items()}},
-        {epoch: {k: v.tolist() for k, v in images.items()}},
+        {epoch: {f"kodak/{k}": v.tolist() for k, v in images.items()}},
     )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def test_a_broken_baseline_curve_gives_no_bd_rate_but_a_trial_has_its_own() -> N
     records = search(record("trial-000", 1, -1.0, "y"))
     figures = records.baselines[3].readings[9]
     figures["kodak/psnr"] = 10.0
-    records.baselines[3].images[9]["psnr"] = [10.0] * 24
+    records.baselines[3].images[9]["kodak/psnr"] = [10.0] * 24
     row = strategy_results(records, ("y",))[0]
     assert row.bd_rate_psnr is None
     assert "not monotone" in row.refused

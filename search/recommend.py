@@ -1,0 +1,76 @@
+"""Which training to keep at every rate: by what the model expects of it, not by its luckiest reading."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from lic.recipe import LAMBDAS
+from search.belief import Belief, Expectation
+from search.space import Plan
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The training to keep at one rate; alpha 0, no strategy and no trial where it is the baseline.
+
+    `expected` is the rate change (percent) that the model expects of it at full length, `sigma` the
+    standard deviation of that; `luckiest` is the lowest reading at full length of any trial of the rate.
+    """
+
+    quality: int
+    lmbda: float
+    trial: int | None
+    alpha: float
+    strategy: str
+    epochs: int
+    expected: float
+    sigma: float
+    luckiest: float | None
+
+
+def expectations(trials: optuna.Study, plan: Plan) -> dict[int, Expectation]:
+    """What the model expects of the trials trained in full, by number.
+
+    It is fitted to all trials, whatever sampler proposed them; only the recorded trials and the plan
+    decide. Several epochs, neighbouring alphas, other strategies and rates all speak for a trial,
+    so that one lucky reading does not.
+    """
+    everything = trials.get_trials(deepcopy=False)
+    finished = [t for t in everything if t.state == TrialState.COMPLETE and t.params.get("alpha")]
+    if not finished:
+        return {}
+    belief = Belief(plan, everything)
+    belief.fit()
+    return dict(zip((t.number for t in finished), belief.expect(finished), strict=True))
+
+
+def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
+    """One per rate, among the trials trained in full and the baseline."""
+    expected_of = expectations(trials, plan)
+    finished = [t for t in trials.get_trials(deepcopy=False) if t.number in expected_of]
+    chosen = []
+    for quality in plan.qualities:
+        rivals = [t for t in finished if t.user_attrs["quality"] == quality]
+        best = min(rivals, key=lambda t: (expected_of[t.number].rate_change, t.number), default=None)
+        luckiest = min((_value(t) for t in rivals), default=None)
+        if best is None or expected_of[best.number].rate_change >= 0:
+            chosen.append(
+                Recommendation(quality, LAMBDAS[quality], None, 0.0, "", plan.epochs, 0.0, 0.0, luckiest)
+            )
+            continue
+        expected = expected_of[best.number]
+        chosen.append(
+            Recommendation(
+                quality, LAMBDAS[quality], best.number, best.params["alpha"], best.params["strategy"],
+                plan.epochs, expected.rate_change, expected.sigma, luckiest,
+            )
+        )  # fmt: skip
+    return chosen
+
+
+def _value(trial: FrozenTrial) -> float:
+    return math.inf if trial.value is None else trial.value
