@@ -21,6 +21,9 @@ _EPOCH_RATIO = 1.7
 #: At most so many trials inform the model: of each rate the best, and others spread over the search.
 MOST_TRIALS = 240
 
+#: Earlier searches' trials are numbered from here.
+_EARLIER = 1_000_000
+
 #: Trials of a rate that may still turn out to be its best.
 _RIVALS = 20
 
@@ -62,10 +65,18 @@ class Expectation:
 
 
 class Belief:
-    """The surrogate, fed with a study's trials. A pure function of its arguments."""
+    """The surrogate, fed with a study's trials. A pure function of its arguments.
 
-    def __init__(self, plan: Plan, trials: Sequence[FrozenTrial], theta: Array | None = None) -> None:
-        self.plan = plan
+    `earlier` are trials of another search: they inform the model, but none of them can be kept."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        trials: Sequence[FrozenTrial],
+        theta: Array | None = None,
+        earlier: Sequence[FrozenTrial] = (),
+    ) -> None:
+        self.plan, self._earlier, self._foreign = plan, earlier, {id(trial) for trial in earlier}
         self._strategies = {name: number for number, name in enumerate(plan.strategies)}
         self._trials = [t for t in trials if t.params.get("alpha") and t.state != TrialState.WAITING]
         self._informing = self._choose()
@@ -155,17 +166,19 @@ class Belief:
 
     def _choose(self) -> list[FrozenTrial]:
         """The trials that inform the model: all, or, of a long search, each rate's best and a spread."""
-        with_values = [t for t in self._trials if t.intermediate_values]
+        known = [t for t in self._earlier if t.params["strategy"] in self._strategies]
+        with_values = [t for t in (*self._trials, *known) if t.intermediate_values]
         if len(with_values) <= MOST_TRIALS:
             return with_values
         share = MOST_TRIALS // (2 * len(self.plan.qualities))
-        kept: dict[int, FrozenTrial] = {}
+        kept: list[FrozenTrial] = []
         for quality in self.plan.qualities:
             of_rate = [t for t in with_values if t.user_attrs["quality"] == quality]
             of_rate.sort(key=lambda t: (-_progress(t), t.intermediate_values[_progress(t)], t.number))
             step = max(1, len(of_rate) // share)
-            kept |= {t.number: t for t in (*of_rate[:share], *of_rate[::step][:share])}
-        return [kept[number] for number in sorted(kept)]
+            spread = [t for place, t in enumerate(of_rate[share:]) if place % step == 0]
+            kept += [*of_rate[:share], *spread[:share]]
+        return kept
 
     def _gather(self) -> Data:
         rows: list[tuple[float, ...]] = []
@@ -177,12 +190,16 @@ class Belief:
                 progress = math.exp(_mean([math.log(e) for e in epochs])) / self.plan.epochs
                 value = _mean([trial.intermediate_values[e] for e in epochs])
                 known = _mean([trial.user_attrs.get(f"{VARIANCE}{e}", 0.0) for e in epochs])
-                rows.append((*location, progress, trial.number, value, len(epochs), known))
+                rows.append((*location, progress, self._identity(trial), value, len(epochs), known))
         table = np.array(rows, float).reshape(-1, 8)
         points = _points_of(table[:, :5])
         lambdas = [LAMBDAS[quality] for quality in self.plan.qualities]
         pinned = pins(self.plan.alpha_min, len(self.plan.strategies), lambdas)
         return gather(points, table[:, 5], table[:, 6], table[:, 7], pinned)
+
+    def _identity(self, trial: FrozenTrial) -> int:
+        """A number that no trial of this search and no earlier one shares."""
+        return trial.number + (_EARLIER if id(trial) in self._foreign else 0)
 
     def _location(self, trial: FrozenTrial) -> tuple[float, float, float]:
         return (
@@ -197,7 +214,7 @@ class Belief:
         return _points_of(np.array(rows, float).reshape(-1, 5))
 
     def _rivals(self, posterior: Posterior, qualities: Sequence[int]) -> list[FrozenTrial]:
-        finished = [t for t in self._informing if t.state == TrialState.COMPLETE]
+        finished = [t for t in self._trials if t.state == TrialState.COMPLETE and t.intermediate_values]
         if not finished:
             return []
         mean = dict(zip((t.number for t in finished), posterior.mean(self._points(finished)), strict=True))

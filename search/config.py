@@ -47,6 +47,18 @@ class Settings(BaseModel):
     model: str = _setting("What to search", "cheng", "an alias or a CompressAI architecture")
     preset: str = _setting("What to search", "auto", "paper, tiny, or auto: by the machine")
     budget: int = _setting("What to search", 64, "number of trials; baselines are extra", ge=1)
+    max_hours: float | None = _setting(
+        "What to search", None, "end after so many hours, whatever is left (default: no limit)", gt=0
+    )
+    max_gpu_hours: float | None = _setting(
+        "What to search", None, "end after so many GPU hours of training (default: no limit)", gt=0
+    )
+    reuse_baselines: bool = _setting(
+        "What to search", True, "take baselines from earlier searches of the same training setup"
+    )
+    warm_start: str | None = _setting(
+        "What to search", None, "an earlier search (its name or folder) whose trials inform the sampler"
+    )
     rates: tuple[int, ...] = _setting("What to search", tuple(LAMBDAS), "qualities, such as 1-6 or 1,3,5")
     strategies: tuple[str, ...] = _setting(
         "What to search", (), "of y, z, y+z, such as y,y+z (default: all that the model offers)"
@@ -54,8 +66,10 @@ class Settings(BaseModel):
     alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0)
     alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0)
     seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0)
-    sampler: Literal["surrogate", "tpe", "gp", "random"] = _setting(
-        "What to search", "surrogate", "what proposes points: the search's own, or Optuna's pooled over rates"
+    sampler: Literal["surrogate", "tpe", "gp", "random", "grid"] = _setting(
+        "What to search",
+        "surrogate",
+        "what proposes points: the search's own; tpe, gp, random: Optuna's, pooled over the rates; grid",
     )
     stopping: bool = _setting("What to search", True, "stop poor trials early (ASHA per rate)")
     grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1)
@@ -320,6 +334,10 @@ def _check_together(settings: Settings, gpus: Callable[[], int]) -> None:
         raise ConfigError(
             f"there are no weights at '{settings.start}'; --start takes scratch, starter, auto "
             "or a .safetensors file"
+        )
+    if settings.max_gpu_hours is not None and not settings.gpus_per_trial:
+        raise ConfigError(
+            f"max_gpu_hours is {settings.max_gpu_hours:g} but no trial uses a GPU; limit --max-hours instead"
         )
     if settings.gpus_per_trial and not gpus():
         raise ConfigError(f"gpus_per_trial is {settings.gpus_per_trial:g} but there is no GPU; use 0")

@@ -14,10 +14,13 @@ from lic.recipe import LAMBDAS
 from search.belief import MOST_TRIALS, VARIANCE, Belief
 from search.objective import rate_change, rate_change_variance
 from search.sampler import RateSampler, fitted, make_sampler
-from search.space import BASELINE, TRIAL, Candidate, Plan, trial_name
+from search.space import BASELINE, TRIAL, Candidate, Plan, baseline_name, trial_name
 from search.stopping import should_stop, worth_finishing
 
 _READINGS, _IMAGES = "readings:", "images:"
+
+#: User attributes of a baseline: how it was trained, and the search it was taken from.
+SETUP, SOURCE = "setup", "source"
 
 
 def readings_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
@@ -58,16 +61,42 @@ def _all(study: optuna.Study) -> list[FrozenTrial]:
 
 
 class Core:
-    """The decisions of one search. `storage` is an Optuna storage or its URL."""
+    """The decisions of one search. `storage` is an Optuna storage or its URL; `setup` a fingerprint of
+    how it trains (search.reuse), kept with its baselines."""
 
-    def __init__(self, storage: BaseStorage | str, name: str, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, storage: BaseStorage | str, name: str, plan: Plan, setup: str = "") -> None:
+        self.plan, self.setup, self._storage = plan, setup, storage
+        self._earlier: list[FrozenTrial] | None = None
         self.trials, self.baselines = studies(storage, name)
         # By rung (quality, epoch) the value of every trial that reached it: the storage's own, at hand.
         self._rungs: dict[tuple[int, int], dict[int, float]] = {}
         for trial in _all(self.trials):
             for epoch, value in trial.intermediate_values.items():
                 self._note(trial, epoch, value)
+
+    def earlier(self) -> list[FrozenTrial]:
+        """The trials of another search that inform the sampler (`learn_from`)."""
+        if self._earlier is None:
+            self._earlier = _all(self._study_of_earlier())
+        return self._earlier
+
+    def learn_from(self, trials: list[FrozenTrial]) -> int:
+        """Let the trials of an earlier search inform the sampler, as far as their strategies and rates
+        are among this one's; they are copied into its storage. Returns how many there are."""
+        study = self._study_of_earlier()
+        useful = [t for t in trials if t.state.is_finished() and t.intermediate_values and self._plans(t)]
+        for trial in useful[len(_all(study)) :]:
+            study.add_trial(trial)
+        self._earlier = None
+        return len(self.earlier())
+
+    def _plans(self, trial: FrozenTrial) -> bool:
+        same_rate = trial.user_attrs["quality"] in self.plan.qualities
+        return same_rate and trial.params.get("strategy") in self.plan.strategies
+
+    def _study_of_earlier(self) -> optuna.Study:
+        name = f"{self.trials.study_name}/earlier"
+        return optuna.create_study(storage=self._storage, study_name=name, load_if_exists=True)
 
     def suggest(self) -> Candidate | None:
         """The next training: the baselines first, then trials; None once the budget is spent or no
@@ -88,11 +117,12 @@ class Core:
     def _start_baseline(self, quality: int) -> Candidate:
         trial = self.baselines.ask()
         self._describe(trial, BASELINE, quality)
-        return Candidate(f"{BASELINE}-q{quality}", BASELINE, quality, 0.0, "", self.plan.seed)
+        trial.set_user_attr(SETUP, self.setup)
+        return Candidate(baseline_name(quality), BASELINE, quality, 0.0, "", self.plan.seed)
 
     def _start_trial(self, number: int, qualities: list[int]) -> Candidate:
         plan = self.plan
-        self.trials.sampler = make_sampler(plan, number, qualities)
+        self.trials.sampler = make_sampler(plan, number, qualities, self.earlier())
         trial = self.trials.ask()
         quality = qualities[number % len(qualities)]
         if isinstance(self.trials.sampler, RateSampler):
@@ -138,7 +168,7 @@ class Core:
 
     def _settle(self, trial: FrozenTrial) -> None:
         """Give a running trial the rate changes that the readings so far allow, and its end."""
-        found = self._baseline(trial.user_attrs["quality"])
+        found = self.baseline(trial.user_attrs["quality"])
         baseline = readings_of(found) if found else {}
         values, storage = dict(trial.intermediate_values), self.trials._storage
         selection, lmbda = self.plan.selection, trial.user_attrs["lambda"]
@@ -185,7 +215,9 @@ class Core:
             rung = self._rungs[trial.user_attrs["quality"], epoch]
             others = [rung[number] for number in rung if number != trial.number]
             return not should_stop(rung[trial.number], others, self.plan.eta)
-        return worth_finishing(Belief(self.plan, everything, theta).gain(everything[trial.number]))
+        return worth_finishing(
+            Belief(self.plan, everything, theta, self.earlier()).gain(everything[trial.number])
+        )
 
     def fail(self, name: str, reason: str) -> None:
         """Record that a training broke off, and why."""
@@ -194,11 +226,20 @@ class Core:
             study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
             study.tell(trial.number, state=TrialState.FAIL)
 
+    def end(self, name: str, reason: str) -> None:
+        """Record that a training was ended before its time for a reason that is not its own."""
+        study, trial = self._find(name)
+        if trial.user_attrs["role"] == BASELINE:
+            self.fail(name, reason)
+        elif trial.state == TrialState.RUNNING:
+            study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+            study.tell(trial.number, state=TrialState.PRUNED)
+
     def close(self) -> None:
         """At the end of a search: fail, by name, the trainings that did not get to theirs."""
         for trial in _all(self.baselines):
             if trial.state == TrialState.RUNNING:
-                self.fail(f"{BASELINE}-q{trial.user_attrs['quality']}", "interrupted")
+                self.fail(baseline_name(trial.user_attrs["quality"]), "interrupted")
         failed = {t.user_attrs["quality"]: t for t in _all(self.baselines) if t.state == TrialState.FAIL}
         for trial in _all(self.trials):
             if trial.state == TrialState.RUNNING:
@@ -217,7 +258,8 @@ class Core:
                 return self.baselines, trial
         raise KeyError(name)
 
-    def _baseline(self, quality: int) -> FrozenTrial | None:
+    def baseline(self, quality: int) -> FrozenTrial | None:
+        """The baseline of a rate, if it was started."""
         for trial in _all(self.baselines):
             if trial.user_attrs["quality"] == quality:
                 return trial

@@ -17,6 +17,7 @@ from lic.recipe import LAMBDAS
 from lic.training import DivergedError
 from lic.trial import Readings, Trial, TrialConfig
 from search.core import Core
+from search.limits import Limits
 from search.objective import rd_cost
 from search.space import Candidate
 
@@ -75,14 +76,17 @@ class _NotRestored:
 class CoreSearcher(_NotRestored, Searcher):
     """Passes `suggest` on; Ray's own record of the trials is not needed."""
 
-    def __init__(self, core: Core, configure: Callable[[Candidate], TrialConfig], listener: Listener) -> None:
+    def __init__(
+        self, core: Core, configure: Callable[[Candidate], TrialConfig], listener: Listener, limits: Limits
+    ) -> None:
         super().__init__(metric="rd_cost", mode="min")
-        self.core, self.configure, self.listener = core, configure, listener
+        self.core, self.configure, self.listener, self.limits = core, configure, listener, limits
 
     def suggest(self, trial_id: str) -> Any:
-        candidate = self.core.suggest()
+        candidate = None if self.limits.reached() else self.core.suggest()
         if candidate is None:
             return Searcher.FINISHED
+        self.limits.started(candidate.name)
         self.listener.started(candidate)
         return {
             "name": candidate.name,
@@ -103,9 +107,9 @@ class CoreSearcher(_NotRestored, Searcher):
 class CoreScheduler(_NotRestored, FIFOScheduler):
     """Passes `observe` and `decide` on, and the end of a trial."""
 
-    def __init__(self, core: Core, listener: Listener) -> None:
+    def __init__(self, core: Core, listener: Listener, limits: Limits) -> None:
         super().__init__()
-        self.core, self.listener = core, listener
+        self.core, self.listener, self.limits = core, listener, limits
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         name = trial.config["name"]
@@ -115,10 +119,10 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         self.core.observe(name, readings.epoch, readings.figures, readings.images)
         goes_on = self.core.decide(name, readings.epoch)
         self.listener.measured(name, readings)
-        if goes_on:
-            return TrialScheduler.CONTINUE
-        self.listener.ended(name)
-        return TrialScheduler.STOP
+        if goes_on and (reason := self.limits.reached()):
+            self.core.end(name, reason)
+            goes_on = False
+        return TrialScheduler.CONTINUE if goes_on else self._ended(name)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         error = trial.get_error()
@@ -126,6 +130,10 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
 
     def _fail(self, name: str, reason: str) -> str:
         self.core.fail(name, reason)
+        return self._ended(name)
+
+    def _ended(self, name: str) -> str:
+        self.limits.ended(name)
         self.listener.ended(name)
         return TrialScheduler.STOP
 
@@ -154,19 +162,22 @@ def run(
     core: Core,
     configure: Callable[[Candidate], TrialConfig],
     listener: Listener,
+    limits: Limits,
     folder: Path,
     workers: int,
     gpus_per_trial: float,
 ) -> None:
-    """Train until the core has nothing more to suggest. Checkpoints go to folder/trials; of each
-    trial the last and the best on the selection images are kept. Ray must be connected."""
+    """Train until the core has nothing more to suggest or a limit is reached.
+
+    Checkpoints go to folder/trials; of each trial the last and the best on the selection images are
+    kept. Ray must be connected."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_resources(RayTrial, {"CPU": 1, "GPU": gpus_per_trial})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=CoreSearcher(core, configure, listener),
-            scheduler=CoreScheduler(core, listener),
+            search_alg=CoreSearcher(core, configure, listener, limits),
+            scheduler=CoreScheduler(core, listener, limits),
             num_samples=-1,
             max_concurrent_trials=workers,
             reuse_actors=True,

@@ -43,6 +43,18 @@ class Monitor:
     def started(self, candidate: Candidate) -> None:
         self.tracker.started(candidate, LAMBDAS[candidate.quality])
 
+    def reused(self, quality: int) -> None:
+        """Log a baseline that was taken over from an earlier search."""
+        record = self.records().baselines[quality]
+        self.tracker.started(
+            Candidate(record.name, BASELINE, quality, 0.0, "", record.seed), LAMBDAS[quality]
+        )
+        for epoch, figures in record.readings.items():
+            self.tracker.measured(record.name, epoch, figures)
+        self._ended.add(record.name)
+        tags = {"lictune.state": record.state, "lictune.taken_from": record.source}
+        self.tracker.ended(record.name, "FINISHED", tags)
+
     def measured(self, name: str, readings: Readings) -> None:
         self._epochs_seen += 1
         if time.monotonic() - self._memory_seen > _MEMORY_EVERY:
@@ -112,7 +124,7 @@ class Monitor:
             if record.state == FINISHED
             else (f"{record.state} after {record.last_epoch} of {records.epochs}")
         )
-        if record.state == FAILED:
+        if record.reason:
             state += f": {record.reason}"
         return (
             f"[{len(self._ended):>3}/{total}] {record.name:<12} q{record.quality} {what:<20} "

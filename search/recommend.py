@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -32,18 +33,20 @@ class Recommendation:
     luckiest: float | None
 
 
-def expectations(trials: optuna.Study, plan: Plan) -> dict[int, Expectation]:
+def expectations(
+    trials: optuna.Study, plan: Plan, earlier: Sequence[FrozenTrial] = ()
+) -> dict[int, Expectation]:
     """What the model expects of the trials trained in full, by number.
 
-    It is fitted to all trials, whatever sampler proposed them; only the recorded trials and the plan
-    decide. Several epochs, neighbouring alphas, other strategies and rates all speak for a trial,
-    so that one lucky reading does not.
+    It is fitted to all trials and to those of an earlier search, whatever sampler proposed them; only
+    the recorded trials and the plan decide. Several epochs, neighbouring alphas, other strategies and
+    rates all speak for a trial, so that one lucky reading does not.
     """
     everything = trials.get_trials(deepcopy=False)
     finished = [t for t in everything if t.state == TrialState.COMPLETE and t.params.get("alpha")]
     if not finished:
         return {}
-    belief = Belief(plan, everything)
+    belief = Belief(plan, everything, earlier=earlier)
     belief.fit()
     return dict(zip((t.number for t in finished), belief.expect(finished), strict=True))
 

@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
 from search.belief import Expectation
-from search.core import images_of, readings_of
+from search.core import SOURCE, images_of, readings_of
 from search.objective import rate_change
-from search.space import BASELINE, TRIAL, Plan, trial_name
+from search.space import TRIAL, Plan, baseline_name, trial_name
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -47,6 +47,8 @@ class TrialRecord:
     reason: str
     readings: dict[int, dict[str, float]] = field(repr=False)
     images: dict[int, Images] = field(repr=False)
+    #: The search that a baseline was taken from; empty if it was trained in this one.
+    source: str = ""
 
     @property
     def last_epoch(self) -> int:
@@ -209,7 +211,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     attrs = trial.user_attrs
     role, quality = attrs["role"], attrs["quality"]
     return TrialRecord(
-        name=trial_name(trial.number) if role == TRIAL else f"{BASELINE}-q{quality}",
+        name=trial_name(trial.number) if role == TRIAL else baseline_name(quality),
         role=role,
         quality=quality,
         lmbda=attrs["lambda"],
@@ -220,4 +222,5 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         reason=attrs.get("reason", ""),
         readings=readings_of(trial),
         images=images_of(trial),
+        source=attrs.get(SOURCE, ""),
     )

@@ -44,10 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     folder: Path | None = None
     try:
-        resolved, print_only = parse(sys.argv[1:] if argv is None else argv)
-        if print_only:
+        resolved, options = parse(sys.argv[1:] if argv is None else argv)
+        if options.print_config:
             print(resolved.report())
             return 0
+        if options.plan:
+            return show_plan(resolved, options.price_per_gpu_hour)
         folder = _results_folder(resolved.settings)
         return search(resolved, folder)
     except (ConfigError, ImageError, ModelError, TrackingError) as error:
@@ -69,8 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         return OWN_ERROR
 
 
-def parse(argv: list[str]) -> tuple[Resolved, bool]:
-    """The settings, and whether only to print them. Raises ConfigError."""
+def parse(argv: list[str]) -> tuple[Resolved, argparse.Namespace]:
+    """The settings, and the options that are none: print_config, plan, price_per_gpu_hour. Raises
+    ConfigError."""
     parser = argparse.ArgumentParser(
         prog="python -m search.run",
         description=__doc__,
@@ -82,13 +85,20 @@ def parse(argv: list[str]) -> tuple[Resolved, bool]:
     parser.add_argument(
         "--print-config", action="store_true", help="show every setting and its source, and stop"
     )
+    parser.add_argument(
+        "--plan", action="store_true", help="measure a few steps, show what the search will take, and stop"
+    )
+    parser.add_argument(
+        "--price-per-gpu-hour", type=float, metavar="X", help="with --plan: money in the same currency"
+    )
     add_arguments(parser)
     known, unknown = parser.parse_known_args(argv)
-    values = {key: value for key, value in vars(known).items() if key not in ("config", "print_config")}
+    own = ("config", "print_config", "plan", "price_per_gpu_hour")
+    values = {key: value for key, value in vars(known).items() if key not in own}
     if unknown:
         # Through the settings' own check, for its 'did you mean'.
         values[unknown[0].lstrip("-").split("=")[0].replace("-", "_")] = ""
-    return resolve(values, os.environ, _gpus, known.config), known.print_config
+    return resolve(values, os.environ, _gpus, known.config), known
 
 
 def _prepare_ray(address: str | None) -> None:
@@ -133,21 +143,56 @@ def _results_folder(settings: Settings) -> Path:
     return folder
 
 
+def show_plan(resolved: Resolved, price: float | None) -> int:
+    """Print what the search would take on this machine, without starting it."""
+    from lic.trial import open_images
+    from search.estimate import estimate, measure
+    from search.monitor import duration
+    from search.plan import plan_of, template_of
+
+    settings = resolved.settings
+    plan, template = plan_of(settings), template_of(settings)
+    images = open_images(template.images)
+    gpus = _gpus(settings.address)
+    workers = settings.workers or _default_workers(settings, gpus)
+    for label, text in _choices(resolved, plan, images, gpus, workers).items():
+        print(f"{label:<12} {text}")
+    print("measuring a few steps ...", flush=True)
+    pace = measure(template)
+    expected = estimate(plan, template, pace, workers, settings.gpus_per_trial or 0)
+    share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
+    print(
+        f"{'measured':<12} {1000 * pace.step:.0f} ms a step, "
+        f"{pace.val:.1f} s on the {len(images[1].images)} images to select on, "
+        f"{pace.test:.1f} s on the {len(images[2].images)} to report on, with nothing else running\n"
+        f"{'expected':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training) and "
+        f"{expected.baseline_epochs} of baselines, as simulated; start-up not counted"
+    )
+    print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} trials at once")
+    if settings.gpus_per_trial:
+        money = "" if price is None else f", {price * expected.gpu_hours:.2f} at {price:g} an hour"
+        print(f"{'GPU hours':<12} {expected.gpu_hours:.1f}{money}")
+    return 0
+
+
 def search(resolved: Resolved, folder: Path) -> int:
     """The whole search, from the first line it prints to the last."""
     # Heavy imports wait until the settings are known to be good.
     _prepare_ray(resolved.settings.address)
     from lic.trial import open_images
     from search import engine, summary
-    from search.core import Core
+    from search.core import Core, studies
+    from search.limits import Limits
     from search.monitor import Monitor
     from search.plan import plan_of, template_of
     from search.recommend import expectations
+    from search.reuse import reuse_baselines, setup_of
 
     settings = resolved.settings
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
     say = functools.partial(console.print, markup=False)
     plan, template = plan_of(settings), template_of(settings)
+    earlier = _earlier_search(settings)
     say("preparing the images ...")
     images = open_images(template.images)
     test_set = images[2].name
@@ -164,25 +209,48 @@ def search(resolved: Resolved, folder: Path) -> int:
     say(f"{'results':<12} {folder}\n{'MLflow':<12} {_public(uri)}")
 
     tracker = _record_start(resolved, folder, uri, images)
-    core = Core(f"sqlite:///{folder.resolve()}/study.db", folder.name, plan)
+    storage = f"sqlite:///{folder.resolve()}/study.db"
+    core = Core(storage, folder.name, plan, setup_of(template, images))
     monitor = Monitor(core, test_set, tracker, say)
+    if settings.reuse_baselines:
+        for quality, source in reuse_baselines(core, folder).items():
+            monitor.reused(quality)
+            say(f"{'reused':<12} the baseline of quality {quality}, trained the same way in {source}")
+    if earlier is not None:
+        there = studies(f"sqlite:///{(earlier / 'study.db').resolve()}", earlier.resolve().name)[0]
+        say(
+            f"{'warm start':<12} {core.learn_from(there.get_trials())} trials of {earlier} inform the sampler"
+        )
     if not settings.address:
         engine.connect(None, workers, gpus)
     started = time.monotonic()
+    limits = Limits(settings.max_hours, settings.max_gpu_hours, settings.gpus_per_trial or 0)
     configure = functools.partial(engine.training_config_of, template=template)
     try:
-        engine.run(core, configure, monitor, folder, workers, settings.gpus_per_trial or 0)
+        engine.run(core, configure, monitor, limits, folder, workers, settings.gpus_per_trial or 0)
     except BaseException:
         tracker.close("FAILED")
         raise
     finally:
         engine.disconnect()
+    ended_by = limits.reached()
     monitor.close()
     wall = time.monotonic() - started
     took = functools.partial(summary.effort, wall=wall, workers=workers, memory=monitor.peak_memory)
-    expected = {trial_name(number): value for number, value in expectations(core.trials, plan).items()}
+    found = expectations(core.trials, plan, core.earlier())
+    expected = {trial_name(number): value for number, value in found.items()}
     records = dataclasses.replace(monitor.records(), expected=expected)
-    return _conclude(records, plan, folder, tracker, console, took)
+    return _conclude(records, plan, folder, tracker, console, took, ended_by)
+
+
+def _earlier_search(settings: Settings) -> Path | None:
+    """The folder of the search to start warm from. Raises ConfigError if there is none such."""
+    if settings.warm_start is None:
+        return None
+    for folder in (Path(settings.results) / settings.warm_start, Path(settings.warm_start)):
+        if (folder / "study.db").is_file():
+            return folder
+    raise ConfigError(f"warm_start {settings.warm_start}: no search of that name is in {settings.results}")
 
 
 def _choices(
@@ -272,12 +340,13 @@ def _conclude(
     tracker: Tracker,
     console: Console,
     took: Callable[[SearchRecords], str],
+    ended_by: str,
 ) -> int:
     """Tables, figures and best checkpoints; the last lines; the exit status."""
     from search import results, summary
     from search.figures import rd_figure
 
-    interrupted = len(records.trials) < plan.budget
+    interrupted = len(records.trials) < plan.budget and not ended_by
     all_failed = bool(records.trials) and all(trial.state == FAILED for trial in records.trials)
     by_strategy = results.strategy_results(records, plan.strategies)
     tables = {
@@ -299,6 +368,8 @@ def _conclude(
         return OWN_ERROR
     summary.show(records, by_strategy, console)
     console.print(took(records), markup=False)
+    if ended_by:
+        console.print(f"ended because {ended_by}: {len(records.trials)} of {plan.budget} trials were started")
     if tracker.lost:
         console.print(f"{tracker.lost} records did not reach MLflow; the results folder has them all")
     console.print(

@@ -16,7 +16,7 @@ from search.belief import Belief, Point
 from search.space import Plan
 from search.surrogate import Array
 
-SAMPLERS = ("surrogate", "tpe", "gp", "random")
+SAMPLERS = ("surrogate", "tpe", "gp", "random", "grid")
 
 #: Trials per rate that are spread evenly before the model proposes any.
 _STARTUP = 2
@@ -28,7 +28,9 @@ _REFIT_SHARE, _BATCH_SHARE = 0.1, 0.02
 _MODEL, _PROPOSALS = "surrogate", "proposals"
 
 
-def make_sampler(plan: Plan, number: int, qualities: Sequence[int]) -> BaseSampler:
+def make_sampler(
+    plan: Plan, number: int, qualities: Sequence[int], earlier: Sequence[FrozenTrial] = ()
+) -> BaseSampler:
     """The sampler that proposes trial `number` for one of these qualities.
 
     A new one for every trial, seeded by its number: what it proposes then depends on the recorded
@@ -37,7 +39,9 @@ def make_sampler(plan: Plan, number: int, qualities: Sequence[int]) -> BaseSampl
     """
     own_seed = plan.seed * 1_000_003 + number
     if plan.sampler == "surrogate":
-        return RateSampler(plan, qualities, own_seed)
+        return RateSampler(plan, qualities, own_seed, earlier)
+    if plan.sampler == "grid":
+        return GridSampler(plan, qualities, own_seed)
     if plan.sampler == "random":
         return RandomSampler(seed=own_seed)
     startup = max(10, 2 * len(plan.qualities))
@@ -61,8 +65,10 @@ class RateSampler(BaseSampler):
     out in advance, is kept as user attributes of the study.
     """
 
-    def __init__(self, plan: Plan, qualities: Sequence[int], seed: int) -> None:
-        self._plan, self._qualities, self._seed = plan, tuple(qualities), seed
+    def __init__(
+        self, plan: Plan, qualities: Sequence[int], seed: int, earlier: Sequence[FrozenTrial] = ()
+    ) -> None:
+        self._plan, self._qualities, self._seed, self._earlier = plan, tuple(qualities), seed, earlier
 
     def infer_relative_search_space(
         self,
@@ -82,7 +88,8 @@ class RateSampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Any]:
-        if trial.number < _STARTUP * len(self._qualities):
+        startup = _STARTUP * len(self._qualities)
+        if trial.number + len(self._earlier) < startup:
             point = self._startup_point(trial.number)
         else:
             point = self._proposed(study, trial.number)
@@ -121,7 +128,7 @@ class RateSampler(BaseSampler):
         known = attributes.get(_MODEL, {"trials": 0, "theta": None})
         due = known["theta"] is None or number >= known["trials"] * (1 + _REFIT_SHARE)
         theta = None if known["theta"] is None else np.array(known["theta"])
-        belief = Belief(self._plan, trials, theta)
+        belief = Belief(self._plan, trials, theta, self._earlier)
         if due:
             fitted = {"trials": number, "theta": belief.fit(theta).tolist()}
             storage.set_study_user_attr(study_id, _MODEL, fitted)
@@ -131,3 +138,24 @@ class RateSampler(BaseSampler):
             listed = [[p.quality, p.alpha, p.strategy] for p in points]
             storage.set_study_user_attr(study_id, _PROPOSALS, {"first": number, "points": listed})
         return points[0]
+
+
+class GridSampler(RateSampler):
+    """The budget as a grid: every rate and strategy at the same alphas, evenly spaced in log alpha. For
+    a map of the response, such as `search.simulate --table` searches."""
+
+    def sample_relative(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        plan, rates = self._plan, self._qualities
+        pairs = len(rates) * len(plan.strategies)
+        alphas = np.geomspace(plan.alpha_min, plan.alpha_max, max(2, plan.budget // pairs))
+        place, pair = divmod(trial.number, pairs)
+        return {
+            "quality": rates[pair % len(rates)],
+            "alpha": min(max(float(alphas[place % len(alphas)]), plan.alpha_min), plan.alpha_max),
+            "strategy": plan.strategies[pair // len(rates)],
+        }

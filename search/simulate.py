@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from optuna.storages import InMemoryStorage
 from rich import box
 from rich.console import Console
@@ -32,7 +33,7 @@ from search.recommend import Recommendation, recommend
 from search.sampler import SAMPLERS
 from search.space import BASELINE, Candidate, Plan
 from search.stopping import rungs
-from search.surfaces import Curve, Family, Recorded, SurfaceError, load_curve, read_table
+from search.surfaces import Curve, Family, Recorded, SurfaceError, load_curve, read_table, recorded_curves
 
 SELECTION = "simulated"
 
@@ -177,9 +178,15 @@ def main(argv: list[str] | None = None) -> int:
         metavar="P",
         help="chance that a trial fails in an epoch (default: 0)",
     )
+    parser.add_argument(
+        "--export", type=Path, nargs="+", metavar="FOLDER",
+        help="write the learning curves of these searches (results folders) to --table, and stop",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcome there")
     args = parser.parse_args(argv)
     try:
+        if args.export:
+            return _export(args.export, args.table)
         plan = plan_of(args)
         outcome = simulate(_curve(args), plan, args.workers, args.failures)
     except SurfaceError as error:
@@ -188,6 +195,16 @@ def main(argv: list[str] | None = None) -> int:
     _show(outcome, plan)
     if args.json:
         args.json.write_text(json.dumps(_document(outcome), indent=2) + "\n")
+    return 0
+
+
+def _export(folders: list[Path], target: Path | None) -> int:
+    """Write what the trials of real searches measured as a table of learning curves."""
+    if target is None:
+        raise SurfaceError("--export needs --table FILE to write to")
+    table = pd.concat([recorded_curves(folder) for folder in folders], ignore_index=True)
+    table.to_csv(target, index=False, float_format="%.5g")
+    print(f"wrote {len(table)} readings of {len(folders)} searches to {target}")
     return 0
 
 

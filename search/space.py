@@ -13,6 +13,11 @@ def trial_name(number: int) -> str:
     return f"{TRIAL}-{number:03d}"
 
 
+def baseline_name(quality: int) -> str:
+    """The name of the baseline of this rate."""
+    return f"{BASELINE}-q{quality}"
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a search decides by; `rungs` are the epochs at which a trial may be stopped,

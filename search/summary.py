@@ -81,7 +81,8 @@ def _decibels(figure: float | None) -> str:
 def effort(records: SearchRecords, wall: float, workers: int, memory: float) -> str:
     """What the search took: epochs, trials by end, share of the workers' time spent on work; `memory`
     is the most that all its processes on this machine held together, MiB."""
-    trials, everything = records.trials, records.everything()
+    trials = records.trials
+    everything = [r for r in records.everything() if not r.source]
     count = {state: sum(t.state == state for t in trials) for state in (FINISHED, STOPPED, FAILED)}
     seconds = {
         kind: sum(f.get(f"time/{kind}_seconds", 0.0) for r in everything for f in r.readings.values())

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from lic.recipe import LAMBDAS
+from search.core import studies
 from search.surrogate import Squash
 
 #: curve(alpha, strategy, lmbda, epoch, seed) -> rate change in percent; negative saves bits.
@@ -144,6 +145,20 @@ def load_curve(name: str) -> Curve:
     if not callable(found):
         raise SurfaceError(f"'{name}' is not a function")
     return found
+
+
+def recorded_curves(folder: Path) -> pd.DataFrame:
+    """The rate changes that the trials of a search measured, a row a reading. Raises SurfaceError."""
+    storage = folder / "study.db"
+    if not storage.is_file():
+        raise SurfaceError(f"{folder} is not the results folder of a search: it has no study.db")
+    trials, _ = studies(f"sqlite:///{storage.resolve()}", folder.resolve().name)
+    rows = [
+        (t.user_attrs["quality"], t.params["strategy"], t.params["alpha"], t.user_attrs["seed"], epoch, value)
+        for t in trials.get_trials(deepcopy=False)
+        for epoch, value in sorted(t.intermediate_values.items())
+    ]
+    return pd.DataFrame(rows, columns=["quality", "strategy", "alpha", "seed", "epoch", "rate_change"])
 
 
 def read_table(path: Path) -> pd.DataFrame:

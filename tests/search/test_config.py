@@ -95,7 +95,7 @@ def test_the_report_reads_back() -> None:
         ({"budget": "0"}, "budget '0' (command line) cannot be used: the nearest allowed value is 1"),
         ({"budget": "many"}, "budget 'many' (command line) cannot be used"),
         ({"lr": "nan"}, "lr"),
-        ({"sampler": "tep"}, "choose one of surrogate, tpe, gp, random; did you mean 'tpe'?"),
+        ({"sampler": "tep"}, "choose one of surrogate, tpe, gp, random, grid; did you mean 'tpe'?"),
         ({"rates": "1-9"}, "choose among the qualities 1 to 6"),
         ({"rates": "one"}, "write qualities such as 1-6 or 1,3,5"),
         ({"strategies": "x"}, "no strategy is called 'x'; choose one of y, z, y+z"),

@@ -176,6 +176,37 @@ def interleaved(plan: Plan, schedule: int, restarts: bool) -> list[object]:
     return decisions
 
 
+def test_an_earlier_search_informs_the_next() -> None:
+    """With its trials there are no start-up points to spread, and the first proposals are good ones."""
+    plan = dataclasses.replace(PLAN, sampler="surrogate")
+    first = Core(InMemoryStorage(), "first", plan)
+    run_all(first)
+    storage = InMemoryStorage()
+    second = Core(storage, "second", dataclasses.replace(plan, budget=6, seed=1))
+    assert second.learn_from(first.trials.trials) == 30
+    assert second.learn_from(first.trials.trials) == 30  # again changes nothing
+    done = [c for c, _ in run_all(second) if c.role != BASELINE]
+    cold = Core(InMemoryStorage(), "cold", dataclasses.replace(plan, budget=6, seed=1))
+    without = [c for c, _ in run_all(cold) if c.role != BASELINE]
+
+    def change(candidate: Candidate) -> float:
+        base = dataclasses.replace(candidate, alpha=0.0, strategy="")
+        own, zero = figures(candidate, 9), figures(base, 9)
+        return rate_change(own, zero, "val", LAMBDAS[candidate.quality])
+
+    assert np.mean([change(c) for c in done]) < np.mean([change(c) for c in without]) - 1
+    assert len(Core(storage, "second", plan).earlier()) == 30
+    assert len(records(second).trials) == 6  # those of the earlier search are none of its own
+
+
+def test_a_grid_is_complete() -> None:
+    plan = dataclasses.replace(PLAN, sampler="grid", budget=36, rungs=())
+    done = [c for c, _ in run_all(Core(InMemoryStorage(), "s", plan)) if c.role != BASELINE]
+    points = {(c.quality, c.strategy, f"{c.alpha:.4g}") for c in done}
+    alphas = ("1e-08", "1e-07", "1e-06", "1e-05")
+    assert points == {(q, s, a) for q in plan.qualities for s in plan.strategies for a in alphas}
+
+
 def test_every_rate_gets_its_startup_points_and_its_share() -> None:
     """The surrogate chooses the rate as well; none is starved."""
     plan = dataclasses.replace(PLAN, sampler="surrogate")

@@ -19,12 +19,14 @@ from lic.architectures import ARCHITECTURES
 from lic.recipe import LAMBDAS
 from lic.training import read_checkpoint
 from lic.trial import Trial
+from search import simulate
 from search.config import Settings
 from search.core import studies
 from search.engine import training_config_of
 from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.space import Candidate
+from search.surfaces import read_table
 from tests.conftest import SHARED
 
 HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
@@ -154,6 +156,22 @@ def test_the_best_checkpoints_are_kept_and_no_others(
             assert 1 <= len(list(trial.glob("checkpoint_*"))) <= 2, trial  # the last and the best
 
 
+def test_its_learning_curves_can_be_exported(
+    real: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    results, _ = real
+    target = tmp_path / "curves.csv"
+    assert simulate.main(["--export", str(results / "real"), "--table", str(target)]) == 0
+    records = records_of(results, "real", "kodak" if HAVE_DATA else "deadleaves")
+    table = read_table(target)
+    assert len(table) == sum(record.last_epoch for record in records.trials)
+    record = records.trials[0]
+    change = records.rate_change(record, record.last_epoch, "val")
+    own = table[(table["alpha"] / record.alpha - 1).abs() < 1e-3]
+    assert own["rate_change"].iloc[-1] == pytest.approx(change, rel=1e-3)
+    assert simulate.main(["--export", str(tmp_path), "--table", str(target)]) == 2
+
+
 def test_nothing_of_ray_is_left_behind(real: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     results, done = real
     assert done.returncode == 0
@@ -186,7 +204,7 @@ def test_a_trials_figures_are_a_function_of_its_point_and_seed(
 def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
     arguments = ["--model", "cheng", *SMALL, "--rates", "1,6", "--budget", "4", "--seed", "5"]
     for name in ("first", "second"):
-        done = run_search(tmp_path, name, *arguments)
+        done = run_search(tmp_path, name, *arguments, "--no-reuse-baselines")
         assert done.returncode == 0, done.stderr + done.stdout
     for table in ("rates", "strategies", "trials"):
         first, second = (
@@ -194,6 +212,31 @@ def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
         )
         assert first == second
     assert len(pd.read_csv(tmp_path / "first" / "tables" / "trials.csv")) == 6
+
+    # A third takes the baselines over, and a limit of some milliseconds leaves no time for trials.
+    done = run_search(tmp_path, "third", *arguments, "--max-hours", "1e-6", "--warm-start", "second")
+    assert done.returncode == 0, done.stderr + done.stdout
+    printed = " ".join(done.stdout.split())
+    for quality in (1, 6):
+        assert f"reused the baseline of quality {quality}, trained the same way in second" in printed
+    assert "4 trials of" in printed
+    assert "inform the sampler" in printed
+    assert "ended because max_hours 1e-06 is over: 0 of 4 trials were started" in printed
+    kept = json.loads((tmp_path / "third" / "best" / "index.json").read_text())
+    assert {entry["alpha"] for entry in kept.values()} == {0.0}
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("third")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`lictune.taken_from` = 'second'")
+    assert len(runs) == 2
+    assert all(math.isfinite(run.data.metrics["val/bpp"]) for run in runs)
+
+    # Another training setup takes nothing over.
+    done = run_search(tmp_path, "fourth", *arguments, "--max-hours", "1e-6", "--lr", "1e-3")
+    assert "reused" not in done.stdout
+    done = run_search(tmp_path, "fifth", *arguments, "--warm-start", "nothing")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "warm_start nothing: no search of that name" in done.stderr
 
 
 def test_a_search_whose_every_trial_fails_says_why(tmp_path: Path) -> None:

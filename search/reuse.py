@@ -1,0 +1,74 @@
+"""Baselines of earlier searches that were trained just as this one would train them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lic.data.sets import ImageSet
+from lic.trial import TrialConfig
+from search.core import SETUP, SOURCE, Core, readings_of, studies
+from search.space import baseline_name
+
+#: What a trial's training does not depend on, or what is told apart by the rate.
+_POINT = ("lmbda", "alpha", "strategy")
+
+
+def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
+    """A fingerprint of everything that a baseline's figures depend on besides its rate: the model, the
+    weights it starts from, the training, the pixels of all images, the versions of torch and compressai."""
+    training = {k: v for k, v in dataclasses.asdict(template.training).items() if k not in _POINT}
+    start = hashlib.sha256(Path(template.start).read_bytes()).hexdigest() if template.start else ""
+    parts = {
+        "model": [template.model, template.width, template.latent_width, start, template.device],
+        "training": training,
+        "images": [part.images.fingerprint for part in images],
+        "measured": [template.val_epochs, template.test_epochs, template.images.val_crop],
+        "versions": [version(name) for name in ("torch", "compressai")],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def reuse_baselines(core: Core, folder: Path) -> dict[int, str]:
+    """Take over the baselines that other searches beside `folder` have finished, with their last
+    checkpoints; per quality the search each came from."""
+    wanted = [q for q in core.plan.qualities if core.baseline(q) is None]
+    taken: dict[int, str] = {}
+    others = [path for path in folder.parent.glob("*/study.db") if path.parent != folder]
+    for path in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True):
+        for trial in _finished(path) if len(taken) < len(wanted) else []:
+            quality = trial.user_attrs["quality"]
+            checkpoints = path.parent / "trials" / baseline_name(quality)
+            if quality not in wanted or quality in taken or not _same(trial, core):
+                continue
+            if not any(checkpoints.glob("checkpoint_*")):
+                continue  # nothing to export from
+            shutil.copytree(checkpoints, folder / "trials" / baseline_name(quality))
+            attributes = {**trial.user_attrs, SOURCE: path.parent.name}
+            core.baselines.add_trial(
+                create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs=attributes)
+            )
+            taken[quality] = path.parent.name
+    return dict(sorted(taken.items()))
+
+
+def _same(trial: FrozenTrial, core: Core) -> bool:
+    attributes = trial.user_attrs
+    same = attributes.get(SETUP) == core.setup and attributes["seed"] == core.plan.seed
+    return bool(core.setup) and same and core.plan.epochs in readings_of(trial)
+
+
+def _finished(path: Path) -> list[FrozenTrial]:
+    """The finished baselines of the search in this storage; of one that cannot be read, none."""
+    try:
+        found = studies(f"sqlite:///{path.resolve()}", path.parent.name)[1].get_trials(deepcopy=False)
+    except (optuna.exceptions.OptunaError, OSError, RuntimeError):
+        return []
+    return [trial for trial in found if trial.state == TrialState.COMPLETE]

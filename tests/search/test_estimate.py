@@ -1,0 +1,46 @@
+"""What a search is said to take, before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from search.config import resolve
+from search.estimate import Pace, estimate
+from search.plan import plan_of, template_of
+from search.run import main
+
+
+def test_the_arithmetic_without_stopping() -> None:
+    """10 trials and 6 baselines of 9 epochs of 50 steps; the reported images at epochs 1, 3 and 9."""
+    settings = resolve(
+        {"preset": "tiny", "model": "cheng", "budget": "10", "sampler": "random", "stopping": False},
+        {},
+        lambda _: 0,
+    ).settings
+    found = estimate(plan_of(settings), template_of(settings), Pace(0.1, 2.0, 6.0), 2, 0.5)
+    assert (found.trial_epochs, found.baseline_epochs) == (90, 54)
+    work = 16 * (9 * (50 * 0.1 + 2.0) + 3 * 6.0)
+    assert found.gpu_hours == pytest.approx(0.5 * work / 3600)
+    assert found.hours == pytest.approx(work / 2 / 3600, rel=0.1)  # two at once, nearly always
+
+
+def test_stopping_saves() -> None:
+    settings = resolve({"preset": "tiny", "model": "cheng", "budget": "24"}, {}, lambda _: 0).settings
+    plan, template = plan_of(settings), template_of(settings)
+    stopped = estimate(plan, template, Pace(0.1, 2.0, 6.0), 2, 0)
+    full = estimate(dataclasses.replace(plan, rungs=()), template, Pace(0.1, 2.0, 6.0), 2, 0)
+    assert stopped.trial_epochs < 0.8 * full.trial_epochs
+    assert stopped.hours < full.hours
+
+
+def test_the_command_measures_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--preset", "tiny", "--width", "8", "--start", "scratch", "--data", "deadleaves"]
+    arguments += ["--test", "deadleaves", "--test-images", "2", "--val-images", "2", "--budget", "8"]
+    assert main([*arguments, "--plan", "--results", str(tmp_path / "results")]) == 0
+    printed = capsys.readouterr().out
+    for expected in ("budget       8 trials and 6 baselines", " ms a step", "54 of baselines", "wall time"):
+        assert expected in printed
+    assert not (tmp_path / "results").exists()
