@@ -145,21 +145,36 @@ class ImageCurve:
         """The curve of means over a choice of images (with repetition)."""
         return Curve.of(self.rate[:, images].mean(axis=1), self.combine(self.quality[:, images].mean(axis=1)))
 
+    def by_block(self, blocks: int) -> ImageCurve:
+        """Points that are given one codec after the other, such as one per training seed, as one curve
+        whose columns are the images of the first, then of the second, and so on."""
+        rate, quality = (
+            table.reshape(blocks, -1, table.shape[1]).transpose(1, 0, 2).reshape(len(table) // blocks, -1)
+            for table in (self.rate, self.quality)
+        )
+        return ImageCurve(rate, quality, self.combine)
 
-def bd_rate_interval(anchor: ImageCurve, test: ImageCurve, resamples: int = 1000, seed: int = 0) -> Interval:
+
+def bd_rate_interval(
+    anchor: ImageCurve, test: ImageCurve, resamples: int = 1000, seed: int = 0, blocks: int = 1
+) -> Interval:
     """BD-rate with its 95 % interval by paired bootstrap over the images.
 
-    Each resample draws images with repetition, the same for both codecs. Raises CurveError as
+    Each resample draws images with repetition, the same for both codecs. With several `blocks` the
+    columns are as many repetitions of the same images (training seeds); blocks are drawn as well,
+    and images alike in each. Raises CurveError as
     `bd_rate` does, or when over 5 % of the resamples have no BD-rate of their own.
     """
     value = bd_rate(anchor.over(slice(None)), test.over(slice(None)))
     draw = np.random.default_rng(seed)
-    count = anchor.rate.shape[1]
+    count = anchor.rate.shape[1] // blocks
     drawn = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(resamples):
             images = draw.integers(count, size=count)
+            if blocks > 1:
+                images = (draw.integers(blocks, size=blocks)[:, None] * count + images).ravel()
             try:
                 drawn.append(bd_rate(anchor.over(images), test.over(images)))
             except CurveError:

@@ -56,6 +56,10 @@ class Settings(BaseModel):
     reuse_baselines: bool = _setting(
         "What to search", True, "take baselines from earlier searches of the same training setup"
     )
+    confirm: int | None = _setting(
+        "What to search", None, "then train the best so many points per rate again on fresh seeds", ge=1
+    )
+    seeds: int = _setting("What to search", 3, "number of fresh seeds for --confirm", ge=1)
     warm_start: str | None = _setting(
         "What to search", None, "an earlier search (its name or folder) whose trials inform the sampler"
     )

@@ -33,6 +33,19 @@ def images_of(trial: FrozenTrial) -> dict[int, dict[str, list[float]]]:
     return _by_epoch(trial, _IMAGES)
 
 
+def record_readings(
+    study: optuna.Study,
+    trial: FrozenTrial,
+    epoch: int,
+    figures: dict[str, float],
+    images: dict[str, list[float]] | None,
+) -> None:
+    """Keep what a training measured after an epoch, and its per-image columns if there are any."""
+    if images:
+        study._storage.set_trial_user_attr(trial._trial_id, f"{_IMAGES}{epoch}", images)
+    study._storage.set_trial_user_attr(trial._trial_id, f"{_READINGS}{epoch}", figures)
+
+
 def _by_epoch(trial: FrozenTrial, prefix: str) -> dict:
     found = {
         int(key.removeprefix(prefix)): value
@@ -150,10 +163,7 @@ class Core:
         rate change, or, if it is a baseline, those of the trials that were waiting for it. `images`
         are per-image columns named as the figures are."""
         study, trial = self._find(name)
-        storage = study._storage
-        if images:
-            storage.set_trial_user_attr(trial._trial_id, f"{_IMAGES}{epoch}", images)
-        storage.set_trial_user_attr(trial._trial_id, f"{_READINGS}{epoch}", figures)
+        record_readings(study, trial, epoch, figures, images)
         if trial.user_attrs["role"] == TRIAL:
             self._settle(self._find(name)[1])
             return

@@ -16,10 +16,9 @@ from ray.tune.search import Searcher
 from lic.recipe import LAMBDAS
 from lic.training import DivergedError
 from lic.trial import Readings, Trial, TrialConfig
-from search.core import Core
 from search.limits import Limits
 from search.objective import rd_cost
-from search.space import Candidate
+from search.space import Candidate, Plan
 
 CHECKPOINT = "state.pt"
 TRIALS_FOLDER = "trials"
@@ -33,6 +32,30 @@ class Listener(Protocol):
     def measured(self, name: str, readings: Readings) -> None: ...
 
     def ended(self, name: str) -> None: ...
+
+
+class Decisions(Protocol):
+    """What the engine asks: the decision core, or a fixed list of trainings (search.confirm)."""
+
+    plan: Plan
+
+    def suggest(self) -> Candidate | None: ...
+
+    def observe(
+        self,
+        name: str,
+        epoch: int,
+        figures: dict[str, float],
+        images: dict[str, list[float]] | None = None,
+    ) -> None: ...
+
+    def decide(self, name: str, epoch: int) -> bool: ...
+
+    def fail(self, name: str, reason: str) -> None: ...
+
+    def end(self, name: str, reason: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class RayTrial(tune.Trainable):
@@ -77,7 +100,11 @@ class CoreSearcher(_NotRestored, Searcher):
     """Passes `suggest` on; Ray's own record of the trials is not needed."""
 
     def __init__(
-        self, core: Core, configure: Callable[[Candidate], TrialConfig], listener: Listener, limits: Limits
+        self,
+        core: Decisions,
+        configure: Callable[[Candidate], TrialConfig],
+        listener: Listener,
+        limits: Limits,
     ) -> None:
         super().__init__(metric="rd_cost", mode="min")
         self.core, self.configure, self.listener, self.limits = core, configure, listener, limits
@@ -107,7 +134,7 @@ class CoreSearcher(_NotRestored, Searcher):
 class CoreScheduler(_NotRestored, FIFOScheduler):
     """Passes `observe` and `decide` on, and the end of a trial."""
 
-    def __init__(self, core: Core, listener: Listener, limits: Limits) -> None:
+    def __init__(self, core: Decisions, listener: Listener, limits: Limits) -> None:
         super().__init__()
         self.core, self.listener, self.limits = core, listener, limits
 
@@ -159,17 +186,18 @@ def disconnect() -> None:
 
 
 def run(
-    core: Core,
+    core: Decisions,
     configure: Callable[[Candidate], TrialConfig],
     listener: Listener,
     limits: Limits,
     folder: Path,
     workers: int,
     gpus_per_trial: float,
+    subfolder: str = TRIALS_FOLDER,
 ) -> None:
     """Train until the core has nothing more to suggest or a limit is reached.
 
-    Checkpoints go to folder/trials; of each trial the last and the best on the selection images are
+    Checkpoints go to folder/subfolder; of each trial the last and the best on the selection images are
     kept. Ray must be connected."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_resources(RayTrial, {"CPU": 1, "GPU": gpus_per_trial})
@@ -185,7 +213,7 @@ def run(
             trial_name_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
-            name=TRIALS_FOLDER,
+            name=subfolder,
             storage_path=str(folder.resolve()),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=1),

@@ -146,6 +146,26 @@ class Monitor:
         return max(0.0, left) * pace
 
 
+class ConfirmationMonitor:
+    """The engine's listener while points are confirmed: writes MLflow and counts."""
+
+    def __init__(self, total: int, tracker: Tracker, say: Callable[[str], None]) -> None:
+        self.total, self.tracker, self.say = total, tracker, say
+        self._done, self._started = 0, time.monotonic()
+
+    def started(self, candidate: Candidate) -> None:
+        self.tracker.started(candidate, LAMBDAS[candidate.quality])
+
+    def measured(self, name: str, readings: Readings) -> None:
+        self.tracker.measured(name, readings.epoch, readings.figures)
+
+    def ended(self, name: str) -> None:
+        self._done += 1
+        left = (time.monotonic() - self._started) / self._done * (self.total - self._done)
+        self.tracker.ended(name, "FINISHED", {})
+        self.say(f"[{self._done:>3}/{self.total}] confirming {name:<20} {duration(left)} left")
+
+
 def tree_memory() -> float:
     """Memory of this process and all below it, MiB: the sum of their proportional set sizes, in
     which a page that several share counts once."""

@@ -32,11 +32,13 @@ from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
 from lic.data.sets import ImageSet
 from search.config import ConfigError, Resolved, Settings, add_arguments, resolve
+from search.confirm import CONFIRMATION, Confirmation, points_to_confirm
 from search.records import FAILED, SearchRecords
 from search.space import Plan, trial_name
 from search.tracking import Tracker, TrackingError
 
 USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
+_MLFLOW_STATUS = {0: "FINISHED", INTERRUPTED: "KILLED"}
 _VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -183,7 +185,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     from search import engine, summary
     from search.core import Core, studies
     from search.limits import Limits
-    from search.monitor import Monitor
+    from search.monitor import ConfirmationMonitor, Monitor
     from search.plan import plan_of, template_of
     from search.recommend import expectations
     from search.reuse import reuse_baselines, setup_of
@@ -226,8 +228,21 @@ def search(resolved: Resolved, folder: Path) -> int:
     started = time.monotonic()
     limits = Limits(settings.max_hours, settings.max_gpu_hours, settings.gpus_per_trial or 0)
     configure = functools.partial(engine.training_config_of, template=template)
+    confirmation = None
     try:
         engine.run(core, configure, monitor, limits, folder, workers, settings.gpus_per_trial or 0)
+        records = monitor.records()
+        expected = expectations(core.trials, plan, core.earlier())
+        records = dataclasses.replace(
+            records, expected={trial_name(number): value for number, value in expected.items()}
+        )
+        if settings.confirm and len(records.trials) == plan.budget and not limits.reached():
+            points = points_to_confirm(records, plan, settings.confirm, settings.seeds)
+            say(f"confirming   {len(points)} trainings on {settings.seeds} fresh seeds")
+            confirmation = Confirmation(storage, folder.name, plan, points)
+            listener = ConfirmationMonitor(len(points), tracker, say)
+            share = settings.gpus_per_trial or 0
+            engine.run(confirmation, configure, listener, limits, folder, workers, share, CONFIRMATION)
     except BaseException:
         tracker.close("FAILED")
         raise
@@ -237,10 +252,14 @@ def search(resolved: Resolved, folder: Path) -> int:
     monitor.close()
     wall = time.monotonic() - started
     took = functools.partial(summary.effort, wall=wall, workers=workers, memory=monitor.peak_memory)
-    found = expectations(core.trials, plan, core.earlier())
-    expected = {trial_name(number): value for number, value in found.items()}
-    records = dataclasses.replace(monitor.records(), expected=expected)
-    return _conclude(records, plan, folder, tracker, console, took, ended_by)
+    status = _conclude(records, plan, folder, tracker, console, took, ended_by)
+    if confirmation is not None:
+        _conclude_confirmation(confirmation, records, folder, tracker, console)
+    tracker.close(_MLFLOW_STATUS.get(status, "FAILED"))
+    if tracker.lost:
+        say(f"{tracker.lost} records did not reach MLflow; the results folder has them all")
+    say(f"next: python -m dashboards.open {folder}")
+    return status
 
 
 def _earlier_search(settings: Settings) -> Path | None:
@@ -360,7 +379,6 @@ def _conclude(
     tracker.artifact(rd_figure(records, plan.strategies, folder / "rd.png"))
     tracker.search_measured(0, results.parent_figures(by_strategy, records.test_set))
     keep_best(records, folder)
-    tracker.close("KILLED" if interrupted else "FAILED" if all_failed else "FINISHED")
 
     console.print()
     if all_failed:
@@ -370,13 +388,26 @@ def _conclude(
     console.print(took(records), markup=False)
     if ended_by:
         console.print(f"ended because {ended_by}: {len(records.trials)} of {plan.budget} trials were started")
-    if tracker.lost:
-        console.print(f"{tracker.lost} records did not reach MLflow; the results folder has them all")
     console.print(
         f"best checkpoints in {folder / 'best'}, tables in {folder / 'tables'}, figure {folder / 'rd.png'}"
     )
-    console.print(f"next: python -m dashboards.open {folder}", markup=False)
     return INTERRUPTED if interrupted else 0
+
+
+def _conclude_confirmation(
+    confirmation: Confirmation, records: SearchRecords, folder: Path, tracker: Tracker, console: Console
+) -> None:
+    """The confirmed points: table, file, and BD-rates over seeds and images."""
+    from search import confirm, summary
+
+    found = confirm.confirmed(confirmation, records.test_set)
+    target = folder / "tables" / "confirmation.csv"
+    confirm.table_of(found).to_csv(target, index=False)
+    tracker.artifact(target)
+    console.print(summary.confirmation(found, records.test_set))
+    for label, figure in confirm.bd_rates(confirmation, records).items():
+        text = figure if isinstance(figure, str) else summary.interval(figure)
+        console.print(f"{label} of the search's choice on fresh seeds: {text}", markup=False)
 
 
 def keep_best(records: SearchRecords, folder: Path) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lic.bdrate import Interval
+from search.confirm import Confirmed
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords
 from search.results import StrategyResult, rate_table
 
@@ -60,18 +61,35 @@ def strategies(records: SearchRecords, results: list[StrategyResult]) -> Table:
         table.add_column(header, justify="left" if header == "strategy" else "right")
     for row in results:
         table.add_row(
-            row.strategy, _interval(row.bd_rate_psnr), _decibels(row.bd_psnr),
-            _interval(row.bd_rate_msssim), _decibels(row.bd_msssim),
+            row.strategy, interval(row.bd_rate_psnr), _decibels(row.bd_psnr),
+            interval(row.bd_rate_msssim), _decibels(row.bd_msssim),
             f"{row.tuned} of {len(records.baselines)}",
         )  # fmt: skip
     return table
 
 
-def _interval(figure: Interval | None) -> str:
+def interval(figure: Interval | None) -> str:
+    """A figure in percent with its interval, or a dash."""
     if figure is None:
         return "-"
     span = "" if math.isnan(figure.low) else f" [{figure.low:+.2f}, {figure.high:+.2f}]"
     return f"{figure.value:+.2f} %{span}"
+
+
+def confirmation(found: list[Confirmed], test_set: str) -> Table:
+    """Per confirmed point its rate change on fresh seeds."""
+    table = Table(
+        title="Confirmed on fresh seeds, with 95 % intervals over seeds and images",
+        box=box.SIMPLE_HEAD, title_justify="left",
+    )  # fmt: skip
+    for header in ("quality", "trial", "alpha", "strategy", "seeds", f"rate change ({test_set})"):
+        table.add_column(header, justify="right")
+    for item in found:
+        table.add_row(
+            str(item.quality), item.trial, f"{item.alpha:.2e}", item.strategy, str(item.seeds),
+            interval(item.rate_change),
+        )  # fmt: skip
+    return table
 
 
 def _decibels(figure: float | None) -> str:

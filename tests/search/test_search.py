@@ -204,14 +204,21 @@ def test_a_trials_figures_are_a_function_of_its_point_and_seed(
 def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
     arguments = ["--model", "cheng", *SMALL, "--rates", "1,6", "--budget", "4", "--seed", "5"]
     for name in ("first", "second"):
-        done = run_search(tmp_path, name, *arguments, "--no-reuse-baselines")
+        confirm = ("--confirm", "1", "--seeds", "2")
+        done = run_search(tmp_path, name, *arguments, "--no-reuse-baselines", *confirm)
         assert done.returncode == 0, done.stderr + done.stdout
-    for table in ("rates", "strategies", "trials"):
+        assert "Confirmed on fresh seeds" in done.stdout
+    for table in ("rates", "strategies", "trials", "confirmation"):
         first, second = (
             (tmp_path / name / "tables" / f"{table}.csv").read_text() for name in ("first", "second")
         )
         assert first == second
     assert len(pd.read_csv(tmp_path / "first" / "tables" / "trials.csv")) == 6
+    again = pd.read_csv(tmp_path / "first" / "tables" / "confirmation.csv")
+    assert 1 <= len(again) <= 2
+    assert set(again["seeds"]) == {2}
+    assert (again["rate_change_low"] <= again["rate_change"]).all()
+    assert (again["rate_change"] <= again["rate_change_high"]).all()
 
     # A third takes the baselines over, and a limit of some milliseconds leaves no time for trials.
     done = run_search(tmp_path, "third", *arguments, "--max-hours", "1e-6", "--warm-start", "second")
