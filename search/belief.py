@@ -78,7 +78,8 @@ class Belief:
     ) -> None:
         self.plan, self._earlier, self._foreign = plan, earlier, {id(trial) for trial in earlier}
         self._strategies = {name: number for number, name in enumerate(plan.strategies)}
-        self._trials = [t for t in trials if t.params.get("alpha") and t.state != TrialState.WAITING]
+        # One that a crash left between being asked for and being described has no lambda.
+        self._trials = [t for t in trials if t.params.get("alpha") and "lambda" in t.user_attrs]
         self._informing = self._choose()
         self.data = self._gather()
         self.surrogate = Surrogate(theta, len(plan.strategies)) if theta is not None else None

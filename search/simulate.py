@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -117,7 +118,15 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
     change = 0.0
     if candidate.role != BASELINE:
         lmbda = LAMBDAS[candidate.quality]
-        change = float(curve(candidate.alpha, candidate.strategy, lmbda, epoch, candidate.seed))
+        point = (candidate.alpha, candidate.strategy, lmbda, epoch, candidate.seed)
+        try:
+            change = float(curve(*point))
+        except SurfaceError:
+            raise
+        except Exception as error:  # whatever a user's function raises
+            raise SurfaceError(f"the surface failed at {point}: {type(error).__name__}: {error}") from error
+        if not math.isfinite(change):
+            raise SurfaceError(f"the surface gave {change} at {point}; it must give a finite percentage")
     return {f"{SELECTION}/bpp": 1 + change / 100, f"{SELECTION}/mse": 0.0}
 
 

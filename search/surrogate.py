@@ -239,7 +239,7 @@ class Posterior:
         self.surrogate, self.points = surrogate, data.points
         matrix = surrogate.covariance(data.points, data.points)
         matrix[np.diag_indices_from(matrix)] += surrogate.noise**2 * data.noise_share + data.variance
-        factor = cholesky(matrix, lower=True, check_finite=False)
+        factor = _factor(matrix)
         weights = cho_solve((factor, True), data.value, check_finite=False)
         self._known, self._weights = data.points, weights
         if pending is not None and len(pending):
@@ -248,7 +248,7 @@ class Posterior:
             corner = surrogate.covariance(pending, pending)
             corner[np.diag_indices_from(corner)] += surrogate.noise**2
             lower = solve_triangular(factor, cross, lower=True, check_finite=False)
-            block = cholesky(corner - lower.T @ lower, lower=True, check_finite=False)
+            block = _factor(corner - lower.T @ lower)
             n, m = len(data.points), len(pending)
             whole = np.zeros((n + m, n + m))
             whole[:n, :n], whole[n:, :n], whole[n:, n:] = factor, lower.T, block
@@ -301,6 +301,17 @@ def gather(points: Points, value: Array, count: Array, variance: Array, pinned: 
         np.concatenate([slope**2 * variance + 1e-6, np.full(n, _PIN_SIGMA**2)]),
         squash,
     )
+
+
+def _factor(matrix: Array) -> Array:
+    """The lower Cholesky factor; what rounding has made indefinite gets as much noise as it takes."""
+    noise = 0.0
+    while True:
+        try:
+            whole = matrix + noise * np.eye(len(matrix))
+            return cholesky(whole, lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            noise = max(1e-9 * float(np.trace(matrix)) / len(matrix), 10 * noise)
 
 
 def _rates(a: Points, b: Points, length: float) -> Array:

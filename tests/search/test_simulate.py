@@ -115,9 +115,16 @@ def test_a_recorded_table_gives_its_own_values_back(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_used_is_said_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "broken.py").write_text(
+        "def lost(alpha, strategy, lmbda, epoch, seed):\n    return float('nan')\n"
+        "def raises(alpha, strategy, lmbda, epoch, seed):\n    return 1 / 0\n"
+    )
+    monkeypatch.chdir(tmp_path)
     for arguments, expected in (
+        (["--surface", "broken:lost"], "the surface gave nan at ("),
+        (["--surface", "broken:raises"], "ZeroDivisionError: division by zero"),
         (["--surface", "no_such_module:curve"], "there is no surface 'no_such_module:curve'"),
         (["--surface", "math:pi"], "'math:pi' is not a function"),
         (["--table", str(tmp_path / "missing.csv")], "cannot be read"),

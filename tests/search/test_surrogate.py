@@ -104,3 +104,11 @@ def test_what_is_not_a_number_is_left_out() -> None:
     readings = gather(p, value, np.ones(10), np.zeros(10), pins(1e-8, 3, RATES))
     assert len(readings.points) == 8 + 18
     assert np.isfinite(readings.value).all()
+
+
+def test_the_same_point_many_times_does_not_break_it() -> None:
+    """Repeated points make the covariance singular but for the noise."""
+    p = points(3).take(np.zeros(80, int))
+    readings = gather(p, np.full(80, -1.0), np.full(80, 1e12), np.zeros(80), pins(1e-8, 3, RATES))
+    posterior = Posterior(Surrogate(prior(3)[0], 3), readings, p.take(np.arange(40)))
+    assert posterior.mean(p.take(np.array([0])))[0] == pytest.approx(-1.0, abs=0.1)
