@@ -18,8 +18,9 @@ from search.surrogate import Array, Data, Points, Posterior, Surrogate, fit, gat
 #: Readings of one trial are averaged over epochs that differ by less than this factor.
 _EPOCH_RATIO = 1.7
 
-#: At most so many trials inform the model: of each rate the best, and others spread over the search.
-MOST_TRIALS = 240
+#: At most so many trials inform the model: of each rate the last that finished, which lie where it
+#: matters, and others spread over the search. (Its best readings would be its luckiest.)
+MOST_TRIALS = 150
 
 #: Earlier searches' trials are numbered from here.
 _EARLIER = 1_000_000
@@ -29,6 +30,9 @@ _RIVALS = 20
 
 #: Values of alpha per rate and strategy among which the next trial is chosen.
 _GRID = 36
+
+#: The same in a long search, where many points are chosen at a time, each time from another grid.
+_COARSE_GRID = 8
 
 #: How many times its equal share of the trials a rate may get, and some to spare.
 _MOST_SHARE, _SPARE = 1.25, 2
@@ -166,7 +170,7 @@ class Belief:
         return Posterior(self.surrogate, self.data, pending)
 
     def _choose(self) -> list[FrozenTrial]:
-        """The trials that inform the model: all, or, of a long search, each rate's best and a spread."""
+        """The trials that inform the model: all, or, of a long search, some of every rate."""
         known = [t for t in self._earlier if t.params["strategy"] in self._strategies]
         with_values = [t for t in (*self._trials, *known) if t.intermediate_values]
         if len(with_values) <= MOST_TRIALS:
@@ -175,7 +179,7 @@ class Belief:
         kept: list[FrozenTrial] = []
         for quality in self.plan.qualities:
             of_rate = [t for t in with_values if t.user_attrs["quality"] == quality]
-            of_rate.sort(key=lambda t: (-_progress(t), t.intermediate_values[_progress(t)], t.number))
+            of_rate.sort(key=lambda t: (t.state == TrialState.COMPLETE, t.number), reverse=True)
             step = max(1, len(of_rate) // share)
             spread = [t for place, t in enumerate(of_rate[share:]) if place % step == 0]
             kept += [*of_rate[:share], *spread[:share]]
@@ -183,11 +187,12 @@ class Belief:
 
     def _gather(self) -> Data:
         rows: list[tuple[float, ...]] = []
-        few = len(self._informing) <= MOST_TRIALS // 2
+        # Two readings of a trial at least, else its own effect cannot be told from noise.
+        most = -2 if len(self._trials) > MOST_TRIALS else 0
         for trial in self._informing:
             location = self._location(trial)
             bins = _binned(trial.intermediate_values)
-            for epochs in bins if few else bins[-1:]:
+            for epochs in bins[most:]:
                 progress = math.exp(_mean([math.log(e) for e in epochs])) / self.plan.epochs
                 value = _mean([trial.intermediate_values[e] for e in epochs])
                 known = _mean([trial.user_attrs.get(f"{VARIANCE}{e}", 0.0) for e in epochs])
@@ -229,11 +234,12 @@ class Belief:
         """The candidates, alpha on a grid shifted at random, and the quality of each."""
         low, high = math.log10(self.plan.alpha_min), math.log10(self.plan.alpha_max)
         shifts = np.random.default_rng(seed).random((len(qualities), len(self._strategies)))
+        count = _GRID if len(self._trials) <= MOST_TRIALS else _COARSE_GRID
         rows, own = [], []
         for i, quality in enumerate(qualities):
             for s in range(len(self._strategies)):
-                for k in range(_GRID):
-                    alpha = low + (high - low) * (k + shifts[i, s]) / _GRID
+                for k in range(count):
+                    alpha = low + (high - low) * (k + shifts[i, s]) / count
                     rows.append((alpha, s, math.log10(LAMBDAS[quality]), 1.0, -1))
                     own.append(quality)
         return _points_of(np.array(rows)), own
@@ -245,10 +251,6 @@ def _points_of(table: NDArray[np.float64]) -> Points:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def _progress(trial: FrozenTrial) -> int:
-    return max(trial.intermediate_values)
 
 
 def _binned(epochs: Iterable[int]) -> list[list[int]]:
