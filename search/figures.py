@@ -32,7 +32,8 @@ def rd_figure(records: SearchRecords, strategies: tuple[str, ...], path: Path) -
         pane.set_xlabel("rate (bits per pixel, entropy estimate)")
         pane.set_ylabel(label)
         pane.grid(alpha=0.3)
-    panes[0].legend()
+    if panes[0].lines:
+        panes[0].legend()
     figure.suptitle(f"{records.name}: {len(records.trials)} trials, measured on {records.test_set}")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

@@ -73,12 +73,14 @@ def _strategy_result(records: SearchRecords, strategy: str, chosen: dict[int, Tr
     tuned = sum(point is not anchor for point, anchor in zip(points, anchors, strict=True))
     figures: dict[str, Interval | float | None] = {}
     refused = "" if tuned else "no trial of it was trained at full length"
+    if not anchors:
+        refused = "no baseline was trained at full length"
     for metric, rate_key, quality_key in (
         (PSNR, "bd_rate_psnr", "bd_psnr"),
         (MS_SSIM, "bd_rate_msssim", "bd_msssim"),
     ):
         figures |= {rate_key: None, quality_key: None}
-        if not tuned and strategy != OVERALL:
+        if not anchors or (not tuned and strategy != OVERALL):
             continue
         try:
             anchor = image_curve(anchors, epoch, records.test_set, metric)

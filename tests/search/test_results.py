@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lic.evaluation import decibels
 from lic.recipe import LAMBDAS
+from search.belief import Expectation
+from search.figures import rd_figure
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord
 from search.results import (
     OVERALL,
@@ -121,3 +124,32 @@ def test_a_broken_baseline_curve_gives_no_bd_rate_but_a_trial_has_its_own() -> N
         baseline.readings[9]["kodak/psnr"] = 40.0 - baseline.quality  # all but the first are beaten
     assert "kodak/bd_rate_psnr" not in records.derived(records.trials[0], 9)
     assert math.isnan(float(strategy_table([row])["bd_rate_psnr"].astype(float)[0]))
+
+
+def test_the_expected_rate_change_decides_and_the_luckiest_is_shown() -> None:
+    lucky, sound = record("trial-000", 1, -3.0, "y"), record("trial-001", 1, -2.0, "z")
+    hopeless = record("trial-002", 2, -1.0, "y")
+    records = dataclasses.replace(
+        search(lucky, sound, hopeless),
+        expected={
+            "trial-000": Expectation(-1.0, 0.3),
+            "trial-001": Expectation(-2.5, 0.2),
+            "trial-002": Expectation(0.5, 0.2),
+        },
+    )
+    kept = best_per_rate(records)
+    assert kept[1].name == "trial-001"
+    assert kept[2].name == "baseline-q2"  # not expected to save bits, whatever it read
+    rows = {row["quality"]: row for row in rate_table(records).to_dict("records")}
+    assert (rows[1]["expected_rate_change"], rows[1]["expected_sigma"]) == (-2.5, 0.2)
+    assert rows[1]["luckiest_trial"] == "trial-000"
+    assert rows[1]["luckiest_rate_change"] == pytest.approx(-3.0)
+    assert rows[3]["luckiest_trial"] == "-"
+
+
+def test_a_search_cut_short_before_its_baselines_has_tables_and_a_figure(tmp_path: Path) -> None:
+    records = dataclasses.replace(search(), baselines={})
+    for row in strategy_results(records, ("y",)):
+        assert row.refused == "no baseline was trained at full length"
+    assert len(rate_table(records)) == len(trial_table(records)) == 0
+    assert rd_figure(records, ("y",), tmp_path / "rd.png").stat().st_size > 1000

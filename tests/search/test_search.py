@@ -241,6 +241,8 @@ def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
     # Another training setup takes nothing over.
     done = run_search(tmp_path, "fourth", *arguments, "--max-hours", "1e-6", "--lr", "1e-3")
     assert "reused" not in done.stdout
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "no baseline was trained at full length" in " ".join(done.stdout.split())
     done = run_search(tmp_path, "fifth", *arguments, "--warm-start", "nothing")
     assert (done.returncode, done.stdout) == (2, "")
     assert "warm_start nothing: no search of that name" in done.stderr
