@@ -41,8 +41,14 @@ _MOST_SHARE, _SPARE = 1.25, 2
 #: falls with the square of the budget that is left.
 _CURIOSITY = 6.0
 
-_NODES, _SHARES = np.polynomial.hermite_e.hermegauss(9)
-_SHARES = _SHARES / _SHARES.sum()
+#: Points chosen at a time are moved aside by up to so many decades.
+_ASIDE = 0.08
+
+#: Nodes of the Gauss-Hermite quadrature over a candidate's reading, and in a long search.
+_NODES, _FEW_NODES = 9, 5
+
+#: Steps of a fit of the hyperparameters, and of one in a long search, which starts where the last ended.
+_FIT_STEPS, _FEW_FIT_STEPS = 40, 12
 
 #: These matrices are small: a second thread costs more than it gives, and takes a core from the trials.
 _one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1, user_api="blas")
@@ -84,6 +90,7 @@ class Belief:
         self._strategies = {name: number for number, name in enumerate(plan.strategies)}
         # One that a crash left between being asked for and being described has no lambda.
         self._trials = [t for t in trials if t.params.get("alpha") and "lambda" in t.user_attrs]
+        self._long = len(self._trials) > MOST_TRIALS
         self._informing = self._choose()
         self.data = self._gather()
         self.surrogate = Surrogate(theta, len(plan.strategies)) if theta is not None else None
@@ -91,7 +98,8 @@ class Belief:
     @_one_thread
     def fit(self, start: Array | None = None) -> Array:
         """Fit the hyperparameters and use them from now on; returns them."""
-        self.surrogate = fit(self.data, len(self.plan.strategies), start)
+        steps = _FEW_FIT_STEPS if self._long and start is not None else _FIT_STEPS
+        self.surrogate = fit(self.data, len(self.plan.strategies), start, steps)
         return self.surrogate.theta
 
     @_one_thread
@@ -114,12 +122,17 @@ class Belief:
         groups = [np.flatnonzero(everything.rate == math.log10(LAMBDAS[q])) for q in qualities]
         known = len(rivals)
         curiosity = _CURIOSITY * max(0.0, 1 - len(self._trials) / self.plan.budget) ** 2
+        nodes = _FEW_NODES if self._long else _NODES
+        draw = np.random.default_rng([seed, 1])
         chosen: list[Point] = []
-        for _ in range(count):
-            worth = _worth(mean, covariance, noise, groups, known, known)
-            worth += curiosity * _worth(mean, covariance, noise, groups, known, len(mean))
+        for place in range(count):
+            worth = _worth(mean, covariance, noise, groups, known, known, nodes)
+            worth += curiosity * _worth(mean, covariance, noise, groups, known, len(mean), nodes)
             best = int(np.argmax(worth))
-            chosen.append(Point(own[best], 10 ** grid.alpha[best], self.plan.strategies[grid.strategy[best]]))
+            # The same point twice would measure the same twice: trainings differ by nothing else.
+            aside = draw.uniform(-_ASIDE, _ASIDE) if place else 0.0
+            alpha = 10 ** (grid.alpha[best] + aside)
+            chosen.append(Point(own[best], float(alpha), self.plan.strategies[grid.strategy[best]]))
             column = covariance[:, known + best].copy()
             covariance -= np.outer(column, column) / (column[known + best] + noise)
         return chosen
@@ -188,7 +201,7 @@ class Belief:
     def _gather(self) -> Data:
         rows: list[tuple[float, ...]] = []
         # Two readings of a trial at least, else its own effect cannot be told from noise.
-        most = -2 if len(self._trials) > MOST_TRIALS else 0
+        most = -2 if self._long else 0
         for trial in self._informing:
             location = self._location(trial)
             bins = _binned(trial.intermediate_values)
@@ -234,7 +247,7 @@ class Belief:
         """The candidates, alpha on a grid shifted at random, and the quality of each."""
         low, high = math.log10(self.plan.alpha_min), math.log10(self.plan.alpha_max)
         shifts = np.random.default_rng(seed).random((len(qualities), len(self._strategies)))
-        count = _GRID if len(self._trials) <= MOST_TRIALS else _COARSE_GRID
+        count = _COARSE_GRID if self._long else _GRID
         rows, own = [], []
         for i, quality in enumerate(qualities):
             for s in range(len(self._strategies)):
@@ -269,6 +282,7 @@ def _worth(
     groups: list[NDArray[np.int64]],
     known: int,
     keepable: int,
+    nodes: int,
 ) -> Array:
     """For every candidate (the rows from `known`), by how much the sum over the rates of the best mean
     is expected to fall once it is trained, when of each rate's rows those below `keepable`, the
@@ -276,10 +290,11 @@ def _worth(
     candidates = np.arange(known, len(mean))
     reach = covariance[:, candidates] / np.sqrt(np.diag(covariance)[candidates] + noise)
     worth = np.zeros(len(candidates))
+    at, shares = np.polynomial.hermite_e.hermegauss(nodes)
     for group in groups:
         kept, fresh = group[group < keepable], group[group >= known]
         now = min(0.0, float(mean[kept].min())) if len(kept) else 0.0
-        for node, share in zip(_NODES, _SHARES, strict=True):
+        for node, share in zip(at, shares / shares.sum(), strict=True):
             then = np.zeros(len(candidates))
             if len(kept):
                 then = np.minimum(0, (mean[kept][:, None] + node * reach[kept]).min(0))

@@ -315,7 +315,11 @@ def _factor(matrix: Array) -> Array:
 
 
 def _rates(a: Points, b: Points, length: float) -> Array:
-    return np.exp(-0.5 * ((a.rate[:, None] - b.rate[None]) / length) ** 2)
+    # Of few distinct rates, and so of few exponentials.
+    rates_a, row = np.unique(a.rate, return_inverse=True)
+    rates_b, column = np.unique(b.rate, return_inverse=True)
+    table = np.exp(-0.5 * ((rates_a[:, None] - rates_b[None]) / length) ** 2)
+    return table[row[:, None], column[None]]
 
 
 def _matern(distance: Array, length: float) -> Array:
