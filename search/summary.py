@@ -23,9 +23,9 @@ def rates(records: SearchRecords) -> Table:
         box=box.SIMPLE_HEAD, title_justify="left",
     )  # fmt: skip
     headers = ("quality", "lambda", "alpha", "strategy", "bpp", "PSNR", "MS-SSIM")
-    last = (f"rate change ({records.test_set})", f"expected ({records.selection})", "luckiest")
+    last = ("rate change", f"expected ({records.selection})", "luckiest")
     for header in (*headers, *last):
-        table.add_column(header, justify="right", no_wrap=header != last[0])
+        table.add_column(header, justify="right", no_wrap=True)
     for row in rate_table(records).to_dict("records"):
         table.add_row(
             str(row["quality"]), f"{row['lambda']:g}",
