@@ -166,7 +166,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     print(
         f"{'measured':<12} {1000 * pace.step:.0f} ms a step, "
         f"{pace.val:.1f} s on the {len(images[1].images)} images to select on, "
-        f"{pace.test:.1f} s on the {len(images[2].images)} to report on, with nothing else running\n"
+        f"{pace.test:.1f} s on the {len(images[2].images)} to report on, for one training\n"
         f"{'expected':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training) and "
         f"{expected.baseline_epochs} of baselines, as simulated; start-up not counted"
     )
