@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lic.bdrate import CurveError, Interval, bd_rate_interval
 from lic.recipe import LAMBDAS
 from search.core import images_of, record_readings
+from search.objective import image_costs
 from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
 from search.space import BASELINE, Candidate, Plan, baseline_name
 
@@ -33,7 +34,7 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
         for quality in records.qualities:
             found.append(Candidate(f"{baseline_name(quality)}-s{seed}", BASELINE, quality, 0.0, "", seed))
         for quality in records.qualities:
-            rivals = [r for r in records.finished() if r.quality == quality]
+            rivals = records.finished(quality)
             for _ in range(best):
                 record = records.best(rivals)
                 if record is None:
@@ -137,19 +138,13 @@ def confirmed(confirmation: Confirmation, test_set: str) -> list[Confirmed]:
         first = runs[0]
         changes, rates = [], []
         for run in runs:
-            own = _costs(columns[run.name], test_set, run.quality)
+            own, lmbda = columns[run.name], LAMBDAS[run.quality]
             base = columns[f"{baseline_name(run.quality)}-s{run.seed}"]
-            changes.append(own - _costs(base, test_set, run.quality))
+            changes.append(image_costs(own, test_set, lmbda) - image_costs(base, test_set, lmbda))
             rates.append(np.asarray(base[f"{test_set}/bpp"]))
         interval = _over_seeds_and_images(np.array(changes), np.array(rates))
         found.append(Confirmed(first.quality, trial, first.alpha, first.strategy, len(runs), interval))
     return found
-
-
-def _costs(columns: dict[str, list[float]], image_set: str, quality: int) -> NDArray[np.float64]:
-    """J of every image."""
-    rate, distortion = (np.asarray(columns[f"{image_set}/{name}"]) for name in ("bpp", "mse"))
-    return rate + LAMBDAS[quality] * distortion
 
 
 def _over_seeds_and_images(changes: NDArray[np.float64], rates: NDArray[np.float64]) -> Interval:
@@ -170,7 +165,7 @@ def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric
     that was chosen) over the seeds that are complete, with its interval over seeds and images. `metric`
     is search.records.PSNR or MS_SSIM. Raises CurveError."""
     columns = confirmation.per_image()
-    kept = {q: records.best([*_rivals(records, q), b]) for q, b in records.baselines.items()}
+    kept = {q: records.best([*records.finished(q), b]) for q, b in records.baselines.items()}
     anchors: list[TrialRecord] = []
     tests: list[TrialRecord] = []
     seeds = 0
@@ -192,10 +187,6 @@ def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric
         for part in (anchors, tests)
     ]
     return bd_rate_interval(curves[0], curves[1], blocks=seeds)
-
-
-def _rivals(records: SearchRecords, quality: int) -> list[TrialRecord]:
-    return [record for record in records.finished() if record.quality == quality]
 
 
 def _as_record(like: TrialRecord, columns: dict[str, list[float]], epoch: int) -> TrialRecord:

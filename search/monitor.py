@@ -100,8 +100,7 @@ class Monitor:
     def _log_best(self, records: SearchRecords) -> None:
         figures = {}
         for quality in records.qualities:
-            rivals = [r for r in records.finished() if r.quality == quality]
-            if (best := records.best(rivals)) is not None:
+            if (best := records.best(records.finished(quality))) is not None:
                 change = records.rate_change(best, records.epochs, records.selection)
                 figures[f"best/rate_change_q{quality}"] = float(change or 0.0)
         if figures:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def rd_cost(figures: Mapping[str, float], image_set: str, lmbda: float) -> float:
     """J = R + lambda_d D, in bits per pixel, of a reading that holds '<image_set>/bpp' and
     '<image_set>/mse' (mean squared error on the 0..255 scale)."""
     return figures[f"{image_set}/bpp"] + lmbda * figures[f"{image_set}/mse"]
+
+
+def image_costs(columns: Mapping[str, Sequence[float]], image_set: str, lmbda: float) -> NDArray[np.float64]:
+    """J of every image, from columns named as `rd_cost`'s figures."""
+    return np.asarray(columns[f"{image_set}/bpp"]) + lmbda * np.asarray(columns[f"{image_set}/mse"])
 
 
 def rate_change(
@@ -37,7 +43,6 @@ def rate_change_variance(
     The columns are per image. A bootstrap of a mean needs no drawing: its variance is that of the
     images' differences over their number (Efron and Tibshirani 1993, section 5.4).
     """
-    rate, cost = f"{image_set}/bpp", f"{image_set}/mse"
-    own, base = ({key: np.asarray(columns[key]) for key in (rate, cost)} for columns in (trial, baseline))
-    difference = (own[rate] - base[rate]) + lmbda * (own[cost] - base[cost])
-    return float((100 / base[rate].mean()) ** 2 * difference.var() / len(difference))
+    difference = image_costs(trial, image_set, lmbda) - image_costs(baseline, image_set, lmbda)
+    rate = np.mean(baseline[f"{image_set}/bpp"])
+    return float((100 / rate) ** 2 * difference.var() / len(difference))

@@ -131,9 +131,10 @@ class SearchRecords:
                 continue  # refused: a figure of a broken curve would mislead
         return {name: value for name, value in named.items() if value is not None}
 
-    def finished(self) -> list[TrialRecord]:
-        """The trials trained at full length that have a baseline to be compared with."""
-        return [t for t in self.trials if t.state == FINISHED]
+    def finished(self, quality: int | None = None) -> list[TrialRecord]:
+        """The trials, of one rate or of all, trained at full length that have a baseline to be
+        compared with."""
+        return [t for t in self.trials if t.state == FINISHED and quality in (None, t.quality)]
 
     def best(self, candidates: Iterable[TrialRecord]) -> TrialRecord | None:
         """The one of which the lowest rate change at full length is expected; without a model, the
@@ -147,7 +148,7 @@ class SearchRecords:
 
     def luckiest(self, quality: int) -> TrialRecord | None:
         """The finished trial of a rate with the lowest reading on the selection images."""
-        return replace(self, expected={}).best(r for r in self.finished() if r.quality == quality)
+        return replace(self, expected={}).best(self.finished(quality))
 
     def _score(self, record: TrialRecord) -> float | None:
         if record.name in self.expected:

@@ -38,7 +38,7 @@ def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
     for quality, baseline in records.baselines.items():
         if baseline.last_epoch < records.epochs:
             continue
-        rivals = [record for record in records.finished() if record.quality == quality]
+        rivals = records.finished(quality)
         chosen[quality] = records.best([*rivals, baseline]) or baseline
     return dict(sorted(chosen.items()))
 
@@ -47,11 +47,7 @@ def best_trial_per_rate(records: SearchRecords, strategy: str) -> dict[int, Tria
     """The best finished trial of a strategy at every rate that has one."""
     found = {}
     for quality in records.qualities:
-        rivals = [
-            record
-            for record in records.finished()
-            if record.quality == quality and record.strategy == strategy
-        ]
+        rivals = [record for record in records.finished(quality) if record.strategy == strategy]
         if (best := records.best(rivals)) is not None:
             found[quality] = best
     return found
