@@ -231,6 +231,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     confirmation = None
     try:
         engine.run(core, configure, monitor, limits, folder, workers, settings.gpus_per_trial or 0)
+        wall = time.monotonic() - started  # of the search, without what is confirmed after it
         records = monitor.records()
         expected = expectations(core.trials, plan, core.earlier())
         records = dataclasses.replace(
@@ -250,7 +251,6 @@ def search(resolved: Resolved, folder: Path) -> int:
         engine.disconnect()
     ended_by = limits.reached()
     monitor.close()
-    wall = time.monotonic() - started
     took = functools.partial(summary.effort, wall=wall, workers=workers, memory=monitor.peak_memory)
     status = _conclude(records, plan, folder, tracker, console, took, ended_by)
     if confirmation is not None:
