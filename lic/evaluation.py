@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lic.criterion import PEAK
@@ -50,6 +51,20 @@ def decibels(ms_ssim: float) -> float:
     return -10 * math.log10(1 - ms_ssim) if ms_ssim < 1 else math.inf
 
 
+def psnr(mse: float) -> float:
+    """PSNR in dB of an MSE on the 0..255 scale; identical images (MSE 0) give infinity."""
+    return 10 * math.log10(PEAK**2 / mse) if mse else math.inf
+
+
+def similarity(decoded: Tensor, original: Tensor) -> list[float]:
+    """MS-SSIM of each image of two N x 3 x H x W batches on the 0..255 scale; NaN below 161 pixels."""
+    if min(original.shape[2:]) < MS_SSIM_SMALLEST:
+        return [math.nan] * len(original)
+    from pytorch_msssim import ms_ssim
+
+    return ms_ssim(decoded, original, data_range=PEAK, size_average=False).tolist()
+
+
 def aggregate(table: pd.DataFrame) -> Operating:
     """The mean row of a table of `evaluate`."""
     means = table[["bpp", "bpp_y", "bpp_z", "mse", "psnr", "ms_ssim"]].mean(skipna=False)
@@ -80,6 +95,13 @@ def evaluate(
             rows[number] = {"image": images.images[number].name, **row}
     model.train(training)
     return pd.DataFrame([rows[number] for number in range(len(images))], columns=list(COLUMNS))
+
+
+@torch.no_grad()
+def measure_image(model: nn.Module, pixels: NDArray[np.uint8]) -> dict[str, float]:
+    """The row of `evaluate` of one image, H x W x 3 uint8, for a model in evaluation mode on the CPU."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float().div_(PEAK)
+    return _measure(model, image, True)[0]
 
 
 def _batches(images: PackedImages, device: str, crop: int | None) -> Iterator[tuple[list[int], Tensor]]:
@@ -116,11 +138,7 @@ def _measure(model: nn.Module, batch: Tensor, with_ms_ssim: bool) -> list[dict[s
         for name, likelihood in output["likelihoods"].items()
     }
     mse = (decoded - original).square().flatten(1).mean(1).tolist()
-    similarity = [math.nan] * count
-    if with_ms_ssim and min(height, width) >= MS_SSIM_SMALLEST:
-        from pytorch_msssim import ms_ssim
-
-        similarity = ms_ssim(decoded, original, data_range=PEAK, size_average=False).tolist()
+    similarities = similarity(decoded, original) if with_ms_ssim else [math.nan] * count
     rows = []
     for i in range(count):
         bpp_z = bpp["z"][i] if "z" in bpp else 0.0
@@ -131,9 +149,9 @@ def _measure(model: nn.Module, batch: Tensor, with_ms_ssim: bool) -> list[dict[s
                 "bpp_y": bpp["y"][i],
                 "bpp_z": bpp_z,
                 "mse": mse[i],
-                "psnr": 10 * math.log10(PEAK**2 / mse[i]) if mse[i] else math.inf,
-                "ms_ssim": similarity[i],
-                "ms_ssim_db": decibels(similarity[i]),
+                "psnr": psnr(mse[i]),
+                "ms_ssim": similarities[i],
+                "ms_ssim_db": decibels(similarities[i]),
             }
         )
     return rows

@@ -68,6 +68,18 @@ def studies(storage: BaseStorage | str, name: str) -> tuple[optuna.Study, optuna
     )
 
 
+def _earlier_name(name: str) -> str:
+    return f"{name}/earlier"
+
+
+def earlier_trials(storage: BaseStorage | str, name: str) -> list[FrozenTrial]:
+    """The trials of another search that this one learnt from (Core.learn_from)."""
+    try:
+        return _all(optuna.load_study(storage=storage, study_name=_earlier_name(name)))
+    except KeyError:
+        return []
+
+
 def _all(study: optuna.Study) -> list[FrozenTrial]:
     # Not copied: read only, and the per-image columns are long.
     return study.get_trials(deepcopy=False)
@@ -108,7 +120,7 @@ class Core:
         return same_rate and trial.params.get("strategy") in self.plan.strategies
 
     def _study_of_earlier(self) -> optuna.Study:
-        name = f"{self.trials.study_name}/earlier"
+        name = _earlier_name(self.trials.study_name)
         return optuna.create_study(storage=self._storage, study_name=name, load_if_exists=True)
 
     def suggest(self) -> Candidate | None:
@@ -140,7 +152,8 @@ class Core:
         quality = qualities[number % len(qualities)]
         if isinstance(self.trials.sampler, RateSampler):
             quality = trial.suggest_categorical("quality", plan.qualities)
-        alpha = trial.suggest_float("alpha", plan.alpha_min, plan.alpha_max, log=True)
+        # A plain float: samplers give NumPy's, which no checkpoint read with weights_only may hold.
+        alpha = float(trial.suggest_float("alpha", plan.alpha_min, plan.alpha_max, log=True))
         strategy = trial.suggest_categorical("strategy", plan.strategies)
         self._describe(trial, TRIAL, quality)
         name = trial_name(trial.number)

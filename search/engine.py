@@ -16,12 +16,10 @@ from ray.tune.search import Searcher
 from lic.recipe import LAMBDAS
 from lic.training import DivergedError
 from lic.trial import Readings, Trial, TrialConfig
+from search.folder import CHECKPOINT, TRIALS_FOLDER
 from search.limits import Limits
 from search.objective import rd_cost
 from search.space import Candidate, Plan
-
-CHECKPOINT = "state.pt"
-TRIALS_FOLDER = "trials"
 
 
 class Listener(Protocol):
@@ -231,14 +229,6 @@ def run(
 
 def _folder_name(trial: Any) -> str:
     return str(trial.config["name"])
-
-
-def last_checkpoint(folder: Path, name: str) -> Path:
-    """The newest checkpoint of a trial. Raises FileNotFoundError if it has none."""
-    found = sorted((folder / TRIALS_FOLDER / name).glob(f"checkpoint_*/{CHECKPOINT}"))
-    if not found:
-        raise FileNotFoundError(f"{name} has no checkpoint below {folder / TRIALS_FOLDER}")
-    return found[-1]
 
 
 def training_config_of(candidate: Candidate, template: TrialConfig) -> TrialConfig:

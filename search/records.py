@@ -73,6 +73,10 @@ class SearchRecords:
     def everything(self) -> list[TrialRecord]:
         return [*self.baselines.values(), *self.trials]
 
+    def running(self) -> list[TrialRecord]:
+        """The trainings that have not ended."""
+        return [record for record in self.everything() if record.state == RUNNING]
+
     def rate_change(self, record: TrialRecord, epoch: int, image_set: str) -> float | None:
         """The record's rate change in percent on an image set; None without both readings."""
         baseline = self.baselines.get(record.quality)

@@ -35,7 +35,7 @@ from search.config import ConfigError, Resolved, Settings, add_arguments, resolv
 from search.confirm import CONFIRMATION, Confirmation, points_to_confirm
 from search.records import FAILED, SearchRecords
 from search.space import Plan, trial_name
-from search.tracking import Tracker, TrackingError
+from search.tracking import Tracker, TrackingError, tracking_address
 
 USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
 _MLFLOW_STATUS = {0: "FINISHED", INTERRUPTED: "KILLED"}
@@ -204,8 +204,7 @@ def search(resolved: Resolved, folder: Path) -> int:
         )
     gpus = _gpus(settings.address)  # joins the cluster, if there is one
     workers = settings.workers or _default_workers(settings, gpus)
-    uri = settings.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    uri = uri or f"sqlite:///{folder.parent.resolve()}/mlflow.db"
+    uri = tracking_address(settings.tracking_uri, folder.parent)
     for label, text in _choices(resolved, plan, images, gpus, workers).items():
         say(f"{label:<12} {text}")
     say(f"{'results':<12} {folder}\n{'MLflow':<12} {_public(uri)}")
@@ -412,14 +411,15 @@ def _conclude_confirmation(
 
 def keep_best(records: SearchRecords, folder: Path) -> None:
     """Copy the last checkpoint of the kept point of every rate to folder/best/qN.pt, with an index."""
-    from search import engine, results
+    from search import results
+    from search.folder import last_checkpoint
 
     best = folder / "best"
     best.mkdir(exist_ok=True)
     index = {}
     for quality, record in results.best_per_rate(records).items():
         target = best / f"q{quality}.pt"
-        shutil.copyfile(engine.last_checkpoint(folder, record.name), target)
+        shutil.copyfile(last_checkpoint(folder, record.name), target)
         index[target.name] = {"trial": record.name, "lambda": record.lmbda, "alpha": record.alpha,
                               "strategy": record.strategy, "seed": record.seed,
                               "figures": record.readings[records.epochs]}  # fmt: skip

@@ -125,13 +125,11 @@ class RateSampler(BaseSampler):
             return Point(*ahead["points"][place])
 
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != number]
-        known = attributes.get(_MODEL, {"trials": 0, "theta": None})
-        due = known["theta"] is None or number >= known["trials"] * (1 + _REFIT_SHARE)
-        theta = None if known["theta"] is None else np.array(known["theta"])
+        theta = fitted(study)
         belief = Belief(self._plan, trials, theta, self._earlier)
-        if due:
-            fitted = {"trials": number, "theta": belief.fit(theta).tolist()}
-            storage.set_study_user_attr(study_id, _MODEL, fitted)
+        if theta is None or number >= attributes[_MODEL]["trials"] * (1 + _REFIT_SHARE):
+            model = {"trials": number, "theta": belief.fit(theta).tolist()}
+            storage.set_study_user_attr(study_id, _MODEL, model)
         count = max(1, round(_BATCH_SHARE * number))
         points = belief.propose(self._qualities, count, self._seed)
         if count > 1:

@@ -31,6 +31,11 @@ PARENT = "search"
 _QUEUED = 10_000
 
 
+def tracking_address(given: str | None, results: Path) -> str:
+    """Where MLflow is: as given, or as the environment says, or an SQLite file in the results folder."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve()}/mlflow.db"
+
+
 class TrackingError(RuntimeError):
     """MLflow cannot be written to; the message names the address."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -34,19 +35,20 @@ def find_images(folder: Path) -> list[Path]:
     return files
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The image as H x W x 3 uint8, upright.
+def read_rgb(path: Path | io.BytesIO) -> NDArray[np.uint8]:
+    """The image, a file or its content, as H x W x 3 uint8, upright.
 
     Grey and palette images become RGB, 16-bit samples are scaled to 8 bits, CMYK is converted,
     transparent pixels are laid over white. Raises ImageError, naming the path, for anything else.
     """
+    name = path if isinstance(path, Path) else "the image"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(
-                        f"{path} has {image.width} x {image.height} pixels, over the limit of "
+                        f"{name} has {image.width} x {image.height} pixels, over the limit of "
                         f"{MAX_PIXELS // 1_000_000} million; scale it down"
                     )
                 image.load()
@@ -54,9 +56,9 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"{path} cannot be read as an image ({error})") from error
+        raise ImageError(f"{name} cannot be read as an image ({error})") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large to be read safely ({error})") from error
+        raise ImageError(f"{name} is too large to be read safely ({error})") from error
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,19 +26,13 @@ from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.space import Candidate
 from search.surfaces import read_table
-from tests.conftest import SHARED
+from tests.search.conftest import HAVE_DATA, run_search
 
-HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
 SMALL = [
     *("--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2", "--steps-per-epoch", "3"),
     *("--data", "deadleaves", "--test", "deadleaves", "--test-images", "2", "--val-images", "2"),
     *("--workers", "1"),
 ]
-
-
-def run_search(results: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.run", "--results", str(results), "--name", name, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
 def records_of(results: Path, name: str, test_set: str) -> SearchRecords:
@@ -50,20 +43,6 @@ def records_of(results: Path, name: str, test_set: str) -> SearchRecords:
 
 def settings_of(results: Path, name: str) -> Settings:
     return Settings(**yaml.safe_load((results / name / "settings.yaml").read_text()))
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A search of the tiny preset on two workers, shortened; on the photographs if they are there."""
-    results = tmp_path_factory.mktemp("results")
-    images = ["--test", "deadleaves"]
-    if HAVE_DATA:
-        images = ["--data", str(SHARED / "bsds500"), "--kodak", str(SHARED / "kodak")]
-    done = run_search(
-        results, "real", "--model", "hyperprior", "--preset", "tiny", "--budget", "8", "--epochs", "3",
-        "--steps-per-epoch", "30", "--val-images", "8", "--workers", "2", *images,
-    )  # fmt: skip
-    return results, done
 
 
 def test_a_search_ends_with_its_tables(real: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

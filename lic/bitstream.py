@@ -1,0 +1,322 @@
+"""An image as real bits: entropy coding with a model, and the file that holds the streams.
+
+    magic 'LICT' | version u8 | model, 8 bytes | width u32 | height u32 | streams u8 |
+    per stream: length u32, bytes | checksum, 8 bytes
+
+Integers are little-endian. `model` is the start of the SHA-256 of the model's weights file, `checksum` that
+of the SHA-256 of all before it.
+
+Everything runs on the CPU with one thread: the probabilities that the decoder works out must be those of
+the encoder to the last bit, and another number of threads may add in another order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lic.criterion import PEAK
+from lic.data.images import MAX_PIXELS
+from lic.evaluation import STRIDE
+
+MAGIC, VERSION = b"LICT", 1
+_HEAD, _LENGTH, _MARK = struct.Struct("<4sB8sIIB"), struct.Struct("<I"), 8
+
+#: Called with the share that is done, 0 to 1; may raise to break off.
+Progress = Callable[[float], None]
+
+
+class BitstreamError(ValueError):
+    """A file that cannot be decoded: foreign, cut off, altered, or of another model."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """An image coded by a model.
+
+    `reconstruction` is what the encoder knows the decoder must produce, H x W x 3 uint8; `ideal_bits` the
+    information of the coded symbols under the model's probabilities, before the range coder rounds those.
+    """
+
+    streams: list[bytes]
+    reconstruction: NDArray[np.uint8]
+    ideal_bits: float
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a file holds: the mark of its model, the size of its image, and the streams."""
+
+    model: bytes
+    width: int
+    height: int
+    streams: list[bytes]
+
+
+def mark_of(sha256: str) -> bytes:
+    """How a file names its model: the first 8 bytes of the SHA-256 (hex) of its weights."""
+    return bytes.fromhex(sha256)[:_MARK]
+
+
+def pack(coded: Coded, model: bytes) -> bytes:
+    """The file of a coded image."""
+    height, width, _ = coded.reconstruction.shape
+    parts = [_HEAD.pack(MAGIC, VERSION, model, width, height, len(coded.streams))]
+    for stream in coded.streams:
+        parts += [_LENGTH.pack(len(stream)), stream]
+    body = b"".join(parts)
+    return body + _checksum(body)
+
+
+def unpack(content: bytes) -> Parsed:
+    """The parts of a file. Raises BitstreamError for anything that `pack` did not write."""
+    if not content.startswith(MAGIC):
+        raise BitstreamError("it is not a file of this codec (its first bytes are not 'LICT')")
+    body, checksum = content[:-_MARK], content[-_MARK:]
+    if len(body) > len(MAGIC) and body[len(MAGIC)] != VERSION:
+        raise BitstreamError(f"it is of version {body[len(MAGIC)]}, and this program reads version {VERSION}")
+    if len(body) < _HEAD.size or _checksum(body) != checksum:
+        raise BitstreamError("it is damaged or cut off (its checksum does not fit)")
+    _, _, model, width, height, count = _HEAD.unpack_from(body)
+    if not 0 < width * height <= MAX_PIXELS:
+        raise BitstreamError(f"it says that its image has {width} x {height} pixels")
+    streams, place = [], _HEAD.size
+    for _ in range(count):
+        if place + _LENGTH.size > len(body):
+            raise BitstreamError("its streams end too early")
+        (length,) = _LENGTH.unpack_from(body, place)
+        place += _LENGTH.size
+        streams.append(body[place : place + length])
+        place += length
+    if place != len(body):
+        raise BitstreamError("its streams do not fill it")
+    return Parsed(model, width, height, streams)
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()[:_MARK]
+
+
+@torch.no_grad()
+def encode(model: nn.Module, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Coded:
+    """Code an image, H x W x 3 uint8, with a model whose entropy tables are there (lic.zoo.load)."""
+    height, width, _ = pixels.shape
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(PEAK)[None]
+    padding, _ = _padding(height, width)
+    with _one_thread(), _progress_of(model, height, width, progress), _CodingTap(model) as tap:
+        output = model.compress(nn.functional.pad(image, padding))  # type: ignore[operator]
+        latent = output["y_hat"] if "y_hat" in output else tap.latent()
+        reconstruction = _pixels(model.g_s(latent), height, width)  # type: ignore[operator]
+        return Coded([streams[0] for streams in output["strings"]], reconstruction, tap.bits())
+
+
+@torch.no_grad()
+def decode(model: nn.Module, parsed: Parsed, progress: Progress | None = None) -> NDArray[np.uint8]:
+    """The image in a file of the same model, H x W x 3 uint8. Raises BitstreamError."""
+    rows, columns = (STRIDE * -(-side // STRIDE) for side in (parsed.height, parsed.width))
+    # The range decoder reads on where a forged stream ends too early: let it find zeros there.
+    tail = bytes(8 * (rows * columns // 256) * _channels(model) + 64)
+    streams = [[stream + tail] for stream in parsed.streams]
+    with _one_thread(), _progress_of(model, parsed.height, parsed.width, progress), _quick_tables(model):
+        try:
+            output = model.decompress(streams, _latent_shape(model, rows, columns))  # type: ignore[operator]
+        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+            raise BitstreamError(f"its streams are not of this model ({error})") from error
+        return _pixels(output["x_hat"], parsed.height, parsed.width)
+
+
+def _pixels(x_hat: Tensor, height: int, width: int) -> NDArray[np.uint8]:
+    _, cropping = _padding(height, width)
+    image = nn.functional.pad(x_hat, cropping)[0].clamp(0, 1).mul(PEAK).round()
+    return image.to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _padding(height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    from compressai.ops import compute_padding
+
+    return compute_padding(height, width, min_div=STRIDE)
+
+
+def _channels(model: nn.Module) -> int:
+    """Latent channels M."""
+    return next(m for m in model.g_s.modules() if hasattr(m, "in_channels")).in_channels  # type: ignore[union-attr, return-value]
+
+
+def _latent_shape(model: nn.Module, rows: int, columns: int) -> Any:
+    """The `shape` that CompressAI's `compress` gives for a padded image of this size: of z, or of y in
+    a model without z, or of all its codecs."""
+    side = (rows // STRIDE, columns // STRIDE)
+    if not hasattr(model, "latent_codec"):
+        return torch.Size(side if hasattr(model, "h_a") else (rows // 16, columns // 16))
+    groups = getattr(model.latent_codec["y"], "groups", None)  # type: ignore[index]
+    sizes = [torch.Size((c, rows // 16, columns // 16)) for c in groups or [_channels(model)]]
+    return {"y": sizes if groups else sizes[0], "hyper": torch.Size(side)}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _progress_of(model: nn.Module, height: int, width: int, progress: Progress | None) -> Iterator[None]:
+    """Report how far a model has come that codes its latent position by position; the others take a
+    moment and report nothing."""
+    if progress is None or not hasattr(model, "_compress_ar"):
+        yield
+        return
+    positions, seen = (-(-height // STRIDE) * 4) * (-(-width // STRIDE) * 4), 0
+
+    def count(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        progress(seen / positions)
+
+    handle = model.get_submodule("entropy_parameters").register_forward_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _quick_tables(model: nn.Module) -> Iterator[None]:
+    """Have a model that decodes position by position hand the range decoder only the tables of that
+    position's symbols: CompressAI hands it all of them each time, which takes most of its time."""
+    if not hasattr(model, "_decompress_ar"):
+        yield
+        return
+    model.__dict__["_decompress_ar"] = partial(_decompress_in_turn, model)
+    try:
+        yield
+    finally:
+        del model.__dict__["_decompress_ar"]
+
+
+def _decompress_in_turn(
+    model: Any, stream: bytes, y_hat: Tensor, params: Tensor, rows: int, columns: int, window: int, edge: int
+) -> None:
+    """CompressAI's `_decompress_ar`: fill y_hat (1 x M x (rows + 2 edge) x (columns + 2 edge)) in place."""
+    from compressai.ans import RansDecoder
+
+    coder = model.gaussian_conditional
+    lengths, offsets = coder.cdf_length.tolist(), coder.offset.tolist()
+    tables = [table[:n] for table, n in zip(coder.quantized_cdf.tolist(), lengths, strict=True)]
+    weight, bias = model.context_prediction.weight, model.context_prediction.bias
+    decoder = RansDecoder()
+    decoder.set_stream(stream)
+    for row in range(rows):
+        for column in range(columns):
+            seen = y_hat[:, :, row : row + window, column : column + window]
+            context = nn.functional.conv2d(seen, weight, bias=bias)
+            here = params[:, :, row : row + 1, column : column + 1]
+            scales, means = model.entropy_parameters(torch.cat((here, context), dim=1)).chunk(2, 1)
+            chosen = coder.build_indexes(scales).flatten().tolist()
+            values = decoder.decode_stream(
+                list(range(len(chosen))),
+                [tables[i] for i in chosen],
+                [lengths[i] for i in chosen],
+                [offsets[i] for i in chosen],
+            )
+            symbols = torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
+            y_hat[:, :, row + edge : row + edge + 1, column + edge : column + edge + 1] = symbols + means
+
+
+class _CodingTap:
+    """Listens to a model's `compress`: which symbols it codes, with which scales, into which latent.
+
+    CompressAI's `compress` keeps these to itself, but all its models get their symbols from
+    `EntropyModel.quantize` and choose the tables by `GaussianConditional.build_indexes`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        from compressai.entropy_models import EntropyModel
+
+        self._model = model
+        self._entropy_models = [m for m in model.modules() if isinstance(m, EntropyModel)]
+        self._symbols: dict[nn.Module, list[tuple[Tensor, Tensor | None]]] = {}
+        self._scales: dict[nn.Module, list[Tensor]] = {}
+        self._sequential: Tensor | None = None
+
+    def __enter__(self) -> _CodingTap:
+        for module in self._entropy_models:
+            self._symbols[module], self._scales[module] = [], []
+            self._wrap(module, "quantize", self._quantized(module))
+            if hasattr(module, "build_indexes"):
+                self._wrap(module, "build_indexes", self._indexed(module))
+        if hasattr(self._model, "_compress_ar"):
+            self._wrap(self._model, "_compress_ar", self._coded_in_turn)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module in (*self._entropy_models, self._model):
+            for name in ("quantize", "build_indexes", "_compress_ar"):
+                module.__dict__.pop(name, None)
+
+    @staticmethod
+    def _wrap(module: nn.Module, name: str, after: Callable[..., None]) -> None:
+        method = getattr(module, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            after(result, *args, **kwargs)
+            return result
+
+        module.__dict__[name] = wrapped
+
+    def _quantized(self, module: nn.Module) -> Callable[..., None]:
+        def keep(symbols: Tensor, _inputs: Tensor, mode: str, means: Tensor | None = None) -> None:
+            if mode == "symbols":
+                self._symbols[module].append((symbols, means))
+
+        return keep
+
+    def _indexed(self, module: nn.Module) -> Callable[..., None]:
+        def keep(indexes: Tensor, _scales: Tensor) -> None:
+            self._scales[module].append(module.scale_table[indexes.long()])  # type: ignore[index]
+
+        return keep
+
+    def _coded_in_turn(self, _stream: bytes, y_hat: Tensor, *args: Any) -> None:
+        edge = args[-1]  # its context model's padding
+        self._sequential = y_hat[:, :, edge:-edge, edge:-edge]
+
+    def latent(self) -> Tensor:
+        """y as the decoder will have it."""
+        if self._sequential is not None:
+            return self._sequential
+        coder = getattr(self._model, "gaussian_conditional", None) or self._model.entropy_bottleneck
+        symbols, means = self._symbols[coder][-1]  # type: ignore[index]
+        return symbols.float() if means is None else symbols + means
+
+    def bits(self) -> float:
+        """The information of all symbols, -log2 of their probabilities."""
+        total = 0.0
+        for module in self._entropy_models:
+            if self._scales[module]:
+                pairs = zip(self._symbols[module], self._scales[module], strict=True)
+                flat = [(symbols.flatten().float(), scales.flatten()) for (symbols, _), scales in pairs]
+                symbols, scales = (torch.cat(part)[None, None] for part in zip(*flat, strict=True))
+                _, likelihoods = module(symbols, scales)
+                total -= float(likelihoods.double().log2().sum())
+                continue
+            for symbols, means in list(self._symbols[module]):
+                assert means is not None  # the medians of an entropy bottleneck
+                _, likelihoods = module(symbols + means)
+                total -= float(likelihoods.double().log2().sum())
+        return total

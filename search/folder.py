@@ -1,0 +1,79 @@
+"""A search's results folder, read back: its settings, what it recorded, and its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+import yaml
+from pydantic import ValidationError
+
+from search.config import Settings
+from search.core import earlier_trials, studies
+from search.plan import plan_of
+from search.recommend import expectations
+from search.records import SearchRecords, read_records
+from search.space import Plan, trial_name
+
+CHECKPOINT = "state.pt"
+TRIALS_FOLDER = "trials"
+
+
+class FolderError(ValueError):
+    """A folder that is not a search's, or lacks what a search leaves; the message names it."""
+
+
+@dataclass(frozen=True)
+class FinishedSearch:
+    """A search as its folder holds it; it may still be running, or have been broken off."""
+
+    folder: Path
+    settings: Settings
+    plan: Plan
+    records: SearchRecords
+    environment: dict[str, str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial of the budget has ended."""
+        return len(self.records.trials) >= self.plan.budget and not self.records.running()
+
+
+def open_search(name: str, results: Path) -> FinishedSearch:
+    """The search of this name in the results folder, or in the folder `name` itself; what the model
+    expects of its finished trials is asked as well. Nothing is written. Raises FolderError."""
+    folder = next((f for f in (results / name, Path(name)) if (f / "study.db").is_file()), None)
+    if folder is None:
+        there = ", ".join(sorted(path.parent.name for path in results.glob("*/study.db"))) or "none"
+        raise FolderError(f"there is no search '{name}' in {results}; there is {there}")
+    try:
+        settings = Settings.model_validate(yaml.safe_load((folder / "settings.yaml").read_text()))
+        environment = json.loads((folder / "environment.json").read_text())
+        plan = plan_of(settings)
+        storage, study = f"sqlite:///{(folder / 'study.db').resolve()}", folder.resolve().name
+        pair = studies(storage, study)
+        records = read_records(pair, plan, "")
+        expected = expectations(pair[0], plan, earlier_trials(storage, study))
+    except (OSError, ValueError, ValidationError, yaml.YAMLError, optuna.exceptions.OptunaError) as error:
+        first = str(error).splitlines()[0]
+        raise FolderError(f"the search in {folder} cannot be read ({first})") from error
+    by_name = {trial_name(number): value for number, value in expected.items()}
+    records = replace(records, test_set=_test_set(records), expected=by_name)
+    return FinishedSearch(folder, settings, plan, records, environment)
+
+
+def _test_set(records: SearchRecords) -> str:
+    """The set whose quality was measured besides the one that decides, as the figures name it."""
+    last = [record.readings[record.last_epoch] for record in records.everything() if record.readings]
+    names = {key.partition("/")[0] for figures in last for key in figures if key.endswith("/ms_ssim")}
+    return min(names, default=records.selection)
+
+
+def last_checkpoint(folder: Path, name: str) -> Path:
+    """The newest checkpoint of a trial. Raises FileNotFoundError if it has none."""
+    found = sorted((folder / TRIALS_FOLDER / name).glob(f"checkpoint_*/{CHECKPOINT}"))
+    if not found:
+        raise FileNotFoundError(f"{name} has no checkpoint below {folder / TRIALS_FOLDER}")
+    return found[-1]
