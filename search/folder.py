@@ -41,9 +41,10 @@ class FinishedSearch:
         return len(self.records.trials) >= self.plan.budget and not self.records.running()
 
 
-def open_search(name: str, results: Path) -> FinishedSearch:
-    """The search of this name in the results folder, or in the folder `name` itself; what the model
-    expects of its finished trials is asked as well. Nothing is written. Raises FolderError."""
+def open_search(name: str, results: Path, with_model: bool = True) -> FinishedSearch:
+    """The search of this name in the results folder, or in the folder `name` itself. Unless `with_model`
+    is off, what the model expects of the finished trials is asked as well, which takes seconds. Nothing is
+    written. Raises FolderError."""
     folder = next((f for f in (results / name, Path(name)) if (f / "study.db").is_file()), None)
     if folder is None:
         there = ", ".join(sorted(path.parent.name for path in results.glob("*/study.db"))) or "none"
@@ -55,7 +56,7 @@ def open_search(name: str, results: Path) -> FinishedSearch:
         storage, study = f"sqlite:///{(folder / 'study.db').resolve()}", folder.resolve().name
         pair = studies(storage, study)
         records = read_records(pair, plan, "")
-        expected = expectations(pair[0], plan, earlier_trials(storage, study))
+        expected = expectations(pair[0], plan, earlier_trials(storage, study)) if with_model else {}
     except (OSError, ValueError, ValidationError, yaml.YAMLError, optuna.exceptions.OptunaError) as error:
         first = str(error).splitlines()[0]
         raise FolderError(f"the search in {folder} cannot be read ({first})") from error

@@ -257,7 +257,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     tracker.close(_MLFLOW_STATUS.get(status, "FAILED"))
     if tracker.lost:
         say(f"{tracker.lost} records did not reach MLflow; the results folder has them all")
-    say(f"next: python -m dashboards.open {folder}")
+    say(f"next: python -m dashboards.open {folder}\n      python -m search.export {folder} --verify")
     return status
 
 

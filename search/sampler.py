@@ -58,6 +58,16 @@ def fitted(study: optuna.Study) -> Array | None:
     return np.array(known["theta"]) if known else None
 
 
+def spread_point(plan: Plan, qualities: Sequence[int], number: int) -> Point:
+    """Point `number` of an even spread: the rates in turn, each strategy as often, log alpha along the
+    golden ratio's sequence from a start that the plan's seed gives."""
+    count = len(qualities)
+    share = (np.random.default_rng(plan.seed).random() + number * 0.6180339887498949) % 1
+    alpha = plan.alpha_min * (plan.alpha_max / plan.alpha_min) ** share
+    strategy = plan.strategies[(number + number // count) % len(plan.strategies)]
+    return Point(qualities[number % count], float(alpha), strategy)
+
+
 class RateSampler(BaseSampler):
     """Proposes rate, alpha and strategy together, by the surrogate (search.belief).
 
@@ -90,7 +100,7 @@ class RateSampler(BaseSampler):
     ) -> dict[str, Any]:
         startup = _STARTUP * len(self._qualities)
         if trial.number + len(self._earlier) < startup:
-            point = self._startup_point(trial.number)
+            point = spread_point(self._plan, self._qualities, trial.number)
         else:
             point = self._proposed(study, trial.number)
         alpha = min(max(point.alpha, self._plan.alpha_min), self._plan.alpha_max)
@@ -105,16 +115,6 @@ class RateSampler(BaseSampler):
     ) -> Any:
         sampler = RandomSampler(seed=self._seed)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def _startup_point(self, number: int) -> Point:
-        """The rates in turn, each strategy as often, alpha spread evenly (golden ratio) from a seeded
-        start."""
-        plan, count = self._plan, len(self._qualities)
-        start = np.random.default_rng(plan.seed).random()
-        share = (start + number * 0.6180339887498949) % 1
-        alpha = plan.alpha_min * (plan.alpha_max / plan.alpha_min) ** share
-        strategy = plan.strategies[(number + number // count) % len(plan.strategies)]
-        return Point(self._qualities[number % count], float(alpha), strategy)
 
     def _proposed(self, study: optuna.Study, number: int) -> Point:
         storage, study_id = study._storage, study._study_id

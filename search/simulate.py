@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from optuna.storages import InMemoryStorage
 from rich import box
 from rich.console import Console
@@ -34,7 +33,15 @@ from search.recommend import Recommendation, recommend
 from search.sampler import SAMPLERS
 from search.space import BASELINE, Candidate, Plan
 from search.stopping import rungs
-from search.surfaces import Curve, Family, Recorded, SurfaceError, load_curve, read_table, recorded_curves
+from search.surfaces import (
+    Curve,
+    Family,
+    SurfaceError,
+    load_curve,
+    recorded,
+    recorded_curves,
+    seed_noise,
+)
 
 SELECTION = "simulated"
 
@@ -158,7 +165,10 @@ def main(argv: list[str] | None = None) -> int:
     surface.add_argument("--table", type=Path, metavar="CSV", help="recorded learning curves")
     surface.add_argument("--member", type=int, default=0, metavar="N", help="of the parametric family")
     parser.add_argument(
-        "--noise", type=float, default=0.5, help="of a table's readings, percent (default: 0.5)"
+        "--noise",
+        type=float,
+        metavar="X",
+        help="of a table's readings, percent (default: that between the seeds of its baselines, else 0.5)",
     )
     parser.add_argument("--budget", type=_positive, default=64, metavar="N", help="trials (default: 64)")
     parser.add_argument(
@@ -211,9 +221,11 @@ def _export(folders: list[Path], target: Path | None) -> int:
     """Write what the trials of real searches measured as a table of learning curves."""
     if target is None:
         raise SurfaceError("--export needs --table FILE to write to")
-    table = pd.concat([recorded_curves(folder) for folder in folders], ignore_index=True)
+    table = recorded_curves(folders)
     table.to_csv(target, index=False, float_format="%.5g")
-    print(f"wrote {len(table)} readings of {len(folders)} searches to {target}")
+    noise = seed_noise(table)
+    between = "" if noise is None else f"; {noise:.2f} % between seeds"
+    print(f"wrote {len(table)} readings of {len(folders)} searches to {target}{between}")
     return 0
 
 
@@ -228,7 +240,7 @@ def _curve(args: argparse.Namespace) -> Curve:
         sys.path.insert(0, "")
         return load_curve(args.surface)
     if args.table:
-        return Recorded(read_table(args.table), args.epochs, args.noise)
+        return recorded(args.table, args.epochs, args.noise)
     return Family(args.member, args.epochs)
 
 

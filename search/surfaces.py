@@ -7,7 +7,7 @@ import importlib
 import math
 import struct
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from lic.recipe import LAMBDAS
-from search.core import studies
+from search.folder import FolderError, open_search
+from search.space import BASELINE
 from search.surrogate import Squash
 
 #: curve(alpha, strategy, lmbda, epoch, seed) -> rate change in percent; negative saves bits.
@@ -89,7 +90,7 @@ class Recorded:
         self._squash = Squash(1.0)
         self._longest = int(table["epoch"].max())
         self._curves: dict[tuple[int, str, int], tuple[float, float, Callable[[float], float]]] = {}
-        for key, part in table.groupby(["quality", "strategy", "epoch"]):
+        for key, part in table[table["alpha"] > 0].groupby(["quality", "strategy", "epoch"]):
             quality, strategy, epoch = typing.cast(tuple[int, str, int], key)
             means = part.groupby("alpha")["rate_change"].mean().sort_index()
             if len(means) < 2:
@@ -147,18 +148,38 @@ def load_curve(name: str) -> Curve:
     return found
 
 
-def recorded_curves(folder: Path) -> pd.DataFrame:
-    """The rate changes that the trials of a search measured, a row a reading. Raises SurfaceError."""
-    storage = folder / "study.db"
-    if not storage.is_file():
-        raise SurfaceError(f"{folder} is not the results folder of a search: it has no study.db")
-    trials, _ = studies(f"sqlite:///{storage.resolve()}", folder.resolve().name)
-    rows = [
-        (t.user_attrs["quality"], t.params["strategy"], t.params["alpha"], t.user_attrs["seed"], epoch, value)
-        for t in trials.get_trials(deepcopy=False)
-        for epoch, value in sorted(t.intermediate_values.items())
-    ]
+def recorded_curves(folders: Sequence[Path]) -> pd.DataFrame:
+    """What searches of one kind measured, a row a reading: the rate change of every trial against its own
+    search's baseline, and, where the searches differ in their seed, that of the others' baselines against
+    the first's (alpha 0, no strategy), which shows the noise between seeds. Raises SurfaceError."""
+    rows, first = [], None
+    for folder in folders:
+        try:
+            records = open_search(str(folder), folder.parent, with_model=False).records
+        except FolderError as error:
+            raise SurfaceError(str(error)) from error
+        first = first or records
+        for record in (*records.trials, *records.baselines.values()):
+            against = first if record.role == BASELINE else records
+            if against is records and record.role == BASELINE:
+                continue  # 0 by definition
+            for epoch in record.readings:
+                change = against.rate_change(record, epoch, records.selection)
+                if change is not None:
+                    rows.append((record.quality, record.strategy, record.alpha, record.seed, epoch, change))
     return pd.DataFrame(rows, columns=["quality", "strategy", "alpha", "seed", "epoch", "rate_change"])
+
+
+def seed_noise(table: pd.DataFrame) -> float | None:
+    """The standard deviation of one baseline's rate change (percent, at full length) between seeds, pooled
+    over the rates; None for a table without baselines of several seeds."""
+    baselines = table[(table["alpha"] == 0) & (table["epoch"] == table["epoch"].max())]
+    if baselines.empty:
+        return None
+    variances = [
+        float(np.var([0.0, *part["rate_change"]], ddof=1)) for _, part in baselines.groupby("quality")
+    ]
+    return math.sqrt(float(np.mean(variances)))
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -171,3 +192,13 @@ def read_table(path: Path) -> pd.DataFrame:
     if missing:
         raise SurfaceError(f"the table {path} lacks the column {', '.join(sorted(missing))}")
     return table[np.isfinite(table["rate_change"])]
+
+
+def recorded(path: Path, epochs: int, noise: float | None) -> Recorded:
+    """The surface of a table, with `noise` (percent) on its readings: by default that between the seeds of
+    its baselines, or 0.5. Raises SurfaceError."""
+    table = read_table(path)
+    if noise is None:
+        between = seed_noise(table)
+        noise = 0.5 if between is None else between
+    return Recorded(table, epochs, noise)

@@ -7,6 +7,7 @@ change of the recommended point minus that of the best point there is (percent),
 
     surrogate            the search's own sampler, recommendation by the model, ASHA per rate
     surrogate, full      the same, every trial at full length
+    surrogate, fewer     the same at full length, as many trials as `surrogate`'s epochs allow
     gp pooled, full      Optuna's GPSampler over (alpha, strategy), rates in turn, best reading per rate
     tpe per rate, full   Optuna's TPESampler, one study a rate, best reading
     one epoch, top K     64 points spread evenly get one epoch, the best K of every rate all of them, K such
@@ -35,10 +36,11 @@ from optuna.storages import InMemoryStorage
 from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.core import Core
+from search.sampler import spread_point
 from search.simulate import SELECTION, simulate
 from search.space import Plan
 from search.stopping import rungs
-from search.surfaces import Family, Recorded, best_of, read_table
+from search.surfaces import Family, Recorded, best_of, recorded
 
 ALPHAS = (1e-8, 1e-5)
 Surface = Family | Recorded
@@ -51,8 +53,8 @@ def plan(sampler: str, seed: int, epochs: int, stopping: bool, budget: int = 64)
     return Plan(tuple(LAMBDAS), STRATEGIES, *ALPHAS, epochs, levels, 3, budget, seed, sampler, SELECTION)
 
 
-def own(surface: Surface, seed: int, stopping: bool, workers: int) -> tuple[Choice, int]:
-    outcome = simulate(surface, plan("surrogate", seed, surface.epochs, stopping), workers)
+def own(surface: Surface, seed: int, stopping: bool, workers: int, budget: int = 64) -> tuple[Choice, int]:
+    outcome = simulate(surface, plan("surrogate", seed, surface.epochs, stopping, budget), workers)
     return {item.quality: (item.alpha, item.strategy) for item in outcome.recommended}, outcome.epochs_spent
 
 
@@ -88,18 +90,15 @@ def tpe_per_rate(surface: Surface, seed: int) -> tuple[Choice, int]:
 
 
 def one_epoch_then_best(surface: Surface, seed: int, epochs: int) -> tuple[Choice, int]:
-    start, points = np.random.default_rng(seed).random(), []
-    for number in range(64):
-        share = (start + number * 0.6180339887498949) % 1
-        alpha = ALPHAS[0] * (ALPHAS[1] / ALPHAS[0]) ** share
-        points.append((number % 6 + 1, alpha, STRATEGIES[(number + number // 6) % 3]))
+    spread = plan("surrogate", seed, surface.epochs, False)
+    points = [spread_point(spread, spread.qualities, number) for number in range(64)]
     full = max(1, round((epochs - 64) / (surface.epochs - 1) / 6))
     chosen: Choice = {}
     for quality, lmbda in LAMBDAS.items():
         first = sorted(
-            (surface(alpha, strategy, lmbda, 1, seed), alpha, strategy)
-            for q, alpha, strategy in points
-            if q == quality
+            (surface(point.alpha, point.strategy, lmbda, 1, seed), point.alpha, point.strategy)
+            for point in points
+            if point.quality == quality
         )
         last = [(surface(alpha, s, lmbda, surface.epochs, seed), alpha, s) for _, alpha, s in first[:full]]
         value, alpha, strategy = min(last)
@@ -137,14 +136,16 @@ def compare(
         spent = epochs if name == "surrogate" else spent
         rows.append((name, member, regret(surface, chosen), epochs))
     if not only:
+        chosen, epochs = own(surface, member, False, workers, spent // surface.epochs)
+        rows.append(("surrogate, fewer", member, regret(surface, chosen), epochs))
         chosen, epochs = one_epoch_then_best(surface, member, spent)
         rows.append(("one epoch, top K", member, regret(surface, chosen), epochs))
     return rows
 
 
-def _same(recorded: Recorded, member: int) -> Surface:  # noqa: ARG001
+def _same(surface: Recorded, member: int) -> Surface:  # noqa: ARG001
     """The recorded surface; the member is the seed of the search, and with it of the noise."""
-    return recorded
+    return surface
 
 
 def summary(table: pd.DataFrame, epochs: int) -> pd.DataFrame:
@@ -167,7 +168,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--workers", type=int, default=2, help="simulated")
     parser.add_argument("--table", type=Path)
-    parser.add_argument("--noise", type=float, default=0.5, help="of a table's readings, percent")
+    parser.add_argument("--noise", type=float, help="of a table's readings, percent")
     parser.add_argument("--only", default="", help="methods whose names begin so")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--processes", type=int, default=2)
@@ -176,8 +177,9 @@ def main() -> None:
     members = range(int(first), int(last or first) + 1)
     make: Callable[[int], Surface] = partial(Family, epochs=args.epochs)
     if args.table:
-        recorded = Recorded(read_table(args.table), args.epochs, args.noise)
-        make = partial(_same, recorded)
+        surface = recorded(args.table, args.epochs, args.noise)
+        print(f"{args.table}: {surface.sigma:.2f} % of noise on a reading")
+        make = partial(_same, surface)
     rows: list[tuple[str, int, float, int]] = []
     with ProcessPoolExecutor(args.processes) as pool:
         for part in pool.map(partial(compare, make, args.workers, args.only), members):

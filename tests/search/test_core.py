@@ -135,6 +135,8 @@ def test_proposals_depend_on_the_seed(sampler: str) -> None:
     first, same, other = (run_all(Core(InMemoryStorage(), "s", plan)) for plan in plans)
     assert first == same
     assert [c.alpha for c, _ in first] != [c.alpha for c, _ in other]
+    # NumPy's floats would go into the checkpoints, which are read with weights_only.
+    assert {type(c.alpha) for c, _ in first} == {float} and {type(c.quality) for c, _ in first} == {int}
 
 
 @settings(max_examples=15, deadline=None)

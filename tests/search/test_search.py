@@ -25,7 +25,7 @@ from search.engine import training_config_of
 from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.space import Candidate
-from search.surfaces import read_table
+from search.surfaces import read_table, seed_noise
 from tests.search.conftest import HAVE_DATA, run_search
 
 SMALL = [
@@ -149,6 +149,11 @@ def test_its_learning_curves_can_be_exported(
     own = table[(table["alpha"] / record.alpha - 1).abs() < 1e-3]
     assert own["rate_change"].iloc[-1] == pytest.approx(change, rel=1e-3)
     assert simulate.main(["--export", str(tmp_path), "--table", str(target)]) == 2
+    twice = [str(results / "real")] * 2
+    assert simulate.main(["--export", *twice, "--table", str(target)]) == 0
+    again = read_table(target)
+    assert set(again[again["alpha"] == 0]["quality"]) == set(range(1, 7))
+    assert seed_noise(again) == 0  # the same baselines
 
 
 def test_nothing_of_ray_is_left_behind(real: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.simulate import main
-from search.surfaces import Family, Recorded, SurfaceError, best_of, load_curve, read_table
+from search.surfaces import Family, Recorded, SurfaceError, best_of, load_curve, read_table, seed_noise
 
 ALPHAS = (1e-8, 1e-5)
 
@@ -98,6 +99,21 @@ def table_of(family: Family) -> pd.DataFrame:
         for epoch in (1, 3, 9)
     ]
     return pd.DataFrame(rows, columns=["quality", "strategy", "alpha", "epoch", "rate_change"])
+
+
+def test_the_noise_of_a_table_is_that_between_its_baselines() -> None:
+    table = table_of(Family(3, 9))
+    assert seed_noise(table) is None
+    ends = {1: (1.0, -1.0), 2: (3.0, 3.0)}  # per quality the rate changes of two more seeds
+    rows = [
+        {"quality": quality, "strategy": "", "alpha": 0.0, "epoch": epoch, "rate_change": change * epoch / 9}
+        for quality, changes in ends.items()
+        for change in changes
+        for epoch in (1, 9)
+    ]
+    both = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+    assert seed_noise(both) == pytest.approx(math.sqrt((1 + 3) / 2))
+    assert Recorded(both, 9).full(1e-7, "y", 0.013) == Recorded(table, 9).full(1e-7, "y", 0.013)
 
 
 def test_a_recorded_table_gives_its_own_values_back(tmp_path: Path) -> None:
