@@ -147,7 +147,15 @@ class Belief:
     @_one_thread
     def expect(self, trials: Iterable[FrozenTrial]) -> list[Expectation]:
         """What the model expects of these trials at full length."""
-        points = self._points(list(trials))
+        return self._expected(self._points(list(trials)))
+
+    @_one_thread
+    def response(self, quality: int, strategy: str, alphas: Sequence[float]) -> list[Expectation]:
+        """What the model expects of these alphas at full length."""
+        place = (self._strategies[strategy], math.log10(LAMBDAS[quality]), 1.0, -1)
+        return self._expected(_points_of(np.array([(math.log10(alpha), *place) for alpha in alphas])))
+
+    def _expected(self, points: Points) -> list[Expectation]:
         if not len(points):
             return []
         posterior = self._posterior(None)

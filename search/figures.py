@@ -8,7 +8,7 @@ from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord
 from search.results import best_per_rate, best_trial_per_rate
 
 # Okabe and Ito's palette: told apart by people who do not see red and green apart.
-_COLOURS = {"y": "#0072B2", "z": "#E69F00", "y+z": "#009E73"}
+COLOURS = {"y": "#0072B2", "z": "#E69F00", "y+z": "#009E73"}
 
 
 def rd_figure(records: SearchRecords, strategies: tuple[str, ...], path: Path) -> Path:
@@ -24,7 +24,7 @@ def rd_figure(records: SearchRecords, strategies: tuple[str, ...], path: Path) -
         _draw(pane, records, anchors, metric, color="black", marker="o", label="baseline (alpha 0)")
         for strategy in strategies:
             best = best_trial_per_rate(records, strategy)
-            style = {"color": _COLOURS[strategy], "marker": "^", "linestyle": "--", "alpha": 0.8}
+            style = {"color": COLOURS[strategy], "marker": "^", "linestyle": "--", "alpha": 0.8}
             _draw(pane, records, best, metric, label=f"best of {strategy}", **style)
         kept = best_per_rate(records)
         style = {"color": "#D55E00", "marker": "*", "markersize": 11, "linewidth": 1.2}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 import yaml
 from pydantic import ValidationError
 
+from search.belief import Belief, Expectation
 from search.config import Settings
 from search.core import earlier_trials, studies
 from search.plan import plan_of
-from search.recommend import expectations
-from search.records import SearchRecords, read_records
+from search.recommend import believe
+from search.records import FINISHED, SearchRecords, read_records
 from search.space import Plan, trial_name
 
 CHECKPOINT = "state.pt"
@@ -34,6 +36,14 @@ class FinishedSearch:
     plan: Plan
     records: SearchRecords
     environment: dict[str, str]
+    model: Belief | None = field(default=None, repr=False)
+
+    def response(self, quality: int, strategy: str, count: int = 61) -> dict[float, Expectation]:
+        """What the model expects at full length, by alpha over the searched range; empty without a model."""
+        if self.model is None:
+            return {}
+        alphas = np.geomspace(self.plan.alpha_min, self.plan.alpha_max, count).tolist()
+        return dict(zip(alphas, self.model.response(quality, strategy, alphas), strict=True))
 
     @property
     def complete(self) -> bool:
@@ -56,13 +66,18 @@ def open_search(name: str, results: Path, with_model: bool = True) -> FinishedSe
         storage, study = f"sqlite:///{(folder / 'study.db').resolve()}", folder.resolve().name
         pair = studies(storage, study)
         records = read_records(pair, plan, "")
-        expected = expectations(pair[0], plan, earlier_trials(storage, study)) if with_model else {}
+        model = believe(pair[0], plan, earlier_trials(storage, study)) if with_model else None
     except (OSError, ValueError, ValidationError, yaml.YAMLError, optuna.exceptions.OptunaError) as error:
         first = str(error).splitlines()[0]
         raise FolderError(f"the search in {folder} cannot be read ({first})") from error
-    by_name = {trial_name(number): value for number, value in expected.items()}
-    records = replace(records, test_set=_test_set(records), expected=by_name)
-    return FinishedSearch(folder, settings, plan, records, environment)
+    if model is not None:
+        finished = [
+            t for t in pair[0].get_trials(deepcopy=False) if records.trials[t.number].state == FINISHED
+        ]
+        names = (trial_name(trial.number) for trial in finished)
+        records = replace(records, expected=dict(zip(names, model.expect(finished), strict=True)))
+    records = replace(records, test_set=_test_set(records))
+    return FinishedSearch(folder, settings, plan, records, environment, model)
 
 
 def _test_set(records: SearchRecords) -> str:

@@ -42,13 +42,25 @@ def expectations(
     the recorded trials and the plan decide. Several epochs, neighbouring alphas, other strategies and
     rates all speak for a trial, so that one lucky reading does not.
     """
-    everything = trials.get_trials(deepcopy=False)
-    finished = [t for t in everything if t.state == TrialState.COMPLETE and t.params.get("alpha")]
-    if not finished:
+    finished = _finished(trials)
+    belief = believe(trials, plan, earlier)
+    if belief is None:
         return {}
-    belief = Belief(plan, everything, earlier=earlier)
-    belief.fit()
     return dict(zip((t.number for t in finished), belief.expect(finished), strict=True))
+
+
+def believe(trials: optuna.Study, plan: Plan, earlier: Sequence[FrozenTrial] = ()) -> Belief | None:
+    """The model fitted to all that is recorded; None while no trial is trained in full."""
+    if not _finished(trials):
+        return None
+    belief = Belief(plan, trials.get_trials(deepcopy=False), earlier=earlier)
+    belief.fit()
+    return belief
+
+
+def _finished(trials: optuna.Study) -> list[FrozenTrial]:
+    everything = trials.get_trials(deepcopy=False)
+    return [t for t in everything if t.state == TrialState.COMPLETE and t.params.get("alpha")]
 
 
 def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:

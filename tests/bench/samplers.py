@@ -8,6 +8,7 @@ change of the recommended point minus that of the best point there is (percent),
     surrogate            the search's own sampler, recommendation by the model, ASHA per rate
     surrogate, full      the same, every trial at full length
     surrogate, fewer     the same at full length, as many trials as `surrogate`'s epochs allow
+    scikit-learn         as `surrogate`, with scikit-learn's kernels (tests.bench.library_surrogate)
     gp pooled, full      Optuna's GPSampler over (alpha, strategy), rates in turn, best reading per rate
     tpe per rate, full   Optuna's TPESampler, one study a rate, best reading
     one epoch, top K     64 points spread evenly get one epoch, the best K of every rate all of them, K such
@@ -41,6 +42,7 @@ from search.simulate import SELECTION, simulate
 from search.space import Plan
 from search.stopping import rungs
 from search.surfaces import Family, Recorded, best_of, recorded
+from tests.bench.library_surrogate import library_surrogate
 
 ALPHAS = (1e-8, 1e-5)
 Surface = Family | Recorded
@@ -56,6 +58,11 @@ def plan(sampler: str, seed: int, epochs: int, stopping: bool, budget: int = 64)
 def own(surface: Surface, seed: int, stopping: bool, workers: int, budget: int = 64) -> tuple[Choice, int]:
     outcome = simulate(surface, plan("surrogate", seed, surface.epochs, stopping, budget), workers)
     return {item.quality: (item.alpha, item.strategy) for item in outcome.recommended}, outcome.epochs_spent
+
+
+def library(surface: Surface, seed: int, workers: int) -> tuple[Choice, int]:
+    with library_surrogate():
+        return own(surface, seed, True, workers)
 
 
 def best_readings(core_plan: Plan, surface: Surface, workers: int) -> tuple[Choice, int]:
@@ -125,6 +132,7 @@ def compare(
     methods: dict[str, Callable[[], tuple[Choice, int]]] = {
         "surrogate": partial(own, surface, member, True, workers),
         "surrogate, full": partial(own, surface, member, False, workers),
+        "scikit-learn": partial(library, surface, member, workers),
         "gp pooled, full": partial(best_readings, pooled, surface, workers),
         "tpe per rate, full": partial(tpe_per_rate, surface, member),
     }

@@ -1,0 +1,282 @@
+"""The interactive figures of a search's report, from its records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lic.architectures import architecture
+from lic.recipe import LAMBDAS
+from search.belief import Expectation
+from search.figures import COLOURS
+from search.folder import FinishedSearch
+from search.records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
+from search.results import best_per_rate, best_trial_per_rate
+
+#: Told apart by shape as well as by colour.
+SYMBOLS = {"y": "circle", "z": "diamond", "y+z": "triangle-up"}
+KEPT, BASELINE, REFERENCE = "#D55E00", "#7F7F7F", "#A0A0A0"
+
+#: Rate changes above this are drawn at the edge: harm spans hundreds of percent, gains a few.
+CEILING = 10.0
+
+_RESAMPLES = 1000
+
+
+def rd_curves(search: FinishedSearch) -> go.Figure:
+    """PSNR and MS-SSIM over bpp on the test set: baselines, best of each strategy, the kept points with the
+    95 % interval of their paired difference to the baseline, and published codecs on Kodak."""
+    figure = make_subplots(1, 2, subplot_titles=("PSNR", "MS-SSIM"), horizontal_spacing=0.08)
+    records, kept = search.records, best_per_rate(search.records)
+    chosen = {f"best of {s}": best_trial_per_rate(records, s) for s in search.plan.strategies}
+    anchors = {q: b for q, b in records.baselines.items() if q in kept}
+    for pane, metric in enumerate((PSNR, MS_SSIM), 1):
+        style = {"color": BASELINE, "symbol": "square"}
+        _rd_trace(figure, pane, search, anchors, metric, "baseline (alpha 0)", style)
+        for name, found in chosen.items():
+            strategy = name.rpartition(" ")[2]
+            style = {"color": COLOURS[strategy], "symbol": SYMBOLS[strategy], "dash": "dash"}
+            _rd_trace(figure, pane, search, found, metric, name, style)
+        _rd_trace(figure, pane, search, kept, metric, "kept", {"color": KEPT, "symbol": "star", "size": 11})
+        _band(figure, pane, search, kept, metric)
+        for name, points in _published(search):
+            quality = points["psnr"] if metric == PSNR else -10 * np.log10(1 - points["ms_ssim"])
+            figure.add_scatter(
+                x=points["bpp"], y=quality, mode="lines", name=name, legendgroup=name,
+                line={"color": REFERENCE, "dash": "dot" if name == "VTM" else "dashdot", "width": 1.2},
+                showlegend=pane == 1, visible=True if records.test_set == "kodak" else "legendonly",
+                row=1, col=pane,
+            )  # fmt: skip
+        figure.update_xaxes(title=f"bits per pixel on {records.test_set} (entropy estimate)", col=pane)
+        figure.update_yaxes(title="dB", col=pane)
+    _zoom(figure, search, {**chosen, "kept": kept, "baseline": anchors})
+    return _finish(figure, 480)
+
+
+def _rd_trace(
+    figure: go.Figure,
+    pane: int,
+    search: FinishedSearch,
+    chosen: dict[int, TrialRecord],
+    metric: str,
+    name: str,
+    style: dict,
+) -> None:
+    points = [(record, *point) for record in chosen.values() if (point := _point(search, record, metric))]
+    points.sort(key=lambda point: point[1])
+    figure.add_scatter(
+        x=[rate for _, rate, _ in points], y=[quality for _, _, quality in points], name=name,
+        mode="lines+markers", legendgroup=name, showlegend=pane == 1,
+        line={"color": style["color"], "dash": style.get("dash", "solid"), "width": 1.6},
+        marker={"symbol": style["symbol"], "size": style.get("size", 8), "color": style["color"]},
+        text=[_hover(record) for record, _, _ in points],
+        hovertemplate="%{text}<br>%{x:.4f} bpp, %{y:.3f} dB<extra></extra>", row=1, col=pane,
+    )  # fmt: skip
+
+
+def _point(search: FinishedSearch, record: TrialRecord, metric: str) -> tuple[float, float] | None:
+    figures = record.readings.get(search.records.epochs, {})
+    rate, quality = (figures.get(f"{search.records.test_set}/{name}") for name in ("bpp", metric))
+    return None if rate is None or quality is None else (rate, quality)
+
+
+def _hover(record: TrialRecord) -> str:
+    point = f"{record.strategy}, alpha {record.alpha:.2e}" if record.alpha else "baseline"
+    return f"<b>{record.name}</b> (quality {record.quality})<br>{point}, epoch {record.last_epoch}"
+
+
+def _band(
+    figure: go.Figure, pane: int, search: FinishedSearch, kept: dict[int, TrialRecord], metric: str
+) -> None:
+    """How far the kept points could lie up or down against the baselines, were the images others."""
+    epoch, test_set = search.records.epochs, search.records.test_set
+    column, draw, rows = "psnr" if metric == PSNR else "ms_ssim", np.random.default_rng(0), []
+    for quality, record in kept.items():
+        columns = [
+            r.images.get(epoch, {}).get(f"{test_set}/{column}")
+            for r in (record, search.records.baselines[quality])
+        ]
+        point = _point(search, record, metric)
+        if point is None or None in columns:
+            continue
+        own, other = (np.array(values) for values in columns)
+        images = draw.integers(len(own), size=(_RESAMPLES, len(own)))
+        # The difference moves, the baseline stays where all images put it.
+        means = other.mean() + (own - other)[images].mean(axis=1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        if metric == MS_SSIM:
+            low, high = -10 * np.log10(1 - low), -10 * np.log10(1 - high)
+        rows.append((point[0], low, high))
+    if not rows:
+        return
+    rates, lows, highs = zip(*sorted(rows), strict=True)
+    figure.add_scatter(
+        x=[*rates, *rates[::-1]], y=[*lows, *highs[::-1]], fill="toself", mode="none",
+        name="kept, 95 % interval",
+        fillcolor="rgba(213, 94, 0, 0.18)", legendgroup="band", showlegend=pane == 1, hoverinfo="skip",
+        row=1, col=pane,
+    )  # fmt: skip
+
+
+def _published(search: FinishedSearch) -> Iterator[tuple[str, pd.DataFrame]]:
+    table = pd.read_csv(Path(__file__).with_name("anchors.csv"))
+    own = architecture(search.settings.model)
+    for name, points in table[table["architecture"].isna() | (table["architecture"] == own)].groupby("codec"):
+        yield str(name), points
+
+
+def _zoom(figure: go.Figure, search: FinishedSearch, drawn: dict[str, dict[int, TrialRecord]]) -> None:
+    """Start on the search's own curves; the published ones may lie far off."""
+    for pane, metric in enumerate((PSNR, MS_SSIM), 1):
+        points = [_point(search, r, metric) for found in drawn.values() for r in found.values()]
+        there = np.array([point for point in points if point is not None])
+        if len(there):
+            low, high = there.min(0), there.max(0)
+            edge = 0.08 * np.maximum(high - low, 1e-3)
+            for axis, k in ((figure.update_xaxes, 0), (figure.update_yaxes, 1)):
+                axis(range=[low[k] - edge[k], high[k] + edge[k]], col=pane)
+
+
+def response(search: FinishedSearch) -> go.Figure:
+    """Rate change over alpha, a pane a rate: every trial, sized by its epochs, what the model expects at
+    full length with two standard deviations, and the kept point."""
+    qualities = search.plan.qualities
+    columns = min(3, len(qualities))
+    rows = -(-len(qualities) // columns)
+    titles = [f"quality {q}, lambda {LAMBDAS[q]:g}" for q in qualities]
+    figure = make_subplots(rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.13)
+    kept = {q: record for q, record in best_per_rate(search.records).items() if record.alpha}
+    for place, quality in enumerate(qualities):
+        cell = {"row": place // columns + 1, "col": place % columns + 1}
+        for strategy in search.plan.strategies:
+            trials = [t for t in search.records.trials if (t.quality, t.strategy) == (quality, strategy)]
+            _model_band(figure, search, quality, strategy, cell)
+            _trials(figure, search, trials, strategy, cell, place == 0)
+        record = kept.get(quality)
+        if record is not None:
+            figure.add_scatter(
+                x=[record.alpha], y=[min(_change(search, record) or 0.0, CEILING)],
+                mode="markers", name="kept", legendgroup="kept",
+                marker={"symbol": "star-open", "size": 18, "color": KEPT, "line": {"width": 2}},
+                showlegend=quality == min(kept),
+                hoverinfo="skip", **cell,
+            )  # fmt: skip
+        figure.add_hline(y=0, line={"color": BASELINE, "width": 1}, **cell)
+    figure.update_xaxes(type="log", title="alpha", exponentformat="power", dtick=1)
+    figure.update_yaxes(title="rate change, %", range=[_floor(search), CEILING * 1.05])
+    return _finish(figure, 320 * rows + 80)
+
+
+def _floor(search: FinishedSearch) -> float:
+    changes = [_change(search, trial) for trial in search.records.trials]
+    return min([-2.0, *(change for change in changes if change is not None)]) * 1.15
+
+
+def _change(search: FinishedSearch, trial: TrialRecord) -> float | None:
+    return search.records.rate_change(trial, trial.last_epoch, search.records.selection)
+
+
+def _trials(
+    figure: go.Figure,
+    search: FinishedSearch,
+    trials: list[TrialRecord],
+    strategy: str,
+    cell: dict,
+    legend: bool,
+) -> None:
+    measured = [(t, change) for t in trials if (change := _change(search, t)) is not None]
+    texts = [
+        f"<b>{t.name}</b> ({t.state})<br>{strategy}, alpha {t.alpha:.2e}<br>"
+        f"epoch {t.last_epoch}: {change:+.2f} %"
+        for t, change in measured
+    ]
+    figure.add_scatter(
+        x=[t.alpha for t, _ in measured], y=[min(change, CEILING) for _, change in measured],
+        mode="markers", name=f"trials of {strategy}", legendgroup=strategy, showlegend=legend,
+        marker={
+            "symbol": [SYMBOLS[strategy] if c <= CEILING else "arrow-up" for _, c in measured],
+            "color": COLOURS[strategy], "opacity": 0.85,
+            "size": [5 + 9 * t.last_epoch / search.records.epochs for t, _ in measured],
+        },
+        text=texts, hovertemplate="%{text}<extra></extra>", **cell,
+    )  # fmt: skip
+
+
+def _model_band(figure: go.Figure, search: FinishedSearch, quality: int, strategy: str, cell: dict) -> None:
+    found = search.response(quality, strategy)
+    if not found:
+        return
+    alphas, expected = list(found), list(found.values())
+    edges = [_clipped(expected, 2.0), _clipped(expected, -2.0)[::-1]]
+    figure.add_scatter(
+        x=[*alphas, *alphas[::-1]], y=[*edges[0], *edges[1]], fill="toself", mode="none",
+        fillcolor=_translucent(COLOURS[strategy]), legendgroup=strategy, showlegend=False, hoverinfo="skip",
+        **cell,
+    )  # fmt: skip
+    figure.add_scatter(
+        x=alphas, y=_clipped(expected, 0.0), mode="lines", legendgroup=strategy, showlegend=False,
+        line={"color": COLOURS[strategy], "width": 1.5}, hoverinfo="skip", **cell,
+    )  # fmt: skip
+
+
+def _clipped(expected: list[Expectation], sigmas: float) -> list[float]:
+    return [min(e.rate_change + sigmas * e.sigma, CEILING * 1.05) for e in expected]
+
+
+def _translucent(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.13)"
+
+
+def rungs(search: FinishedSearch) -> go.Figure:
+    """How many trials of every rate reached each rung, and the learning curves against the baseline."""
+    levels = (*search.plan.rungs, search.records.epochs)
+    figure = make_subplots(
+        1, 2, subplot_titles=("Trials that reached a rung", "Learning curves"), column_widths=[0.35, 0.65]
+    )
+    shades = ("#56B4E9", "#0072B2", "#003B5C", "#001F33")
+    for place, level in enumerate(levels):
+        counts = [
+            sum(t.quality == q and t.last_epoch >= level for t in search.records.trials)
+            for q in search.plan.qualities
+        ]
+        figure.add_bar(
+            x=[f"q{q}" for q in search.plan.qualities], y=counts, row=1, col=1,
+            name=f"epoch {level}", marker={"color": shades[place % len(shades)]},
+            hovertemplate=f"%{{y}} trials reached epoch {level}<extra></extra>",
+        )  # fmt: skip
+    seen: set[str] = set()
+    for trial in search.records.trials:
+        epochs = [e for e in sorted(trial.readings) if _at(search, trial, e) is not None]
+        dash = "dot" if trial.state == STOPPED else "solid"
+        figure.add_scatter(
+            x=epochs, y=[min(_at(search, trial, e) or 0.0, CEILING) for e in epochs], mode="lines+markers",
+            name=trial.strategy, legendgroup=trial.strategy, showlegend=trial.strategy not in seen,
+            line={"color": COLOURS[trial.strategy], "width": 1, "dash": dash},
+            marker={"size": 3}, opacity=0.35 if trial.state == FAILED else 0.75,
+            hovertemplate=f"<b>{trial.name}</b> (q{trial.quality}, {trial.state})<br>{trial.strategy}, "
+            f"alpha {trial.alpha:.2e}<br>epoch %{{x}}: %{{y:+.2f}} %<extra></extra>", row=1, col=2,
+        )  # fmt: skip
+        seen.add(trial.strategy)
+    figure.update_yaxes(title="trials", row=1, col=1)
+    figure.update_xaxes(title="epoch", row=1, col=2)
+    figure.update_yaxes(title="rate change, %", range=[_floor(search), CEILING * 1.05], row=1, col=2)
+    return _finish(figure.update_layout(barmode="group"), 420)
+
+
+def _at(search: FinishedSearch, trial: TrialRecord, epoch: int) -> float | None:
+    return search.records.rate_change(trial, epoch, search.records.selection)
+
+
+def _finish(figure: go.Figure, height: int) -> go.Figure:
+    """The look that all figures share; the page sets the colours of text and grid for dark and light."""
+    return figure.update_layout(
+        template="none", height=height, margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", hovermode="closest",
+        legend={"orientation": "h", "y": -0.16}, font={"size": 12},
+    )  # fmt: skip

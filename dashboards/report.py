@@ -1,0 +1,190 @@
+"""A search as one page that can be sent: interactive, self-contained, made from the records alone.
+
+    python -m dashboards.report SEARCH
+
+writes report.html into the search's folder, for a search that is finished, still runs or was broken off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.io
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from dashboards import plots
+from lic.architectures import architecture
+from search import summary
+from search.folder import FinishedSearch, FolderError, open_search
+from search.records import FAILED, FINISHED, RUNNING, STOPPED
+from search.results import OVERALL, StrategyResult, rate_table, strategy_results
+
+USER_ERROR = 2
+
+#: BD-rates in percent, PSNR and MS-SSIM, that Pakdaman and Gabbouj (2024) report on Kodak.
+PAPER = {
+    "cheng2020-anchor": {"y": (-6.94, -1.62), "z": (-6.76, -1.31), "y+z": (-8.06, -2.74)},
+    "bmshj2018-hyperprior": {"best": (-1.17, -0.71)},
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dashboards.report", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all searches")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: in its folder)")
+    args = parser.parse_args(argv)
+    try:
+        search = open_search(args.search, args.results)
+        target = args.out or search.folder / "report.html"
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(page(search))
+        partial.replace(target)
+    except FolderError as error:
+        print(f"lictune: {error}", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        print(f"lictune: the report could not be written ({error})", file=sys.stderr)
+        return USER_ERROR
+    print(f"wrote {target} ({target.stat().st_size / 2**20:.1f} MiB); open it in any browser")
+    return 0
+
+
+def page(search: FinishedSearch) -> str:
+    """The report as HTML."""
+    records = search.records
+    by_strategy = strategy_results(records, search.plan.strategies)
+    count = {s: sum(t.state == s for t in records.trials) for s in (FINISHED, STOPPED, FAILED, RUNNING)}
+    settings = search.settings
+    facts: dict[str, Any] = {
+        "name": architecture(settings.model),
+        "steps": settings.epochs * settings.steps_per_epoch,
+        "counts": {"ended": len(records.trials) - count[RUNNING]},
+        "cards": _cards(by_strategy, count, records.test_set),
+        "strategy_table": _strategy_table(search, by_strategy),
+        "refused": list(dict.fromkeys(f"{r.strategy}: {r.refused}" for r in by_strategy if r.refused)),
+        "rate_table": _rate_table(search),
+        "times": training_times(search),
+        "effort": _effort(search),
+        "ceiling": f"{plots.CEILING:g}",
+        "plots": {
+            "rd": _div(plots.rd_curves(search), "rd"),
+            "response": _div(plots.response(search), "response"),
+            "rungs": _div(plots.rungs(search), "rungs"),
+        },
+    }
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    template = environment.get_template("report.html.jinja")
+    return template.render(search=search, records=records, plotly=get_plotlyjs(), **facts)
+
+
+def _div(figure: Any, name: str) -> str:
+    config = {"displaylogo": False, "responsive": True}
+    return plotly.io.to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name)
+
+
+def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) -> list[tuple[str, str]]:
+    overall = next(result for result in found if result.strategy == OVERALL)
+    return [
+        (f"BD-rate on {test_set}, PSNR", summary.interval(overall.bd_rate_psnr)),
+        (f"BD-rate on {test_set}, MS-SSIM", summary.interval(overall.bd_rate_msssim)),
+        ("trained in full", str(count[FINISHED])),
+        ("stopped early", str(count[STOPPED])),
+        ("failed", str(count[FAILED])),
+        ("running", str(count[RUNNING])),
+    ]
+
+
+def _strategy_table(search: FinishedSearch, found: list[StrategyResult]) -> dict[str, Any]:
+    rates = len(search.records.baselines)
+    rows = [
+        [
+            result.strategy, summary.interval(result.bd_rate_psnr), _db(result.bd_psnr),
+            summary.interval(result.bd_rate_msssim), _db(result.bd_msssim), f"{result.tuned} of {rates}",
+        ]
+        for result in found
+    ]  # fmt: skip
+    paper = [
+        [f"the paper's {strategy}", f"{psnr:+.2f} %", "", f"{ms_ssim:+.2f} %", "", ""]
+        for strategy, (psnr, ms_ssim) in PAPER.get(architecture(search.settings.model), {}).items()
+    ]
+    head = ["strategy", "BD-rate (PSNR)", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned rates"]
+    return {"head": head, "rows": rows, "paper": paper}
+
+
+def _db(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:+.3f} dB"
+
+
+def _rate_table(search: FinishedSearch) -> dict[str, Any]:
+    records = search.records
+    head = [
+        "quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM",
+        f"rate change, {records.test_set}", f"expected, {records.selection}", "luckiest reading",
+    ]  # fmt: skip
+    rows = [
+        [
+            str(row["quality"]), f"{row['lambda']:g}", f"{row['alpha']:.2e}" if row["alpha"] else "0",
+            str(row["strategy"]), str(row["trial"]), f"{row['bpp']:.4f}", f"{row['psnr']:.2f}",
+            f"{row['ms_ssim']:.4f}", f"{row['rate_change']:+.2f} %",
+            f"{row['expected_rate_change']:+.2f} ± {row['expected_sigma']:.2f} %",
+            _luckiest(row["luckiest_rate_change"], str(row["luckiest_trial"])),
+        ]
+        for row in rate_table(records).to_dict("records")
+    ]  # fmt: skip
+    return {"head": head, "rows": rows}
+
+
+def _luckiest(change: float | None, trial: str) -> str:
+    return "-" if trial == "-" else f"{change:+.2f} % ({trial})"
+
+
+def training_times(search: FinishedSearch) -> list[list[str]]:
+    """Per strategy the median seconds of an epoch, and by how much that exceeds the baselines' (the
+    paper's Table III)."""
+    seconds: dict[str, list[float]] = {name: [] for name in ("baseline", *search.plan.strategies)}
+    for record in search.records.everything():
+        taken = [f["time/train_seconds"] for f in record.readings.values() if "time/train_seconds" in f]
+        seconds[record.strategy or "baseline"] += taken
+    plain = float(np.median(seconds["baseline"])) if seconds["baseline"] else None
+    rows = []
+    for strategy, values in seconds.items():
+        if not values:
+            continue
+        median = float(np.median(values))
+        increase = "" if plain is None or strategy == "baseline" else f"{100 * (median / plain - 1):+.1f} %"
+        rows.append([strategy, f"{median:.2f}", increase, str(len(values))])
+    return rows
+
+
+def _effort(search: FinishedSearch) -> str:
+    records = search.records
+    trials = len(records.trials)
+    spent, full = sum(t.last_epoch for t in records.trials), records.epochs * trials
+    seconds = sum(
+        f.get(f"time/{kind}_seconds", 0.0)
+        for record in records.everything()
+        if not record.source
+        for f in record.readings.values()
+        for kind in ("train", "eval")
+    )
+    on = "GPU" if search.settings.gpus_per_trial else "worker"
+    return (
+        f"{spent} epochs of trials were trained, {full - spent} of full training were saved "
+        f"({100 * (full - spent) / max(1, full):.0f} %); {seconds / 3600:.2f} {on} hours of training and "
+        "evaluation, baselines included."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
