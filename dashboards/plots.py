@@ -149,7 +149,9 @@ def response(search: FinishedSearch) -> go.Figure:
     columns = min(3, len(qualities))
     rows = -(-len(qualities) // columns)
     titles = [f"quality {q}, lambda {LAMBDAS[q]:g}" for q in qualities]
-    figure = make_subplots(rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.13)
+    figure = make_subplots(
+        rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.36 / rows
+    )
     kept = {q: record for q, record in best_per_rate(search.records).items() if record.alpha}
     for place, quality in enumerate(qualities):
         cell = {"row": place // columns + 1, "col": place % columns + 1}
@@ -168,13 +170,15 @@ def response(search: FinishedSearch) -> go.Figure:
             )  # fmt: skip
         figure.add_hline(y=0, line={"color": BASELINE, "width": 1}, **cell)
     figure.update_xaxes(type="log", title="alpha", exponentformat="power", dtick=1)
-    figure.update_yaxes(title="rate change, %", range=[_floor(search), CEILING * 1.05])
-    return _finish(figure, 320 * rows + 80)
+    figure.update_yaxes(range=[_floor(search) * 1.05, CEILING * 1.05])
+    figure.update_yaxes(title="rate change, %", col=1)
+    return _finish(figure, 330 * rows + 60)
 
 
 def _floor(search: FinishedSearch) -> float:
-    changes = [_change(search, trial) for trial in search.records.trials]
-    return min([-2.0, *(change for change in changes if change is not None)]) * 1.15
+    """Where the axis of rate changes begins: early readings go far below what a full training comes to."""
+    changes = [change for t in search.records.finished() if (change := _change(search, t)) is not None]
+    return min([-2.0, *changes]) * 1.4
 
 
 def _change(search: FinishedSearch, trial: TrialRecord) -> float | None:
@@ -195,11 +199,15 @@ def _trials(
         f"epoch {t.last_epoch}: {change:+.2f} %"
         for t, change in measured
     ]
+    floor = _floor(search)
+    arrows = {True: "arrow-up", False: "arrow-down"}
     figure.add_scatter(
-        x=[t.alpha for t, _ in measured], y=[min(change, CEILING) for _, change in measured],
+        x=[t.alpha for t, _ in measured], y=[min(max(change, floor), CEILING) for _, change in measured],
         mode="markers", name=f"trials of {strategy}", legendgroup=strategy, showlegend=legend,
         marker={
-            "symbol": [SYMBOLS[strategy] if c <= CEILING else "arrow-up" for _, c in measured],
+            "symbol": [
+                SYMBOLS[strategy] if floor <= c <= CEILING else arrows[c > CEILING] for _, c in measured
+            ],
             "color": COLOURS[strategy], "opacity": 0.85,
             "size": [5 + 9 * t.last_epoch / search.records.epochs for t, _ in measured],
         },
@@ -276,7 +284,7 @@ def _at(search: FinishedSearch, trial: TrialRecord, epoch: int) -> float | None:
 def _finish(figure: go.Figure, height: int) -> go.Figure:
     """The look that all figures share; the page sets the colours of text and grid for dark and light."""
     return figure.update_layout(
-        template="none", height=height, margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        template="none", height=height, margin={"l": 60, "r": 20, "t": 50, "b": 90},
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", hovermode="closest",
-        legend={"orientation": "h", "y": -0.16}, font={"size": 12},
+        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}, font={"size": 12},
     )  # fmt: skip

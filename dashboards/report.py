@@ -75,7 +75,6 @@ def page(search: FinishedSearch) -> str:
         "rate_table": _rate_table(search),
         "times": training_times(search),
         "effort": _effort(search),
-        "ceiling": f"{plots.CEILING:g}",
         "plots": {
             "rd": _div(plots.rd_curves(search), "rd"),
             "response": _div(plots.response(search), "response"),
