@@ -46,6 +46,7 @@ class Coded:
 
     `reconstruction` is what the encoder knows the decoder must produce, H x W x 3 uint8; `ideal_bits` the
     information of the coded symbols under the model's probabilities, before the range coder rounds those.
+    A symbol that lies outside its table, and so is coded by an escape, counts as what the escape takes.
     """
 
     streams: list[bytes]
@@ -250,12 +251,12 @@ class _CodingTap:
         self._model = model
         self._entropy_models = [m for m in model.modules() if isinstance(m, EntropyModel)]
         self._symbols: dict[nn.Module, list[tuple[Tensor, Tensor | None]]] = {}
-        self._scales: dict[nn.Module, list[Tensor]] = {}
+        self._indexes: dict[nn.Module, list[Tensor]] = {}
         self._sequential: Tensor | None = None
 
     def __enter__(self) -> _CodingTap:
         for module in self._entropy_models:
-            self._symbols[module], self._scales[module] = [], []
+            self._symbols[module], self._indexes[module] = [], []
             self._wrap(module, "quantize", self._quantized(module))
             if hasattr(module, "build_indexes"):
                 self._wrap(module, "build_indexes", self._indexed(module))
@@ -288,7 +289,7 @@ class _CodingTap:
 
     def _indexed(self, module: nn.Module) -> Callable[..., None]:
         def keep(indexes: Tensor, _scales: Tensor) -> None:
-            self._scales[module].append(module.scale_table[indexes.long()])  # type: ignore[index]
+            self._indexes[module].append(indexes)
 
         return keep
 
@@ -305,18 +306,38 @@ class _CodingTap:
         return symbols.float() if means is None else symbols + means
 
     def bits(self) -> float:
-        """The information of all symbols, -log2 of their probabilities."""
+        """The information of all symbols, -log2 of their probabilities; of one outside its table, the bits
+        of its escape."""
         total = 0.0
         for module in self._entropy_models:
-            if self._scales[module]:
-                pairs = zip(self._symbols[module], self._scales[module], strict=True)
-                flat = [(symbols.flatten().float(), scales.flatten()) for (symbols, _), scales in pairs]
-                symbols, scales = (torch.cat(part)[None, None] for part in zip(*flat, strict=True))
-                _, likelihoods = module(symbols, scales)
-                total -= float(likelihoods.double().log2().sum())
+            coded = self._symbols[module]
+            if not coded:
                 continue
-            for symbols, means in list(self._symbols[module]):
-                assert means is not None  # the medians of an entropy bottleneck
-                _, likelihoods = module(symbols + means)
-                total -= float(likelihoods.double().log2().sum())
+            symbols = torch.cat([part.flatten() for part, _ in coded])
+            if self._indexes[module]:
+                indexes = torch.cat([part.flatten() for part in self._indexes[module]]).long()
+                scales = module.scale_table[indexes]
+                _, likelihoods = module(symbols.float()[None, None], scales[None, None])
+            else:  # a table per channel, and its median
+                ((part, means),) = coded
+                assert means is not None
+                channels = torch.arange(part.shape[1]).reshape(1, -1, 1, 1)
+                indexes = channels.expand(part.shape).flatten()
+                _, likelihoods = module(part + means)
+            # Tables hold multiples of 2^-16, so none of their symbols takes more than 16 bits.
+            inside = -likelihoods.flatten().double().log2().clamp(min=-16)
+            outside = _escape_bits(module, symbols, indexes)
+            total += float(torch.where(outside > 0, outside, inside).sum())
         return total
+
+
+def _escape_bits(module: Any, symbols: Tensor, indexes: Tensor) -> Tensor:
+    """What CompressAI's range coder takes for each symbol outside its table: the table's last entry, then the
+    distance in groups of 4 bits with their number before them. 0 for symbols inside."""
+    last = module._cdf_length[indexes].long() - 2
+    value = symbols.long() - module._offset[indexes].long()
+    distance = torch.where(value < 0, -2 * value - 1, 2 * (value - last)).clamp(min=0)
+    groups = torch.ceil((distance.double() + 1).log2() / 4)
+    count = module._quantized_cdf[indexes, last + 1] - module._quantized_cdf[indexes, last]
+    bits = 16 - count.double().log2() + 4 * (groups + torch.floor(groups / 15) + 1)
+    return torch.where((value < 0) | (value >= last), bits, 0.0)

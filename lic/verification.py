@@ -4,7 +4,7 @@ Two figures of rate exist. The entropy estimate is what training and a search go
 probabilities of y rounded around zero, with the scales as predicted. Real coding rounds y around the
 predicted mean in autoregressive models, so that it has a reconstruction of its own, and takes the tables of
 the next larger of 64 scales. Each is compared with its like: the decoder's pixels with the encoder's own
-reconstruction, the length of the streams with the information of the symbols in them under those tables.
+reconstruction, the length of the streams with the information of the symbols in them at those scales.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,15 @@ def save(entry: zoo.ZooModel, path: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    os.environ.setdefault("MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING", "false")
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     content = Schema([ColSpec(DataType.binary, "content")])
     signature = ModelSignature(content, content, ParamSchema([ParamSpec("task", DataType.string, "encode")]))
-    mlflow.pyfunc.save_model(
-        path,
-        python_model=registered_codec.__file__,
-        artifacts={"weights": str(entry.folder / zoo.WEIGHTS), "config": str(entry.folder / zoo.CONFIG)},
-        signature=signature,
-        pip_requirements=["lictune"],
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of MLflow, which would like an input example
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=registered_codec.__file__,
+            artifacts={"weights": str(entry.folder / zoo.WEIGHTS), "config": str(entry.folder / zoo.CONFIG)},
+            signature=signature,
+            pip_requirements=["lictune"],
+        )

@@ -1,7 +1,9 @@
-"""Small real images for every test, and the project's photographs where they are."""
+"""Small real images for every test, the project's photographs where they are, and one real search."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from lic.data.cache import PackedImages
 from lic.data.deadleaves import pack_dead_leaves
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +45,22 @@ def kodak_folder() -> Path:
     if not (SHARED / "kodak").is_dir():
         pytest.skip("the Kodak images are not at ../shared/data/kodak")
     return SHARED / "kodak"
+
+
+def run_search(results: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search.run", "--results", str(results), "--name", name, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A search of the tiny preset on two workers, shortened; on the photographs if they are there."""
+    results = tmp_path_factory.mktemp("results")
+    images = ["--test", "deadleaves"]
+    if HAVE_DATA:
+        images = ["--data", str(SHARED / "bsds500"), "--kodak", str(SHARED / "kodak")]
+    done = run_search(
+        results, "real", "--model", "hyperprior", "--preset", "tiny", "--budget", "8", "--epochs", "3",
+        "--steps-per-epoch", "30", "--val-images", "8", "--workers", "2", *images,
+    )  # fmt: skip
+    return results, done

@@ -26,7 +26,7 @@ from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.space import Candidate
 from search.surfaces import read_table, seed_noise
-from tests.search.conftest import HAVE_DATA, run_search
+from tests.conftest import HAVE_DATA, run_search
 
 SMALL = [
     *("--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2", "--steps-per-epoch", "3"),
