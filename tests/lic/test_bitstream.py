@@ -23,7 +23,7 @@ from lic.bitstream import BitstreamError, Coded, decode, encode, pack, unpack
 from lic.codec import main
 from lic.data.cache import PackedImages
 from lic.data.images import read_rgb
-from lic.evaluation import measure_image
+from lic.evaluation import measure_image, psnr
 from lic.models import build, load_weights
 from lic.zoo import MANIFEST, ModelConfig
 
@@ -174,6 +174,30 @@ def test_another_process_with_other_threads_decodes_to_the_same_pixels(zoos: Pat
     environment = {**os.environ, "OMP_NUM_THREADS": "3"}
     subprocess.run([sys.executable, "-c", commands], check=True, env=environment, timeout=300)
     assert all(np.array_equal(read_rgb(target), pixels) for target, pixels in expected.items())
+
+
+def test_compressais_own_tool_codes_an_autoregressive_model_alike(
+    leaves: PackedImages, tmp_path: Path
+) -> None:
+    name, pixels = "cheng2020-anchor", np.array(leaves[0][:192, :192])
+    (tmp_path / "images").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    model = starter(name)
+    checkpoint = zoo.write_compressai(tmp_path, model, f"{name}-3")
+    command = [sys.executable, "-m", "compressai.utils.eval_model", "checkpoint", str(tmp_path / "images")]
+    command += ["-a", name, "-p", str(checkpoint)]
+    for estimation in (False, True):
+        options = ["--entropy-estimation"] if estimation else []
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=True, timeout=300)
+        theirs = json.loads(done.stdout[done.stdout.index("{") :])["results"]
+        if estimation:
+            ours = measure_image(model, pixels)
+        else:
+            coded = encode(model, pixels)
+            mse = float(np.mean((coded.reconstruction.astype(float) - pixels) ** 2))
+            ours = {"psnr": psnr(mse), "bpp": 8 * sum(map(len, coded.streams)) / (192 * 192)}
+        assert theirs["psnr-rgb"][0] == pytest.approx(ours["psnr"], abs=5e-5)
+        assert theirs["bpp"][0] == pytest.approx(ours["bpp"], abs=5e-5)
 
 
 def test_what_cannot_be_done_is_said_in_a_sentence(
