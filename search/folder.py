@@ -63,7 +63,8 @@ def open_search(name: str, results: Path, with_model: bool = True) -> FinishedSe
         settings = Settings.model_validate(yaml.safe_load((folder / "settings.yaml").read_text()))
         environment = json.loads((folder / "environment.json").read_text())
         plan = plan_of(settings)
-        storage, study = f"sqlite:///{(folder / 'study.db').resolve()}", folder.resolve().name
+        storage = f"sqlite:///{(folder / 'study.db').resolve()}"
+        study = _study_name(storage, folder.resolve().name)
         pair = studies(storage, study)
         records = read_records(pair, plan, "")
         model = believe(pair[0], plan, earlier_trials(storage, study)) if with_model else None
@@ -78,6 +79,14 @@ def open_search(name: str, results: Path, with_model: bool = True) -> FinishedSe
         records = replace(records, expected=dict(zip(names, model.expect(finished), strict=True)))
     records = replace(records, test_set=_test_set(records))
     return FinishedSearch(folder, settings, plan, records, environment, model)
+
+
+def _study_name(storage: str, folder: str) -> str:
+    """The name that the search was given, which its folder may have lost since. Raises ValueError."""
+    names = [name for name in optuna.get_all_study_names(storage) if "/" not in name]
+    if folder not in names and len(names) != 1:
+        raise ValueError(f"its study.db holds {len(names)} searches, none of them called {folder}")
+    return folder if folder in names else names[0]
 
 
 def _test_set(records: SearchRecords) -> str:

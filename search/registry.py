@@ -37,7 +37,7 @@ def run_ids(search: FinishedSearch) -> dict[str, str]:
 
     try:
         client = _client(search)
-        found = client.get_experiment_by_name(search.folder.resolve().name) if client else None
+        found = client.get_experiment_by_name(search.records.name) if client else None
         if found is None:
             return {}
         runs: dict[str, str] = {}
@@ -62,7 +62,7 @@ def register(root: Path, search: FinishedSearch) -> dict[str, str]:
     client, runs, done = _client(search), run_ids(search), {}
     if client is None or not runs:
         raise TrackingError(
-            f"MLflow has no runs of the search {search.folder.name}; the zoo is written, but not registered"
+            f"MLflow has no runs of the search {search.records.name}; the zoo is written, but not registered"
         )
     try:
         for entry in zoo.list_models(root):

@@ -138,7 +138,9 @@ def test_compressais_own_plot_draws_the_results(exported: Path, tmp_path: Path) 
     assert all(len(values) == 2 for values in document["results"].values())
 
 
-def test_mlflow_loads_each_rate_without_pickle(real: Real, exported: Path, images: Path) -> None:
+def test_mlflow_loads_each_rate_without_pickle(
+    real: Real, exported: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
     from mlflow import MlflowClient
 
@@ -149,8 +151,9 @@ def test_mlflow_loads_each_rate_without_pickle(real: Real, exported: Path, image
     config = json.loads((exported / "q1" / "config.json").read_text())
     assert run.data.tags[TRIAL_TAG] == config["trial"]
     assert run.info.status == "FINISHED"
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    # Not mlflow.set_tracking_uri: it sets the environment for good, and later searches follow that.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}-q1@champion"))
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pth", ".pt", ".tar")]
     codec = mlflow.pyfunc.load_model(f"models:/{NAME}-q1@champion")
@@ -270,6 +273,14 @@ def test_tables_that_do_not_fit_fail_the_verification(exported: Path, images: Pa
     broken = lic.zoo.ZooModel(tmp_path, digest, entry.config, False)
     with pytest.raises(VerificationError, match=r"0\.png.*tables do not fit"):
         verify([broken], [images / "0.png"], 1)
+
+
+def test_a_renamed_folder_is_still_the_search(copy: Path) -> None:
+    (copy / "real").rename(copy / "other")
+    before = (copy / "other" / "study.db").read_bytes()
+    search = open_search("other", copy)
+    assert search.records.name == "real" and len(search.records.trials) == 8
+    assert (copy / "other" / "study.db").read_bytes() == before
 
 
 def test_what_is_not_there_is_said(real: Real, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
