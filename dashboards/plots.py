@@ -14,8 +14,8 @@ from lic.architectures import architecture
 from lic.recipe import LAMBDAS
 from search.belief import Expectation
 from search.figures import COLOURS
-from search.folder import FinishedSearch
-from search.records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
+from search.folder import OpenedSearch
+from search.records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord, decibels
 from search.results import best_per_rate, best_trial_per_rate
 
 #: Told apart by shape as well as by colour.
@@ -28,7 +28,7 @@ CEILING = 10.0
 _RESAMPLES = 1000
 
 
-def rd_curves(search: FinishedSearch) -> go.Figure:
+def rd_curves(search: OpenedSearch) -> go.Figure:
     """PSNR and MS-SSIM over bpp on the test set: baselines, best of each strategy, the kept points with the
     95 % interval of their paired difference to the baseline, and published codecs on Kodak."""
     figure = make_subplots(1, 2, subplot_titles=("PSNR", "MS-SSIM"), horizontal_spacing=0.08)
@@ -45,7 +45,7 @@ def rd_curves(search: FinishedSearch) -> go.Figure:
         _rd_trace(figure, pane, search, kept, metric, "kept", {"color": KEPT, "symbol": "star", "size": 11})
         _band(figure, pane, search, kept, metric)
         for name, points in _published(search):
-            quality = points["psnr"] if metric == PSNR else -10 * np.log10(1 - points["ms_ssim"])
+            quality = points["psnr"] if metric == PSNR else decibels(points["ms_ssim"].to_numpy())
             figure.add_scatter(
                 x=points["bpp"], y=quality, mode="lines", name=name, legendgroup=name,
                 line={"color": REFERENCE, "dash": "dot" if name == "VTM" else "dashdot", "width": 1.2},
@@ -61,7 +61,7 @@ def rd_curves(search: FinishedSearch) -> go.Figure:
 def _rd_trace(
     figure: go.Figure,
     pane: int,
-    search: FinishedSearch,
+    search: OpenedSearch,
     chosen: dict[int, TrialRecord],
     metric: str,
     name: str,
@@ -79,7 +79,7 @@ def _rd_trace(
     )  # fmt: skip
 
 
-def _point(search: FinishedSearch, record: TrialRecord, metric: str) -> tuple[float, float] | None:
+def _point(search: OpenedSearch, record: TrialRecord, metric: str) -> tuple[float, float] | None:
     figures = record.readings.get(search.records.epochs, {})
     rate, quality = (figures.get(f"{search.records.test_set}/{name}") for name in ("bpp", metric))
     return None if rate is None or quality is None else (rate, quality)
@@ -91,7 +91,7 @@ def _hover(record: TrialRecord) -> str:
 
 
 def _band(
-    figure: go.Figure, pane: int, search: FinishedSearch, kept: dict[int, TrialRecord], metric: str
+    figure: go.Figure, pane: int, search: OpenedSearch, kept: dict[int, TrialRecord], metric: str
 ) -> None:
     """How far the kept points could lie up or down against the baselines, were the images others."""
     epoch, test_set = search.records.epochs, search.records.test_set
@@ -110,7 +110,7 @@ def _band(
         means = other.mean() + (own - other)[images].mean(axis=1)
         low, high = np.percentile(means, [2.5, 97.5])
         if metric == MS_SSIM:
-            low, high = -10 * np.log10(1 - low), -10 * np.log10(1 - high)
+            low, high = decibels(np.array([low, high]))
         rows.append((point[0], low, high))
     if not rows:
         return
@@ -123,14 +123,14 @@ def _band(
     )  # fmt: skip
 
 
-def _published(search: FinishedSearch) -> Iterator[tuple[str, pd.DataFrame]]:
+def _published(search: OpenedSearch) -> Iterator[tuple[str, pd.DataFrame]]:
     table = pd.read_csv(Path(__file__).with_name("anchors.csv"))
     own = architecture(search.settings.model)
     for name, points in table[table["architecture"].isna() | (table["architecture"] == own)].groupby("codec"):
         yield str(name), points
 
 
-def _zoom(figure: go.Figure, search: FinishedSearch, drawn: dict[str, dict[int, TrialRecord]]) -> None:
+def _zoom(figure: go.Figure, search: OpenedSearch, drawn: dict[str, dict[int, TrialRecord]]) -> None:
     """Start on the search's own curves; the published ones may lie far off."""
     for pane, metric in enumerate((PSNR, MS_SSIM), 1):
         points = [_point(search, r, metric) for found in drawn.values() for r in found.values()]
@@ -142,7 +142,7 @@ def _zoom(figure: go.Figure, search: FinishedSearch, drawn: dict[str, dict[int, 
                 axis(range=[low[k] - edge[k], high[k] + edge[k]], col=pane)
 
 
-def response(search: FinishedSearch) -> go.Figure:
+def response(search: OpenedSearch) -> go.Figure:
     """Rate change over alpha, a pane a rate: every trial, sized by its epochs, what the model expects at
     full length with two standard deviations, and the kept point."""
     qualities = search.plan.qualities
@@ -175,19 +175,19 @@ def response(search: FinishedSearch) -> go.Figure:
     return _finish(figure, 330 * rows + 60)
 
 
-def _floor(search: FinishedSearch) -> float:
+def _floor(search: OpenedSearch) -> float:
     """Where the axis of rate changes begins: early readings go far below what a full training comes to."""
     changes = [change for t in search.records.finished() if (change := _change(search, t)) is not None]
     return min([-2.0, *changes]) * 1.4
 
 
-def _change(search: FinishedSearch, trial: TrialRecord) -> float | None:
+def _change(search: OpenedSearch, trial: TrialRecord) -> float | None:
     return search.records.rate_change(trial, trial.last_epoch, search.records.selection)
 
 
 def _trials(
     figure: go.Figure,
-    search: FinishedSearch,
+    search: OpenedSearch,
     trials: list[TrialRecord],
     strategy: str,
     cell: dict,
@@ -215,7 +215,7 @@ def _trials(
     )  # fmt: skip
 
 
-def _model_band(figure: go.Figure, search: FinishedSearch, quality: int, strategy: str, cell: dict) -> None:
+def _model_band(figure: go.Figure, search: OpenedSearch, quality: int, strategy: str, cell: dict) -> None:
     found = search.response(quality, strategy)
     if not found:
         return
@@ -241,7 +241,7 @@ def _translucent(colour: str) -> str:
     return f"rgba({red}, {green}, {blue}, 0.13)"
 
 
-def rungs(search: FinishedSearch) -> go.Figure:
+def rungs(search: OpenedSearch) -> go.Figure:
     """How many trials of every rate reached each rung, and the learning curves against the baseline."""
     levels = (*search.plan.rungs, search.records.epochs)
     figure = make_subplots(
@@ -277,7 +277,7 @@ def rungs(search: FinishedSearch) -> go.Figure:
     return _finish(figure.update_layout(barmode="group"), 420)
 
 
-def _at(search: FinishedSearch, trial: TrialRecord, epoch: int) -> float | None:
+def _at(search: OpenedSearch, trial: TrialRecord, epoch: int) -> float | None:
     return search.records.rate_change(trial, epoch, search.records.selection)
 
 

@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from dashboards import plots
 from lic.architectures import architecture
 from search import summary
-from search.folder import FinishedSearch, FolderError, open_search
+from search.folder import FolderError, OpenedSearch, open_search
 from search.records import FAILED, FINISHED, RUNNING, STOPPED
 from search.results import OVERALL, StrategyResult, rate_table, strategy_results
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def page(search: FinishedSearch) -> str:
+def page(search: OpenedSearch) -> str:
     """The report as HTML."""
     records = search.records
     by_strategy = strategy_results(records, search.plan.strategies)
@@ -68,7 +68,6 @@ def page(search: FinishedSearch) -> str:
     facts: dict[str, Any] = {
         "name": architecture(settings.model),
         "steps": settings.epochs * settings.steps_per_epoch,
-        "counts": {"ended": len(records.trials) - count[RUNNING]},
         "cards": _cards(by_strategy, count, records.test_set),
         "strategy_table": _strategy_table(search, by_strategy),
         "refused": list(dict.fromkeys(f"{r.strategy}: {r.refused}" for r in by_strategy if r.refused)),
@@ -104,12 +103,13 @@ def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) ->
     ]
 
 
-def _strategy_table(search: FinishedSearch, found: list[StrategyResult]) -> dict[str, Any]:
+def _strategy_table(search: OpenedSearch, found: list[StrategyResult]) -> dict[str, Any]:
     rates = len(search.records.baselines)
     rows = [
         [
-            result.strategy, summary.interval(result.bd_rate_psnr), _db(result.bd_psnr),
-            summary.interval(result.bd_rate_msssim), _db(result.bd_msssim), f"{result.tuned} of {rates}",
+            result.strategy, summary.interval(result.bd_rate_psnr), summary.decibels(result.bd_psnr),
+            summary.interval(result.bd_rate_msssim), summary.decibels(result.bd_msssim),
+            f"{result.tuned} of {rates}",
         ]
         for result in found
     ]  # fmt: skip
@@ -121,11 +121,7 @@ def _strategy_table(search: FinishedSearch, found: list[StrategyResult]) -> dict
     return {"head": head, "rows": rows, "paper": paper}
 
 
-def _db(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:+.3f} dB"
-
-
-def _rate_table(search: FinishedSearch) -> dict[str, Any]:
+def _rate_table(search: OpenedSearch) -> dict[str, Any]:
     records = search.records
     head = [
         "quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM",
@@ -148,7 +144,7 @@ def _luckiest(change: float | None, trial: str) -> str:
     return "-" if trial == "-" else f"{change:+.2f} % ({trial})"
 
 
-def training_times(search: FinishedSearch) -> list[list[str]]:
+def training_times(search: OpenedSearch) -> list[list[str]]:
     """Per strategy the median seconds of an epoch, and by how much that exceeds the baselines' (the
     paper's Table III)."""
     seconds: dict[str, list[float]] = {name: [] for name in ("baseline", *search.plan.strategies)}
@@ -166,17 +162,11 @@ def training_times(search: FinishedSearch) -> list[list[str]]:
     return rows
 
 
-def _effort(search: FinishedSearch) -> str:
+def _effort(search: OpenedSearch) -> str:
     records = search.records
     trials = len(records.trials)
     spent, full = sum(t.last_epoch for t in records.trials), records.epochs * trials
-    seconds = sum(
-        f.get(f"time/{kind}_seconds", 0.0)
-        for record in records.everything()
-        if not record.source
-        for f in record.readings.values()
-        for kind in ("train", "eval")
-    )
+    seconds = records.seconds("train") + records.seconds("eval")
     on = "GPU" if search.settings.gpus_per_trial else "worker"
     return (
         f"{spent} epochs of trials were trained, {full - spent} of full training were saved "

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lic.criterion import PEAK
 from lic.data.images import MAX_PIXELS
-from lic.evaluation import STRIDE
+from lic.evaluation import STRIDE, batch_of, padding_of
 
 MAGIC, VERSION = b"LICT", 1
 _HEAD, _LENGTH, _MARK = struct.Struct("<4sB8sIIB"), struct.Struct("<I"), 8
@@ -112,10 +112,9 @@ def _checksum(body: bytes) -> bytes:
 def encode(model: nn.Module, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Coded:
     """Code an image, H x W x 3 uint8, with a model whose entropy tables are there (lic.zoo.load)."""
     height, width, _ = pixels.shape
-    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(PEAK)[None]
-    padding, _ = _padding(height, width)
+    padding, _ = padding_of(height, width)
     with _one_thread(), _progress_of(model, height, width, progress), _CodingTap(model) as tap:
-        output = model.compress(nn.functional.pad(image, padding))  # type: ignore[operator]
+        output = model.compress(nn.functional.pad(batch_of(pixels), padding))  # type: ignore[operator]
         latent = output["y_hat"] if "y_hat" in output else tap.latent()
         reconstruction = _pixels(model.g_s(latent), height, width)  # type: ignore[operator]
         return Coded([streams[0] for streams in output["strings"]], reconstruction, tap.bits())
@@ -137,15 +136,9 @@ def decode(model: nn.Module, parsed: Parsed, progress: Progress | None = None) -
 
 
 def _pixels(x_hat: Tensor, height: int, width: int) -> NDArray[np.uint8]:
-    _, cropping = _padding(height, width)
+    _, cropping = padding_of(height, width)
     image = nn.functional.pad(x_hat, cropping)[0].clamp(0, 1).mul(PEAK).round()
     return image.to(torch.uint8).permute(1, 2, 0).numpy()
-
-
-def _padding(height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    from compressai.ops import compute_padding
-
-    return compute_padding(height, width, min_div=STRIDE)
 
 
 def _channels(model: nn.Module) -> int:

@@ -100,8 +100,19 @@ def evaluate(
 @torch.no_grad()
 def measure_image(model: nn.Module, pixels: NDArray[np.uint8]) -> dict[str, float]:
     """The row of `evaluate` of one image, H x W x 3 uint8, for a model in evaluation mode on the CPU."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float().div_(PEAK)
-    return _measure(model, image, True)[0]
+    return _measure(model, batch_of(pixels), True)[0]
+
+
+def batch_of(pixels: NDArray[np.uint8]) -> Tensor:
+    """An image, H x W x 3 uint8, as a batch of one: 1 x 3 x H x W float32 in [0, 1], contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float().div_(PEAK)
+
+
+def padding_of(height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What to pad an image by for a model, as CompressAI's evaluation does, and to crop again."""
+    from compressai.ops import compute_padding
+
+    return compute_padding(height, width, min_div=STRIDE)
 
 
 def _batches(images: PackedImages, device: str, crop: int | None) -> Iterator[tuple[list[int], Tensor]]:
@@ -126,10 +137,8 @@ def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _measure(model: nn.Module, batch: Tensor, with_ms_ssim: bool) -> list[dict[str, float]]:
-    from compressai.ops import compute_padding
-
     count, _, height, width = batch.shape
-    padding, cropping = compute_padding(height, width, min_div=STRIDE)
+    padding, cropping = padding_of(height, width)
     output = model(nn.functional.pad(batch, padding, mode="constant", value=0))
     decoded = nn.functional.pad(output["x_hat"], cropping).clamp(0, 1).mul(PEAK).round()
     original = batch.mul(PEAK).round()

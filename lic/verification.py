@@ -47,11 +47,14 @@ def verify(
     bpp, psnr, ms_ssim of real coding; estimated_bpp, estimated_psnr, estimated_ms_ssim of the forward pass;
     encoding_time, decoding_time in seconds on one core. Raises VerificationError, ImageError.
     """
-    tasks = [(model, path) for model in models for path in images]
+    # A rate that keeps its baseline has the same weights in both roles: they are coded once.
+    wanted = list(models)
+    distinct = {model.sha256: model for model in wanted}
+    tasks = [(model, path) for model in distinct.values() for path in images]
     # Not forked: a copy of a process that has used torch's threads can hang.
     with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         try:
-            rows = []
+            rows: list[dict[str, object]] = []
             for row in pool.map(_verify_one, tasks):
                 rows.append(row)
                 if progress is not None:
@@ -61,7 +64,14 @@ def verify(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return pd.DataFrame(rows)
+    measured: dict[str, list[dict[str, object]]] = {}
+    for (model, _), row in zip(tasks, rows, strict=True):
+        measured.setdefault(model.sha256, []).append(row)
+    return pd.DataFrame(
+        {"quality": model.config.quality, "role": model.role, **row}
+        for model in wanted
+        for row in measured[model.sha256]
+    )
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
@@ -110,8 +120,6 @@ def _verify_one(task: tuple[ZooModel, Path]) -> dict[str, object]:
     original, x_hat = (torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in (pixels, decoded))
     estimate = measure_image(model, pixels)
     return {
-        "quality": entry.config.quality,
-        "role": "baseline" if entry.baseline else "tuned",
         "image": path.name,
         "height": height,
         "width": width,

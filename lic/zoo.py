@@ -31,6 +31,9 @@ from lic.models import build
 MANIFEST, WEIGHTS, CONFIG = "manifest.json", "model.safetensors", "config.json"
 _FORMAT = 1
 
+#: The role of a model: of the search's choice, or trained without decorrelation.
+TUNED, BASELINE = "tuned", "baseline"
+
 
 class ZooError(ValueError):
     """A zoo, or a model of it, that cannot be used; the message names the folder and the fix."""
@@ -64,6 +67,10 @@ class ZooModel:
     sha256: str
     config: ModelConfig
     baseline: bool
+
+    @property
+    def role(self) -> str:
+        return BASELINE if self.baseline else TUNED
 
     def load(self) -> nn.Module:
         """The model on the CPU, in evaluation mode, ready to compress and decompress. Raises ZooError."""
@@ -113,7 +120,7 @@ def list_models(folder: str | Path) -> list[ZooModel]:
             if not path.resolve().is_relative_to(root.resolve()):
                 raise ZooError(f"{root / MANIFEST} lists {name}, which lies outside the zoo")
             config = ModelConfig(**{key: file[key] for key in ModelConfig.__dataclass_fields__})
-            found.append(ZooModel(path.parent, str(file["sha256"]), config, file["role"] == "baseline"))
+            found.append(ZooModel(path.parent, str(file["sha256"]), config, file["role"] == BASELINE))
     except (AttributeError, KeyError, TypeError) as error:
         raise ZooError(f"{root / MANIFEST} lacks what a zoo's needs ({error})") from error
     return found

@@ -9,18 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lic.architectures import architecture
 from lic.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
-from search.folder import FinishedSearch
-from search.records import RUNNING, TrialRecord
+from lic.zoo import BASELINE, TUNED
+from search.folder import OpenedSearch
+from search.records import TrialRecord, decibels
 from search.results import StrategyResult, strategy_results
 from search.summary import interval
-
-TUNED, BASELINE = "tuned", "baseline"
 
 #: The columns of a row's entropy estimate, and of its real coding.
 _MEASURES = ("bpp", "psnr", "ms_ssim")
@@ -50,7 +48,7 @@ class Figures:
 
     @staticmethod
     def of(
-        search: FinishedSearch,
+        search: OpenedSearch,
         chosen: dict[int, TrialRecord],
         verified: pd.DataFrame | None,
         verified_on: str,
@@ -94,9 +92,9 @@ class Figures:
             )
             curves.append((rate, quality))
         common = curves[0][0].index.intersection(curves[1][0].index)
-        combine = _decibels if measure == "ms_ssim" else _same
+        combine = (decibels,) if measure == "ms_ssim" else ()
         anchor, test = (
-            ImageCurve(rate.loc[common].to_numpy(), quality.loc[common].to_numpy(), combine)
+            ImageCurve(rate.loc[common].to_numpy(), quality.loc[common].to_numpy(), *combine)
             for rate, quality in curves
         )
         try:
@@ -105,19 +103,11 @@ class Figures:
             return str(error)
 
 
-def _decibels(ms_ssim: np.ndarray) -> np.ndarray:
-    return -10 * np.log10(1 - ms_ssim)
-
-
-def _same(mean: np.ndarray) -> np.ndarray:
-    return mean
-
-
 def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) and math.isfinite(value) else None
 
 
-def provenance(search: FinishedSearch, verified: bool) -> dict[str, Any]:
+def provenance(search: OpenedSearch, verified: bool) -> dict[str, Any]:
     """The head of the manifest: which search, whether complete and verified, code and versions."""
     return {
         "name": architecture(search.settings.model),
@@ -130,7 +120,7 @@ def provenance(search: FinishedSearch, verified: bool) -> dict[str, Any]:
     }
 
 
-def results(search: FinishedSearch, figures: Figures) -> dict[str, dict[str, Any]]:
+def results(search: OpenedSearch, figures: Figures) -> dict[str, dict[str, Any]]:
     """File name -> document in CompressAI's result schema, of the tuned codec and of the baseline, which
     its own plotting reads. bpp and quality are of real coding where the models were verified."""
     name, prefix = architecture(search.settings.model), "" if figures.verified else "estimated_"
@@ -150,7 +140,7 @@ def results(search: FinishedSearch, figures: Figures) -> dict[str, dict[str, Any
 
 
 def readme(
-    search: FinishedSearch,
+    search: OpenedSearch,
     figures: Figures,
     choices: dict[int, Choice],
     root: Path,
@@ -164,7 +154,6 @@ def readme(
     facts = {
         "name": architecture(settings.model),
         "first": min(choices),
-        "ended": len(records.trials) - sum(trial.state == RUNNING for trial in records.trials),
         "rate_table": _rate_table(figures, choices),
         "strategy_table": _strategy_table(by_strategy, len(records.baselines)),
         "refusals": list(dict.fromkeys(refused)),

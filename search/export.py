@@ -27,11 +27,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lic import zoo
 from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
-from lic.zoo import ModelConfig, ZooError, ZooModel
+from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search import card
-from search.card import BASELINE, TUNED, Choice
+from search.card import Choice
 from search.config import Settings
-from search.folder import FinishedSearch, FolderError, last_checkpoint, open_search
+from search.folder import FolderError, OpenedSearch, last_checkpoint, open_search
 from search.records import TrialRecord
 from search.tracking import TrackingError
 
@@ -157,7 +157,7 @@ def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
     return "kodak", check_kodak(folder)
 
 
-def choose(search: FinishedSearch, qualities: tuple[int, ...] | None = None) -> dict[int, Choice]:
+def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> dict[int, Choice]:
     """The best training of every rate (of these rates) whose checkpoint can be read, else the next best,
     the baseline last. Rates whose baseline is not yet trained in full are left out. Raises ExportError
     if none is left, or a rate that was asked for by name is missing."""
@@ -189,7 +189,7 @@ def choose(search: FinishedSearch, qualities: tuple[int, ...] | None = None) -> 
     return chosen
 
 
-def _weights(search: FinishedSearch, record: TrialRecord) -> dict[str, Any]:
+def _weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
     """The weights of a training at its end. Raises CheckpointError, FileNotFoundError."""
     from lic.training import CheckpointError, read_checkpoint
 
@@ -247,7 +247,7 @@ def _publish(built: Path, target: Path) -> None:
 
 
 def write_models(
-    search: FinishedSearch, choices: dict[int, Choice], tuned: Path, baselines: Path, with_baseline: bool
+    search: OpenedSearch, choices: dict[int, Choice], tuned: Path, baselines: Path, with_baseline: bool
 ) -> list[ZooModel]:
     """Write every rate's model, and its baseline: into the zoo if it is wanted there, else into the folder
     `baselines`. Baselines whose checkpoint cannot be read are left out. Raises ZooError."""
@@ -266,7 +266,7 @@ def write_models(
 
 
 def _write_model(
-    search: FinishedSearch, record: TrialRecord, weights: dict[str, Any], folder: Path, baseline: bool = False
+    search: OpenedSearch, record: TrialRecord, weights: dict[str, Any], folder: Path, baseline: bool = False
 ) -> ZooModel:
     from lic.models import build
 
@@ -286,7 +286,7 @@ def _write_model(
     return ZooModel(folder, digest, config, baseline)
 
 
-def _write_compressai(search: FinishedSearch, root: Path, models: list[ZooModel]) -> None:
+def _write_compressai(search: OpenedSearch, root: Path, models: list[ZooModel]) -> None:
     name = architecture(search.settings.model)
     for entry in models:
         if not entry.folder.is_relative_to(root):
@@ -314,7 +314,7 @@ def _verify(models: list[ZooModel], images: list[Path], processes: int | None) -
 
 
 def _write_documents(
-    search: FinishedSearch,
+    search: OpenedSearch,
     choices: dict[int, Choice],
     root: Path,
     figures: card.Figures,

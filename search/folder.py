@@ -15,8 +15,8 @@ from search.belief import Belief, Expectation
 from search.config import Settings
 from search.core import earlier_trials, studies
 from search.plan import plan_of
-from search.recommend import believe
-from search.records import FINISHED, SearchRecords, read_records
+from search.recommend import believe, expected_of
+from search.records import RUNNING, SearchRecords, read_records
 from search.space import Plan, trial_name
 
 CHECKPOINT = "state.pt"
@@ -28,7 +28,7 @@ class FolderError(ValueError):
 
 
 @dataclass(frozen=True)
-class FinishedSearch:
+class OpenedSearch:
     """A search as its folder holds it; it may still be running, or have been broken off."""
 
     folder: Path
@@ -46,12 +46,17 @@ class FinishedSearch:
         return dict(zip(alphas, self.model.response(quality, strategy, alphas), strict=True))
 
     @property
+    def ended(self) -> int:
+        """The number of trials that have ended, one way or another."""
+        return sum(trial.state != RUNNING for trial in self.records.trials)
+
+    @property
     def complete(self) -> bool:
         """Whether every trial of the budget has ended."""
         return len(self.records.trials) >= self.plan.budget and not self.records.running()
 
 
-def open_search(name: str, results: Path, with_model: bool = True) -> FinishedSearch:
+def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSearch:
     """The search of this name in the results folder, or in the folder `name` itself. Unless `with_model`
     is off, what the model expects of the finished trials is asked as well, which takes seconds. Nothing is
     written. Raises FolderError."""
@@ -68,17 +73,13 @@ def open_search(name: str, results: Path, with_model: bool = True) -> FinishedSe
         pair = studies(storage, study)
         records = read_records(pair, plan, "")
         model = believe(pair[0], plan, earlier_trials(storage, study)) if with_model else None
+        expected = expected_of(model, pair[0])
     except (OSError, ValueError, ValidationError, yaml.YAMLError, optuna.exceptions.OptunaError) as error:
         first = str(error).splitlines()[0]
         raise FolderError(f"the search in {folder} cannot be read ({first})") from error
-    if model is not None:
-        finished = [
-            t for t in pair[0].get_trials(deepcopy=False) if records.trials[t.number].state == FINISHED
-        ]
-        names = (trial_name(trial.number) for trial in finished)
-        records = replace(records, expected=dict(zip(names, model.expect(finished), strict=True)))
-    records = replace(records, test_set=_test_set(records))
-    return FinishedSearch(folder, settings, plan, records, environment, model)
+    by_name = {trial_name(number): value for number, value in expected.items()}
+    records = replace(records, test_set=_test_set(records), expected=by_name)
+    return OpenedSearch(folder, settings, plan, records, environment, model)
 
 
 def _study_name(storage: str, folder: str) -> str:

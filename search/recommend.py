@@ -42,10 +42,14 @@ def expectations(
     the recorded trials and the plan decide. Several epochs, neighbouring alphas, other strategies and
     rates all speak for a trial, so that one lucky reading does not.
     """
-    finished = _finished(trials)
-    belief = believe(trials, plan, earlier)
+    return expected_of(believe(trials, plan, earlier), trials)
+
+
+def expected_of(belief: Belief | None, trials: optuna.Study) -> dict[int, Expectation]:
+    """What a fitted model expects of the trials trained in full, by number; nothing without one."""
     if belief is None:
         return {}
+    finished = _finished(trials)
     return dict(zip((t.number for t in finished), belief.expect(finished), strict=True))
 
 
@@ -65,19 +69,19 @@ def _finished(trials: optuna.Study) -> list[FrozenTrial]:
 
 def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
     """One per rate, among the trials trained in full and the baseline."""
-    expected_of = expectations(trials, plan)
-    finished = [t for t in trials.get_trials(deepcopy=False) if t.number in expected_of]
+    expected_by_number = expectations(trials, plan)
+    finished = [t for t in trials.get_trials(deepcopy=False) if t.number in expected_by_number]
     chosen = []
     for quality in plan.qualities:
         rivals = [t for t in finished if t.user_attrs["quality"] == quality]
-        best = min(rivals, key=lambda t: (expected_of[t.number].rate_change, t.number), default=None)
+        best = min(rivals, key=lambda t: (expected_by_number[t.number].rate_change, t.number), default=None)
         luckiest = min((_value(t) for t in rivals), default=None)
-        if best is None or expected_of[best.number].rate_change >= 0:
+        if best is None or expected_by_number[best.number].rate_change >= 0:
             chosen.append(
                 Recommendation(quality, LAMBDAS[quality], None, 0.0, "", plan.epochs, 0.0, 0.0, luckiest)
             )
             continue
-        expected = expected_of[best.number]
+        expected = expected_by_number[best.number]
         chosen.append(
             Recommendation(
                 quality, LAMBDAS[quality], best.number, best.params["alpha"], best.params["strategy"],

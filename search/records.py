@@ -135,6 +135,16 @@ class SearchRecords:
                 continue  # refused: a figure of a broken curve would mislead
         return {name: value for name, value in named.items() if value is not None}
 
+    def trained_here(self) -> list[TrialRecord]:
+        """The trainings that were not taken over from another search."""
+        return [record for record in self.everything() if not record.source]
+
+    def seconds(self, kind: str) -> float:
+        """The time that all trainings of this search took for 'train' or 'eval'."""
+        return sum(
+            f.get(f"time/{kind}_seconds", 0.0) for r in self.trained_here() for f in r.readings.values()
+        )
+
     def finished(self, quality: int | None = None) -> list[TrialRecord]:
         """The trials, of one rate or of all, trained at full length that have a baseline to be
         compared with."""
@@ -166,10 +176,11 @@ def image_curve(records: list[TrialRecord], epoch: int, image_set: str, metric: 
     rate = np.array([table[f"{image_set}/bpp"] for table in tables])
     if metric == PSNR:
         return ImageCurve(rate, np.array([table[f"{image_set}/psnr"] for table in tables]))
-    return ImageCurve(rate, np.array([table[f"{image_set}/ms_ssim"] for table in tables]), _decibels)
+    return ImageCurve(rate, np.array([table[f"{image_set}/ms_ssim"] for table in tables]), decibels)
 
 
-def _decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
+def decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
+    """MS-SSIM in dB."""
     return -10 * np.log10(1 - ms_ssim)
 
 

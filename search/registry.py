@@ -15,13 +15,13 @@ from typing import Any
 
 from lic import zoo
 from search import registered_codec
-from search.folder import FinishedSearch
+from search.folder import OpenedSearch
 from search.tracking import TRIAL_TAG, TrackingError, tracking_address
 
 ALIAS, DIGEST_TAG = "champion", "lictune.sha256"
 
 
-def _client(search: FinishedSearch) -> Any:
+def _client(search: OpenedSearch) -> Any:
     from mlflow import MlflowClient
 
     uri = tracking_address(search.settings.tracking_uri, search.folder.parent)
@@ -31,7 +31,7 @@ def _client(search: FinishedSearch) -> Any:
     return MlflowClient(uri)
 
 
-def run_ids(search: FinishedSearch) -> dict[str, str]:
+def run_ids(search: OpenedSearch) -> dict[str, str]:
     """The MLflow run of every training of the search by name; of none if MLflow does not know or answer."""
     from mlflow.exceptions import MlflowException
 
@@ -51,7 +51,7 @@ def run_ids(search: FinishedSearch) -> dict[str, str]:
         return {}
 
 
-def register(root: Path, search: FinishedSearch) -> dict[str, str]:
+def register(root: Path, search: OpenedSearch) -> dict[str, str]:
     """Register every tuned model of the zoo as ARCHITECTURE-qN, with its weights on the run that trained it,
     and make it the champion; a model that is there already is left as it is. Returns name -> version.
 

@@ -61,8 +61,8 @@ def strategies(records: SearchRecords, results: list[StrategyResult]) -> Table:
         table.add_column(header, justify="left" if header == "strategy" else "right")
     for row in results:
         table.add_row(
-            row.strategy, interval(row.bd_rate_psnr), _decibels(row.bd_psnr),
-            interval(row.bd_rate_msssim), _decibels(row.bd_msssim),
+            row.strategy, interval(row.bd_rate_psnr), decibels(row.bd_psnr),
+            interval(row.bd_rate_msssim), decibels(row.bd_msssim),
             f"{row.tuned} of {len(records.baselines)}",
         )  # fmt: skip
     return table
@@ -92,7 +92,8 @@ def confirmation(found: list[Confirmed], test_set: str) -> Table:
     return table
 
 
-def _decibels(figure: float | None) -> str:
+def decibels(figure: float | None) -> str:
+    """A figure in dB, or a dash."""
     return "-" if figure is None else f"{figure:+.3f} dB"
 
 
@@ -100,14 +101,11 @@ def effort(records: SearchRecords, wall: float, workers: int, memory: float) -> 
     """What the search took: epochs, trials by end, share of the workers' time spent on work; `memory`
     is the most that all its processes on this machine held together, MiB."""
     trials = records.trials
-    everything = [r for r in records.everything() if not r.source]
     count = {state: sum(t.state == state for t in trials) for state in (FINISHED, STOPPED, FAILED)}
-    seconds = {
-        kind: sum(f.get(f"time/{kind}_seconds", 0.0) for r in everything for f in r.readings.values())
-        for kind in ("train", "eval")
-    }
+    seconds = {kind: records.seconds(kind) for kind in ("train", "eval")}
     spent, full = sum(t.last_epoch for t in trials), records.epochs * max(1, len(trials))
-    peak = max((f.get("memory/peak_mib", 0) for r in everything for f in r.readings.values()), default=0)
+    measured = [f for record in records.trained_here() for f in record.readings.values()]
+    peak = max((f.get("memory/peak_mib", 0) for f in measured), default=0)
     busy = 100 * sum(seconds.values()) / (wall * workers)
     return (
         f"{len(trials)} trials: {count[FINISHED]} trained in full, {count[STOPPED]} stopped early, "

@@ -159,10 +159,9 @@ def recorded_curves(folders: Sequence[Path]) -> pd.DataFrame:
         except FolderError as error:
             raise SurfaceError(str(error)) from error
         first = first or records
-        for record in (*records.trials, *records.baselines.values()):
+        others = () if records is first else records.baselines.values()  # the first's are 0 by definition
+        for record in (*records.trials, *others):
             against = first if record.role == BASELINE else records
-            if against is records and record.role == BASELINE:
-                continue  # 0 by definition
             for epoch in record.readings:
                 change = against.rate_change(record, epoch, records.selection)
                 if change is not None:
