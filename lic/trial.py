@@ -106,6 +106,7 @@ class Trial:
             images |= _columns(self.test_images.name, table, ("bpp", "mse", "psnr", "ms_ssim"))
         figures["time/train_seconds"] = train_seconds
         figures["time/eval_seconds"] = time.perf_counter() - started
+        figures["time/measured_at"] = time.time()  # seconds since 1970
         figures["memory/peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return Readings(epoch, figures, images)
 

@@ -219,6 +219,33 @@ def resolve(
     return _check(merged, sources, count_gpus)
 
 
+#: Settings that may change when a search goes on: they change no figure of any trial.
+_CHANGEABLE = (
+    "budget", "confirm", "seeds", "workers", "address", "max_hours", "max_gpu_hours", "results",
+    "reuse_baselines", "tracking_uri",
+)  # fmt: skip
+
+
+def resolve_again(
+    command_line: Mapping[str, Any], folder: Path, gpus: Callable[[str | None], int]
+) -> Resolved:
+    """The settings that the search in this folder began with, changed as the command line says. Raises
+    ConfigError where that would make its trials incomparable, or the settings cannot be read."""
+    began = resolve({}, {}, gpus, folder / "settings.yaml").settings
+    resolved = resolve({**command_line, "name": folder.resolve().name}, {}, gpus, folder / "settings.yaml")
+    for key in command_line.keys() - set(_CHANGEABLE):
+        if getattr(began, key) != getattr(resolved.settings, key):
+            raise ConfigError(
+                f"{key} was {getattr(began, key)} in {folder} and cannot change when it goes on; leave it "
+                "out, or start a new search with --warm-start"
+            )
+    if "***" in str(resolved.settings.tracking_uri):
+        raise ConfigError(
+            f"{folder} does not keep the password of its tracking_uri; give --tracking-uri again"
+        )
+    return resolved
+
+
 def _merge(
     layers: Sequence[tuple[str, Mapping[str, Any]]], defaults: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:

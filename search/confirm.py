@@ -6,7 +6,7 @@ points do on seeds that had no part in picking them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import optuna
@@ -20,9 +20,8 @@ from lic.recipe import LAMBDAS
 from search.core import images_of, record_readings
 from search.objective import image_costs
 from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
-from search.space import BASELINE, Candidate, Plan, baseline_name
+from search.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
 
-CONFIRMATION = "confirmation"
 _RESAMPLES = 1000
 
 
@@ -54,7 +53,7 @@ class Confirmation:
         self.plan, self.candidates = plan, candidates
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
-            storage=storage, study_name=f"{name}/{CONFIRMATION}", load_if_exists=True
+            storage=storage, study_name=confirmation_name(name), load_if_exists=True
         )
 
     def suggest(self) -> Candidate | None:
@@ -63,9 +62,16 @@ class Confirmation:
         for candidate in self.candidates:
             if candidate.name not in started:
                 trial = self.study.ask()
-                trial.set_user_attr("name", candidate.name)
+                for key, value in asdict(candidate).items():
+                    trial.set_user_attr(key, value)
+                trial.set_user_attr("lambda", LAMBDAS[candidate.quality])
                 return candidate
         return None
+
+    def unfinished(self) -> list[Candidate]:
+        """The trainings that were started and have not ended."""
+        running = {t.user_attrs["name"] for t in self._trials() if t.state == TrialState.RUNNING}
+        return [candidate for candidate in self.candidates if candidate.name in running]
 
     def observe(
         self,

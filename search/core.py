@@ -139,6 +139,23 @@ class Core:
             return None
         return self._start_trial(number, qualities)
 
+    def unfinished(self) -> list[Candidate]:
+        """The trainings that were started and have neither ended nor been trained to their full length."""
+        found = []
+        for study in (self.baselines, self.trials):
+            for trial in _all(study):
+                attrs = trial.user_attrs
+                if (
+                    trial.state != TrialState.RUNNING
+                    or max(readings_of(trial), default=0) >= self.plan.epochs
+                ):
+                    continue
+                role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
+                name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
+                alpha, strategy = trial.params.get("alpha", 0.0), trial.params.get("strategy", "")
+                found.append(Candidate(name, role, quality, alpha, strategy, seed))
+        return found
+
     def _start_baseline(self, quality: int) -> Candidate:
         trial = self.baselines.ask()
         self._describe(trial, BASELINE, quality)

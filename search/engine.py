@@ -16,26 +16,18 @@ from ray.tune.search import Searcher
 from lic.recipe import LAMBDAS
 from lic.training import DivergedError
 from lic.trial import Readings, Trial, TrialConfig
-from search.folder import CHECKPOINT, TRIALS_FOLDER
+from search.folder import CHECKPOINT, TRIALS_FOLDER, set_aside
 from search.limits import Limits
 from search.objective import rd_cost
 from search.space import Candidate, Plan
-
-
-class Listener(Protocol):
-    """Who wants to know what happens, in the driver's loop: must be quick."""
-
-    def started(self, candidate: Candidate) -> None: ...
-
-    def measured(self, name: str, readings: Readings) -> None: ...
-
-    def ended(self, name: str) -> None: ...
 
 
 class Decisions(Protocol):
     """What the engine asks: the decision core, or a fixed list of trainings (search.confirm)."""
 
     plan: Plan
+
+    def unfinished(self) -> list[Candidate]: ...
 
     def suggest(self) -> Candidate | None: ...
 
@@ -65,6 +57,8 @@ class RayTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self.selection: str = config["selection"]
         self.trial = Trial(config["trial"])
+        if config["checkpoint"] is not None:
+            self.trial.trainer.load(Path(config["checkpoint"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -101,22 +95,28 @@ class CoreSearcher(_NotRestored, Searcher):
         self,
         core: Decisions,
         configure: Callable[[Candidate], TrialConfig],
-        listener: Listener,
+        changed: Callable[[], None],
         limits: Limits,
+        unfinished: dict[Candidate, Path | None],
     ) -> None:
         super().__init__(metric="rd_cost", mode="min")
-        self.core, self.configure, self.listener, self.limits = core, configure, listener, limits
+        self.core, self.configure, self.changed, self.limits = core, configure, changed, limits
+        self.unfinished = unfinished
 
     def suggest(self, trial_id: str) -> Any:
-        candidate = None if self.limits.reached() else self.core.suggest()
+        if self.limits.reached():
+            return Searcher.FINISHED
+        candidate = next(iter(self.unfinished), None) or self.core.suggest()
         if candidate is None:
             return Searcher.FINISHED
+        checkpoint = self.unfinished.pop(candidate, None)
         self.limits.started(candidate.name)
-        self.listener.started(candidate)
+        self.changed()
         return {
             "name": candidate.name,
             "selection": self.core.plan.selection,
             "trial": self.configure(candidate),
+            "checkpoint": checkpoint and str(checkpoint.resolve()),
         }
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
@@ -132,9 +132,9 @@ class CoreSearcher(_NotRestored, Searcher):
 class CoreScheduler(_NotRestored, FIFOScheduler):
     """Passes `observe` and `decide` on, and the end of a trial."""
 
-    def __init__(self, core: Decisions, listener: Listener, limits: Limits) -> None:
+    def __init__(self, core: Decisions, changed: Callable[[], None], limits: Limits) -> None:
         super().__init__()
-        self.core, self.listener, self.limits = core, listener, limits
+        self.core, self.changed, self.limits = core, changed, limits
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         name = trial.config["name"]
@@ -143,9 +143,10 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         readings: Readings = result["readings"]
         self.core.observe(name, readings.epoch, readings.figures, readings.images)
         goes_on = self.core.decide(name, readings.epoch)
-        self.listener.measured(name, readings)
+        self.changed()
         if goes_on and (reason := self.limits.reached()):
-            self.core.end(name, reason)
+            if not self.limits.interrupted:
+                self.core.end(name, reason)
             goes_on = False
         return TrialScheduler.CONTINUE if goes_on else self._ended(name)
 
@@ -159,7 +160,7 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
 
     def _ended(self, name: str) -> str:
         self.limits.ended(name)
-        self.listener.ended(name)
+        self.changed()
         return TrialScheduler.STOP
 
 
@@ -186,24 +187,27 @@ def disconnect() -> None:
 def run(
     core: Decisions,
     configure: Callable[[Candidate], TrialConfig],
-    listener: Listener,
+    changed: Callable[[], None],
     limits: Limits,
     folder: Path,
     workers: int,
     gpus_per_trial: float,
     subfolder: str = TRIALS_FOLDER,
 ) -> None:
-    """Train until the core has nothing more to suggest or a limit is reached.
+    """Train until the core has nothing more to suggest or a limit is reached; first what an interrupted
+    search left unfinished, from its checkpoints.
 
-    Checkpoints go to folder/subfolder; of each trial the last and the best on the selection images are
+    `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
+    quick. Checkpoints go to folder/subfolder; of each trial the last and the best on the selection images are
     kept. Ray must be connected."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    unfinished = {c: set_aside(folder / subfolder / c.name) for c in core.unfinished()}
     trainable = tune.with_resources(RayTrial, {"CPU": 1, "GPU": gpus_per_trial})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=CoreSearcher(core, configure, listener, limits),
-            scheduler=CoreScheduler(core, listener, limits),
+            search_alg=CoreSearcher(core, configure, changed, limits, unfinished),
+            scheduler=CoreScheduler(core, changed, limits),
             num_samples=-1,
             max_concurrent_trials=workers,
             reuse_actors=True,
@@ -224,7 +228,8 @@ def run(
         ),
     )
     tuner.fit()
-    core.close()
+    if not limits.interrupted:
+        core.close()
 
 
 def _folder_name(trial: Any) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import optuna
 import yaml
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from search.belief import Belief, Expectation
@@ -16,11 +18,14 @@ from search.config import Settings
 from search.core import earlier_trials, studies
 from search.plan import plan_of
 from search.recommend import believe, expected_of
-from search.records import RUNNING, SearchRecords, read_records
+from search.records import RUNNING, RecordReader, SearchRecords
 from search.space import Plan, trial_name
 
+#: Optuna's storage in a search's folder.
+STUDY = "study.db"
 CHECKPOINT = "state.pt"
 TRIALS_FOLDER = "trials"
+RESUMED = "resumed"
 
 
 class FolderError(ValueError):
@@ -37,6 +42,8 @@ class OpenedSearch:
     records: SearchRecords
     environment: dict[str, str]
     model: Belief | None = field(default=None, repr=False)
+    #: What was confirmed on fresh seeds (search.confirm), a group for each seed.
+    confirmed: list[SearchRecords] = field(default_factory=list, repr=False)
 
     def response(self, quality: int, strategy: str, count: int = 61) -> dict[float, Expectation]:
         """What the model expects at full length, by alpha over the searched range; empty without a model."""
@@ -56,22 +63,37 @@ class OpenedSearch:
         return len(self.records.trials) >= self.plan.budget and not self.records.running()
 
 
+def storage_of(folder: Path) -> str:
+    """The address of the Optuna storage of the search in a folder."""
+    return f"sqlite:///{folder.resolve() / STUDY}"
+
+
+def find_folder(name: str, results: Path) -> Path:
+    """The folder of the search of this name in the results folder, or `name` itself if it is one; of 'last'
+    that which recorded something last. Raises FolderError."""
+    found = sorted(results.glob(f"*/{STUDY}"), key=lambda path: path.stat().st_mtime)
+    places = [path.parent for path in found[-1:]] if name == "last" else [results / name, Path(name)]
+    for folder in places:
+        if (folder / STUDY).is_file():
+            return folder
+    there = ", ".join(sorted(path.parent.name for path in found)) or "none"
+    raise FolderError(f"there is no search '{name}' in {results}; there is {there}")
+
+
 def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSearch:
-    """The search of this name in the results folder, or in the folder `name` itself. Unless `with_model`
+    """The search that `find_folder` finds. Unless `with_model`
     is off, what the model expects of the finished trials is asked as well, which takes seconds. Nothing is
     written. Raises FolderError."""
-    folder = next((f for f in (results / name, Path(name)) if (f / "study.db").is_file()), None)
-    if folder is None:
-        there = ", ".join(sorted(path.parent.name for path in results.glob("*/study.db"))) or "none"
-        raise FolderError(f"there is no search '{name}' in {results}; there is {there}")
+    folder = find_folder(name, results)
     try:
         settings = Settings.model_validate(yaml.safe_load((folder / "settings.yaml").read_text()))
         environment = json.loads((folder / "environment.json").read_text())
         plan = plan_of(settings)
-        storage = f"sqlite:///{(folder / 'study.db').resolve()}"
+        storage = storage_of(folder)
         study = _study_name(storage, folder.resolve().name)
         pair = studies(storage, study)
-        records = read_records(pair, plan, "")
+        reader = RecordReader(pair, plan, "")
+        records, confirmed = reader.read(), reader.read_confirmation(storage)
         model = believe(pair[0], plan, earlier_trials(storage, study)) if with_model else None
         expected = expected_of(model, pair[0])
     except (OSError, ValueError, ValidationError, yaml.YAMLError, optuna.exceptions.OptunaError) as error:
@@ -79,7 +101,22 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
         raise FolderError(f"the search in {folder} cannot be read ({first})") from error
     by_name = {trial_name(number): value for number, value in expected.items()}
     records = replace(records, test_set=_test_set(records), expected=by_name)
-    return OpenedSearch(folder, settings, plan, records, environment, model)
+    confirmed = [replace(group, test_set=records.test_set) for group in confirmed]
+    return OpenedSearch(folder, settings, plan, records, environment, model, confirmed)
+
+
+def driver_lock(folder: Path) -> FileLock:
+    """The lock that a search holds while it runs; the system lets go of it when its process ends."""
+    return FileLock(folder / ".driver.lock")
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process on this machine is at work on the search in this folder."""
+    try:
+        with driver_lock(folder).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _study_name(storage: str, folder: str) -> str:
@@ -97,9 +134,26 @@ def _test_set(records: SearchRecords) -> str:
     return min(names, default=records.selection)
 
 
+def set_aside(trial: Path) -> Path | None:
+    """Move the newest checkpoint in a trial's folder to where Ray, which counts from 0 again when a search
+    goes on, does not write; where it is now, or None if there is none."""
+    aside = trial / RESUMED / CHECKPOINT
+    for newest in _checkpoints(trial)[-1:]:
+        aside.parent.mkdir(exist_ok=True)
+        newest.replace(aside)
+    for old in trial.glob("checkpoint_*"):
+        shutil.rmtree(old)
+    return aside if aside.is_file() else None
+
+
+def _checkpoints(trial: Path) -> list[Path]:
+    return sorted(trial.glob(f"checkpoint_*/{CHECKPOINT}"))
+
+
 def last_checkpoint(folder: Path, name: str) -> Path:
     """The newest checkpoint of a trial. Raises FileNotFoundError if it has none."""
-    found = sorted((folder / TRIALS_FOLDER / name).glob(f"checkpoint_*/{CHECKPOINT}"))
+    trial = folder / TRIALS_FOLDER / name
+    found = _checkpoints(trial) or [*(trial / RESUMED).glob(CHECKPOINT)]
     if not found:
         raise FileNotFoundError(f"{name} has no checkpoint below {folder / TRIALS_FOLDER}")
     return found[-1]

@@ -1,4 +1,4 @@
-"""Limits on the time a search may take, besides its budget of trials."""
+"""Limits on the time a search may take, besides its budget of trials; one is the user's Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Limits:
         self._hours, self._gpu_hours, self._gpus = hours, gpu_hours, gpus_per_trial
         self._clock, self._began, self._spent = clock, clock(), 0.0
         self._running: dict[str, float] = {}
+        #: Whether the user asked for the end: what has not ended is to be gone on with another time.
+        self.interrupted = False
 
     def started(self, name: str) -> None:
         self._running[name] = self._clock()
@@ -34,6 +36,8 @@ class Limits:
 
     def reached(self) -> str:
         """Which limit is reached, in words; empty while none is."""
+        if self.interrupted:
+            return "it was interrupted"
         if self._hours is not None and self._clock() - self._began >= 3600 * self._hours:
             return f"max_hours {self._hours:g} is over"
         if self._gpu_hours is not None and self.gpu_hours >= self._gpu_hours:

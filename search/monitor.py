@@ -1,168 +1,135 @@
-"""Follows a running search: writes MLflow, shows progress and the time left."""
+"""Follows a running search from its records: shows it, brings it to MLflow, keeps its report fresh."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 
-from lic.recipe import LAMBDAS
-from lic.trial import Readings
-from search.core import Core
-from search.records import FAILED, FINISHED, STOPPED, RecordReader, SearchRecords, TrialRecord
-from search.space import BASELINE, TRIAL, Candidate
-from search.tracking import Tracker
+from search.core import studies
+from search.folder import storage_of
+from search.progress import progress_of
+from search.publishing import Publisher
+from search.records import FINISHED, RUNNING, RecordReader, SearchRecords
+from search.space import Plan
+from search.terminal import View
 
-_MLFLOW_STATUS = {FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
+#: Seconds between two looks at the records, and between two at the memory in use.
+_LOOK_EVERY, _MEMORY_EVERY = 1.0, 60.0
 
-#: Share of its epochs that a trial is expected to run while none has ended yet (design.md: 45 %).
-_EXPECTED_SHARE = 0.45
-
-#: Seconds between two looks at the memory in use; a look costs some tenths of a second.
-_MEMORY_EVERY = 60
+#: The following takes no more than one part in so many of the time: of reading, and of making the report.
+_READING, _REPORTING = 20, 200
 
 
 class Monitor:
-    """The engine's listener. All that it shows is read from the records."""
+    """Reads the records in a thread of its own, over a connection of its own, whenever the engine says that
+    something `changed`; nothing in the engine's loop waits for it."""
 
-    def __init__(self, core: Core, test_set: str, tracker: Tracker, say: Callable[[str], None]) -> None:
-        self.core, self.tracker, self.say = core, tracker, say
-        self._reader = RecordReader((core.trials, core.baselines), core.plan, test_set)
-        self._started = time.monotonic()
-        self._waiting: dict[tuple[str, int], set[str]] = {}
-        self._ended: set[str] = set()
-        self._epochs_seen = 0
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        test_set: str,
+        workers: int,
+        publisher: Publisher,
+        view: View,
+    ) -> None:
+        self._plan, self._workers, self._publisher, self._view = plan, workers, publisher, view
+        self._storage = storage_of(folder)
+        self._reader = RecordReader(studies(self._storage, folder.name), plan, test_set)
+        #: How many trainings are planned to confirm what the search found.
+        self.confirming = 0
         self._memory_seen = 0.0
+        #: When the following began, in seconds since 1970.
+        self.since = time.time()
+        self._told = {record.name for record in self.records().everything() if record.state != RUNNING}
+        self._report = _Report(folder)
         #: Largest memory of this process and all below it so far, MiB.
         self.peak_memory = 0.0
+        self._news, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="monitor", daemon=True)
+        self._thread.start()
+
+    def changed(self) -> None:
+        """Something was proposed, measured or ended. Returns at once."""
+        self._news.set()
 
     def records(self) -> SearchRecords:
         return self._reader.read()
 
-    def started(self, candidate: Candidate) -> None:
-        self.tracker.started(candidate, LAMBDAS[candidate.quality])
+    def groups(self) -> list[SearchRecords]:
+        """The records of the search, and of each confirmation seed."""
+        return [self.records(), *(self._reader.read_confirmation(self._storage) if self.confirming else ())]
 
-    def reused(self, quality: int) -> None:
-        """Log a baseline that was taken over from an earlier search."""
-        record = self.records().baselines[quality]
-        self.tracker.started(
-            Candidate(record.name, BASELINE, quality, 0.0, "", record.seed), LAMBDAS[quality]
-        )
-        for epoch, figures in record.readings.items():
-            self.tracker.measured(record.name, epoch, figures)
-        self._ended.add(record.name)
-        tags = {"lictune.state": record.state, "lictune.taken_from": record.source}
-        self.tracker.ended(record.name, "FINISHED", tags)
+    def close(self) -> None:
+        """Look a last time, and stop."""
+        self._over.set()
+        self._news.set()
+        self._thread.join()
+        self._look()
+        self._report.stop()
+        self._view.close()
 
-    def measured(self, name: str, readings: Readings) -> None:
-        self._epochs_seen += 1
+    def _follow(self) -> None:
+        while not self._over.is_set():
+            self._news.wait(_MEMORY_EVERY)
+            self._news.clear()
+            began = time.monotonic()
+            self._look()
+            self._over.wait(max(_LOOK_EVERY, _READING * (time.monotonic() - began)))
+
+    def _look(self) -> None:
+        groups = self.groups()
+        progress = progress_of(groups, self._plan, self.confirming, self._workers, self.since, time.time())
+        news = [r for r in progress.trainings if r.state != RUNNING and r.name not in self._told]
+        news.sort(key=lambda record: record.ended or 0.0)
+        self._view.show(replace(progress, trouble=self._publisher.trouble, news=news))
+        self._told |= {record.name for record in news}
+        self._publisher.offer(groups)
+        if any(trial.state == FINISHED for trial in groups[0].trials):
+            self._report.refresh()
         if time.monotonic() - self._memory_seen > _MEMORY_EVERY:
             self._memory_seen = time.monotonic()
             self.peak_memory = max(self.peak_memory, tree_memory())
-        self.tracker.measured(name, readings.epoch, readings.figures)
-        self._waiting[name, readings.epoch] = set()
-        self._follow_up(self.records())
-
-    def ended(self, name: str) -> None:
-        records = self.records()
-        self._follow_up(records)
-        record = {r.name: r for r in records.everything()}[name]
-        self._ended.add(name)
-        tags = {"lictune.state": record.state}
-        if record.state == STOPPED:
-            tags["lictune.stopped_at_epoch"] = str(record.last_epoch)
-        if record.reason:
-            tags["lictune.reason"] = record.reason
-        self.tracker.ended(name, _MLFLOW_STATUS.get(record.state, "FINISHED"), tags)
-        self._log_best(records)
-        self.say(self._line(records, record))
-
-    def _follow_up(self, records: SearchRecords) -> None:
-        """Log what compares readings with the baselines, as soon as both are there."""
-        by_name = {record.name: record for record in records.everything()}
-        for (name, epoch), logged in list(self._waiting.items()):
-            record = by_name[name]
-            derived = records.derived(record, epoch)
-            fresh = {key: value for key, value in derived.items() if key not in logged}
-            if fresh:
-                self.tracker.measured(name, epoch, fresh)
-                logged.update(fresh)
-            if records.comparable(record, epoch):
-                del self._waiting[name, epoch]
-
-    def close(self) -> None:
-        """End the runs of trainings that were cut off, when the search is interrupted."""
-        for record in self.records().everything():
-            if record.name not in self._ended:
-                self.tracker.ended(record.name, "KILLED", {"lictune.state": "interrupted"})
-
-    def _log_best(self, records: SearchRecords) -> None:
-        figures = {}
-        for quality in records.qualities:
-            if (best := records.best(records.finished(quality))) is not None:
-                change = records.rate_change(best, records.epochs, records.selection)
-                figures[f"best/rate_change_q{quality}"] = float(change or 0.0)
-        if figures:
-            self.tracker.search_measured(len(self._ended), figures)
-
-    def _line(self, records: SearchRecords, record: TrialRecord) -> str:
-        total = self.core.plan.budget + len(self.core.plan.qualities)
-        what = BASELINE if record.role == BASELINE else f"{record.strategy:<3} alpha {record.alpha:.2e}"
-        change = records.rate_change(record, record.last_epoch, records.selection)
-        if record.role == BASELINE:
-            figures = record.readings.get(record.last_epoch, {})
-            result = (
-                f"{figures.get(f'{records.test_set}/bpp', float('nan')):.3f} bpp, "
-                f"{figures.get(f'{records.test_set}/psnr', float('nan')):.2f} dB"
-            )
-        else:
-            result = f"{change:+.2f} %" if change is not None else "-"
-        state = (
-            record.state
-            if record.state == FINISHED
-            else (f"{record.state} after {record.last_epoch} of {records.epochs}")
-        )
-        if record.reason:
-            state += f": {record.reason}"
-        return (
-            f"[{len(self._ended):>3}/{total}] {record.name:<12} q{record.quality} {what:<20} "
-            f"{result:<22} {state:<22} {duration(self.seconds_left(records))} left"
-        )
-
-    def seconds_left(self, records: SearchRecords) -> float:
-        """Expected wall time of the epochs still to be trained, at the pace so far."""
-        plan, epochs = self.core.plan, records.epochs
-        over = [r for r in records.trials if r.name in self._ended]
-        mean = sum(r.last_epoch for r in over) / len(over) if len(over) >= 8 else _EXPECTED_SHARE * epochs
-        left: float = epochs * (
-            len(plan.qualities) - len([n for n in self._ended if not n.startswith(TRIAL)])
-        )
-        left += mean * (plan.budget - len(over))
-        running = [r for r in records.everything() if r.name not in self._ended]
-        left -= sum(min(r.last_epoch, mean) for r in running)
-        pace = (time.monotonic() - self._started) / max(1, self._epochs_seen)
-        return max(0.0, left) * pace
 
 
-class ConfirmationMonitor:
-    """The engine's listener while points are confirmed: writes MLflow and counts."""
+class _Report:
+    """The search's report, made again now and then by a process of the lowest priority."""
 
-    def __init__(self, total: int, tracker: Tracker, say: Callable[[str], None]) -> None:
-        self.total, self.tracker, self.say = total, tracker, say
-        self._done, self._started = 0, time.monotonic()
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen | None = None
+        self._began = self._next = 0.0
 
-    def started(self, candidate: Candidate) -> None:
-        self.tracker.started(candidate, LAMBDAS[candidate.quality])
+    def refresh(self) -> None:
+        now = time.monotonic()
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            self._process, self._next = None, now + _REPORTING * (now - self._began)
+        if now >= self._next:
+            self._process, self._began = start_report(self._folder), now
+            psutil.Process(self._process.pid).nice(19)
 
-    def measured(self, name: str, readings: Readings) -> None:
-        self.tracker.measured(name, readings.epoch, readings.figures)
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
-    def ended(self, name: str) -> None:
-        self._done += 1
-        left = (time.monotonic() - self._started) / self._done * (self.total - self._done)
-        self.tracker.ended(name, "FINISHED", {})
-        self.say(f"[{self._done:>3}/{self.total}] confirming {name:<20} {duration(left)} left")
+
+def start_report(folder: Path) -> subprocess.Popen:
+    """Start making the report of the search in this folder; what it has to say goes to search.log."""
+    with (folder / "search.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dashboards.report", str(folder)], stdin=subprocess.DEVNULL, stdout=log,
+            stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        )  # fmt: skip
 
 
 def tree_memory() -> float:
@@ -175,11 +142,3 @@ def tree_memory() -> float:
         except psutil.Error:
             continue  # ended meanwhile
     return total / 2**20
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: '45 s', '12 min', '3 h 20 min'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna import Study
+from optuna import Study, load_study
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
 from search.belief import Expectation
 from search.core import SOURCE, images_of, readings_of
 from search.objective import rate_change
-from search.space import TRIAL, Plan, baseline_name, trial_name
+from search.space import BASELINE, TRIAL, Plan, baseline_name, confirmation_name, trial_name
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -28,6 +30,9 @@ _STATES = {
 
 #: Quality metric -> the figure that holds it, in dB.
 PSNR, MS_SSIM = "psnr", "ms_ssim_db"
+
+#: The figure that holds when an epoch was measured, in seconds since 1970.
+MEASURED_AT = "time/measured_at"
 
 Images = dict[str, list[float]]
 
@@ -49,10 +54,17 @@ class TrialRecord:
     images: dict[int, Images] = field(repr=False)
     #: The search that a baseline was taken from; empty if it was trained in this one.
     source: str = ""
+    #: When it was proposed and when it ended, in seconds since 1970.
+    began: float = 0.0
+    ended: float | None = None
 
     @property
     def last_epoch(self) -> int:
         return max(self.readings, default=0)
+
+    def measured_at(self, epoch: int) -> float:
+        """When an epoch was measured, in seconds since 1970."""
+        return self.readings[epoch].get(MEASURED_AT, self.began)
 
 
 @dataclass(frozen=True)
@@ -139,10 +151,14 @@ class SearchRecords:
         """The trainings that were not taken over from another search."""
         return [record for record in self.everything() if not record.source]
 
-    def seconds(self, kind: str) -> float:
-        """The time that all trainings of this search took for 'train' or 'eval'."""
+    def seconds(self, kind: str, since: float = 0.0) -> float:
+        """The time that all trainings of this search took for 'train' or 'eval', in the epochs measured since
+        a moment (seconds since 1970)."""
         return sum(
-            f.get(f"time/{kind}_seconds", 0.0) for r in self.trained_here() for f in r.readings.values()
+            figures.get(f"time/{kind}_seconds", 0.0)
+            for record in self.trained_here()
+            for epoch, figures in record.readings.items()
+            if record.measured_at(epoch) >= since
         )
 
     def finished(self, quality: int | None = None) -> list[TrialRecord]:
@@ -185,8 +201,8 @@ def decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class RecordReader:
-    """Reads the records of a search's two studies (search.core.studies) again and again, those of
-    ended trainings only once; nothing is written."""
+    """Reads the records of a search's two studies (search.core.studies), and of its confirmation, again
+    and again, those of ended trainings only once; nothing is written."""
 
     def __init__(self, studies: tuple[Study, Study], plan: Plan, test_set: str) -> None:
         self._studies, self._plan, self._test_set = studies, plan, test_set
@@ -194,10 +210,30 @@ class RecordReader:
 
     def read(self) -> SearchRecords:
         """Everything recorded so far."""
+        trials, baselines = (self._all(study) for study in self._studies)
+        return self._group(baselines, trials)
+
+    def read_confirmation(self, storage: BaseStorage | str) -> list[SearchRecords]:
+        """The trainings of the search's confirmation (search.confirm), if there is one, as one group for
+        each seed."""
+        try:
+            study = load_study(study_name=confirmation_name(self._studies[0].study_name), storage=storage)
+        except KeyError:
+            return []
+        there = self._all(study)
+        groups = []
+        for seed in sorted({record.seed for record in there}):
+            own = [record for record in there if record.seed == seed]
+            baselines = [record for record in own if record.role == BASELINE]
+            groups.append(self._group(baselines, [record for record in own if record.role != BASELINE]))
+        return groups
+
+    def _all(self, study: Study) -> list[TrialRecord]:
+        # A training is described in steps: one that has no seed yet is just being proposed.
+        return [self._record(t) for t in study.get_trials(deepcopy=False) if "seed" in t.user_attrs]
+
+    def _group(self, baselines: list[TrialRecord], trials: list[TrialRecord]) -> SearchRecords:
         plan = self._plan
-        trials, baselines = (
-            [self._record(trial) for trial in study.get_trials(deepcopy=False)] for study in self._studies
-        )
         return SearchRecords(
             self._studies[0].study_name,
             plan.qualities,
@@ -227,16 +263,23 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     attrs = trial.user_attrs
     role, quality = attrs["role"], attrs["quality"]
     return TrialRecord(
-        name=trial_name(trial.number) if role == TRIAL else baseline_name(quality),
+        name=attrs.get("name") or (trial_name(trial.number) if role == TRIAL else baseline_name(quality)),
         role=role,
         quality=quality,
         lmbda=attrs["lambda"],
-        alpha=trial.params.get("alpha", 0.0),
-        strategy=trial.params.get("strategy", ""),
+        alpha=trial.params.get("alpha", attrs.get("alpha", 0.0)),
+        strategy=trial.params.get("strategy", attrs.get("strategy", "")),
         seed=attrs["seed"],
         state=_STATES[trial.state],
         reason=attrs.get("reason", ""),
         readings=readings_of(trial),
         images=images_of(trial),
         source=attrs.get(SOURCE, ""),
+        began=_seconds(trial.datetime_start) or 0.0,
+        ended=_seconds(trial.datetime_complete),
     )
+
+
+def _seconds(moment: datetime.datetime | None) -> float | None:
+    # Optuna's times are the machine's local ones.
+    return None if moment is None else moment.timestamp()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -53,15 +54,19 @@ def best_trial_per_rate(records: SearchRecords, strategy: str) -> dict[int, Tria
     return found
 
 
-def strategy_results(records: SearchRecords, strategies: tuple[str, ...]) -> list[StrategyResult]:
-    """Per strategy, and for the best of all, the layout of the paper's Table I."""
-    rows = [
-        _strategy_result(records, strategy, best_trial_per_rate(records, strategy)) for strategy in strategies
-    ]
-    return [*rows, _strategy_result(records, OVERALL, best_per_rate(records))]
+def strategy_results(
+    records: SearchRecords, strategies: tuple[str, ...], intervals: bool = True
+) -> list[StrategyResult]:
+    """Per strategy, and for the best of all, the layout of the paper's Table I; without `intervals`,
+    which take seconds, their ends are NaN."""
+    chosen = {strategy: best_trial_per_rate(records, strategy) for strategy in strategies}
+    chosen[OVERALL] = best_per_rate(records)
+    return [_strategy_result(records, strategy, points, intervals) for strategy, points in chosen.items()]
 
 
-def _strategy_result(records: SearchRecords, strategy: str, chosen: dict[int, TrialRecord]) -> StrategyResult:
+def _strategy_result(
+    records: SearchRecords, strategy: str, chosen: dict[int, TrialRecord], intervals: bool
+) -> StrategyResult:
     epoch = records.epochs
     tested = f"{records.test_set}/bpp"
     anchors = [b for _, b in sorted(records.baselines.items()) if tested in b.images.get(epoch, {})]
@@ -85,7 +90,8 @@ def _strategy_result(records: SearchRecords, strategy: str, chosen: dict[int, Tr
             figures[quality_key] = bd_quality(anchor.over(whole), test.over(whole))
             value = bd_rate(anchor.over(whole), test.over(whole))
             figures[rate_key] = Interval(value, math.nan, math.nan)
-            figures[rate_key] = bd_rate_interval(anchor, test)
+            if intervals:
+                figures[rate_key] = bd_rate_interval(anchor, test)
         except (CurveError, ValueError) as error:
             refused = str(error)
     return StrategyResult(strategy, tuned, refused=refused, **figures)  # type: ignore[arg-type]
@@ -158,6 +164,33 @@ def trial_table(records: SearchRecords) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def best_so_far(
+    records: SearchRecords, finished: list[TrialRecord], strategies: tuple[str, ...]
+) -> dict[str, float]:
+    """By metric name, how good the search's result was when the last of these trials had finished: the
+    lowest reading per rate (0 where that is the baseline), and the Bjontegaard figures where the baselines
+    allow them. A function of what had ended by then, whenever it is asked."""
+    moment = max(trial.ended or 0.0 for trial in finished)
+    there = {q: b for q, b in records.baselines.items() if b.ended is not None and b.ended <= moment}
+    then = replace(records, trials=finished, baselines=there, expected={})
+    figures = {}
+    for quality, record in best_per_rate(then).items():
+        change = then.rate_change(record, then.epochs, then.selection)
+        figures[f"best/rate_change_q{quality}"] = float(change or 0.0)
+    if len(there) == len(records.qualities):
+        whole = parent_figures(strategy_results(then, strategies, intervals=False), records.test_set)
+        figures |= {f"best/{name.replace('/', '_')}": value for name, value in whole.items()}
+    return figures
+
+
+def write_tables(records: SearchRecords, by_strategy: list[StrategyResult], folder: Path) -> None:
+    """The three tables as CSV files in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rate_table(records).to_csv(folder / "rates.csv", index=False)
+    strategy_table(by_strategy).to_csv(folder / "strategies.csv", index=False)
+    trial_table(records).to_csv(folder / "trials.csv", index=False)
 
 
 def parent_figures(results: list[StrategyResult], test_set: str) -> dict[str, float]:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lic.data.sets import ImageSet
 from lic.trial import TrialConfig
 from search.core import SETUP, SOURCE, Core, readings_of, studies
+from search.folder import STUDY, storage_of
 from search.space import baseline_name
 
 #: What a trial's training does not depend on, or what is told apart by the rate.
@@ -41,7 +42,7 @@ def reuse_baselines(core: Core, folder: Path) -> dict[int, str]:
     checkpoints; per quality the search each came from."""
     wanted = [q for q in core.plan.qualities if core.baseline(q) is None]
     taken: dict[int, str] = {}
-    others = [path for path in folder.parent.glob("*/study.db") if path.parent != folder]
+    others = [path for path in folder.parent.glob(f"*/{STUDY}") if path.parent != folder]
     for path in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True):
         for trial in _finished(path) if len(taken) < len(wanted) else []:
             quality = trial.user_attrs["quality"]
@@ -68,7 +69,7 @@ def _same(trial: FrozenTrial, core: Core) -> bool:
 def _finished(path: Path) -> list[FrozenTrial]:
     """The finished baselines of the search in this storage; of one that cannot be read, none."""
     try:
-        found = studies(f"sqlite:///{path.resolve()}", path.parent.name)[1].get_trials(deepcopy=False)
+        found = studies(storage_of(path.parent), path.parent.name)[1].get_trials(deepcopy=False)
     except (optuna.exceptions.OptunaError, OSError, RuntimeError):
         return []
     return [trial for trial in found if trial.state == TrialState.COMPLETE]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 BASELINE = "baseline"
 TRIAL = "trial"
+CONFIRMATION = "confirmation"
 
 
 def trial_name(number: int) -> str:
@@ -16,6 +17,11 @@ def trial_name(number: int) -> str:
 def baseline_name(quality: int) -> str:
     """The name of the baseline of this rate."""
     return f"{BASELINE}-q{quality}"
+
+
+def confirmation_name(search: str) -> str:
+    """The name of the study of a search's confirmation."""
+    return f"{search}/{CONFIRMATION}"
 
 
 @dataclass(frozen=True)

@@ -97,12 +97,13 @@ def decibels(figure: float | None) -> str:
     return "-" if figure is None else f"{figure:+.3f} dB"
 
 
-def effort(records: SearchRecords, wall: float, workers: int, memory: float) -> str:
-    """What the search took: epochs, trials by end, share of the workers' time spent on work; `memory`
-    is the most that all its processes on this machine held together, MiB."""
+def effort(records: SearchRecords, wall: float, workers: int, memory: float, since: float) -> str:
+    """What the search took: epochs, trials by end, share of the workers' time spent on work in the `wall`
+    seconds `since` this moment (seconds since 1970); `memory` is the most that all its processes on this
+    machine held together, MiB."""
     trials = records.trials
     count = {state: sum(t.state == state for t in trials) for state in (FINISHED, STOPPED, FAILED)}
-    seconds = {kind: records.seconds(kind) for kind in ("train", "eval")}
+    seconds = {kind: records.seconds(kind, since) for kind in ("train", "eval")}
     spent, full = sum(t.last_epoch for t in trials), records.epochs * max(1, len(trials))
     measured = [f for record in records.trained_here() for f in record.readings.values()]
     peak = max((f.get("memory/peak_mib", 0) for f in measured), default=0)

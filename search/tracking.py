@@ -1,7 +1,9 @@
-"""MLflow as a view of the search: a parent run, a child run per baseline and trial.
+"""MLflow as a view of the search: a parent run, a child run per baseline, trial and confirmation.
 
-Written by the driver alone, in batches, from a thread of its own: a slow server delays no trial.
-What could not be written is counted and said; Optuna's storage still holds it.
+What MLflow is to hold is a function of the records, so Optuna's storage is the journal of all that it
+does not hold yet. A `Tracker` is given the records so far, again and again, and writes what is missing;
+a server that was away, or a new process, only makes the next writing longer. Nothing is written twice:
+runs are found by their tag, and MLflow takes the same figure of the same step and time only once.
 """
 
 from __future__ import annotations
@@ -9,31 +11,48 @@ from __future__ import annotations
 import logging
 import math
 import os
-import queue
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.space import BASELINE, Candidate
+from search.provenance import parent_description
+from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
+from search.results import best_so_far
+from search.space import BASELINE
 
 # MLflow asks for these when it is imported: fail in seconds when the server is away.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 TRIAL_TAG = "lictune.trial"
 ROLE_TAG = "lictune.role"
 SEARCH_TAG = "lictune.search"
+STATE_TAG = "lictune.state"
 PARENT_TAG = "mlflow.parentRunId"
 PARENT = "search"
 
-_QUEUED = 10_000
+INTERRUPTED = "interrupted"
+
+#: How MLflow calls the end of a training, by state; one still running when its search ends was interrupted.
+STATUS = {RUNNING: "KILLED", FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
+
+#: Most metrics that MLflow takes in one request.
+_BATCH = 1000
+
+#: Answers of MLflow's that no later attempt changes.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 
 
 def tracking_address(given: str | None, results: Path) -> str:
     """Where MLflow is: as given, or as the environment says, or an SQLite file in the results folder."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve()}/mlflow.db"
+
+
+def is_file(uri: str) -> bool:
+    """Whether MLflow's store at this address is a file that needs no server."""
+    return uri.startswith("sqlite:")
 
 
 class TrackingError(RuntimeError):
@@ -45,39 +64,54 @@ def readable(alpha: float) -> str:
     return f"{alpha:.3g}"
 
 
-class Tracker:
-    """The runs of one search. Every method returns at once; `close` waits for the writing."""
+@dataclass
+class _Run:
+    """One training's run and what it holds: per epoch the names of its figures, and the epochs to which
+    nothing can be added."""
 
-    def __init__(
-        self,
-        uri: str,
-        search: str,
-        artifacts: Path | None,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-    ) -> None:
-        """Create the experiment and the parent run. `artifacts` is a folder for an embedded store,
-        None for a server. Raises TrackingError if MLflow cannot be reached."""
+    run_id: str
+    figures: dict[int, set[str]] = field(default_factory=dict)
+    settled: set[int] = field(default_factory=set)
+    status: str = "RUNNING"
+
+
+class Tracker:
+    """The runs of one search. Every method may raise what MLflow and its store raise; called again with
+    the records, it goes on where it was."""
+
+    def __init__(self, uri: str, search: str, folder: Path) -> None:
+        """Find or create the experiment of a search and its parent run, with what its folder says of it.
+        An embedded store (SQLite) keeps artifacts in that folder, a server where it keeps them. Raises
+        TrackingError if MLflow cannot be reached."""
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
 
-        self.search = search
+        self.search, self._folder = search, folder
+        params, tags = parent_description(folder)
+        #: Trainings whose run MLflow refuses, by name, with its reason.
+        self.refused: dict[str, str] = {}
+        self._runs: dict[str, _Run] = {}
+        self._complete: set[str] = set()
+        self._progress = 0
+        self._in_doubt = False
+        self._sent: dict[Path, int] = {}
         try:
             self._client = MlflowClient(uri)
-            self.experiment = self._open_experiment(artifacts)
-            self.parent = self._start_run(search, PARENT, {}, dict(tags))
-            self._log_params(self.parent, params)
+            self.experiment = self._open_experiment(folder / "artifacts" if is_file(uri) else None)
+            self._known = self._sweep()
+            self.parent = self._known.get("") or self._start(search, PARENT, {}, None)
+            self._client.update_run(self.parent, status="RUNNING")
+            held = self._client.get_run(self.parent).data.params
+            # A search that goes on with a larger budget keeps the param it began with: they never change.
+            fresh = {key: value for key, value in params.items() if key not in held}
+            self._describe(self.parent, fresh, tags)
         except (MlflowException, OSError) as error:
-            first = str(error).splitlines()[0][:200]
-            raise TrackingError(f"MLflow cannot be written to ({first}); check --tracking-uri") from error
-        self._runs: dict[str, str] = {}
-        self.lost = 0
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED)
-        self._thread = threading.Thread(target=self._write, name="tracking", daemon=True)
-        self._thread.start()
+            raise TrackingError(
+                f"MLflow cannot be written to ({first_line(error)}); check --tracking-uri"
+            ) from error
 
     def _open_experiment(self, artifacts: Path | None) -> str:
         found = self._client.get_experiment_by_name(self.search)
@@ -86,89 +120,200 @@ class Tracker:
         location = artifacts.resolve().as_uri() if artifacts else None
         return self._client.create_experiment(self.search, artifact_location=location)
 
-    def started(self, candidate: Candidate, lmbda: float) -> None:
-        """A trial or baseline begins: its run, with its point as params."""
-        label = (
-            BASELINE if candidate.role == BASELINE else f"{candidate.strategy} {readable(candidate.alpha)}"
-        )
+    def _sweep(self) -> dict[str, str]:
+        """The runs that are there already, by the name of their training, the parent's by ''. Runs that
+        another process left half made, or twice, are deleted."""
+        found: dict[str, str] = {}
+        for run in sorted(runs_of(self._client, self.experiment), key=lambda run: run.info.start_time):
+            role, name = run.data.tags.get(ROLE_TAG), run.data.tags.get(TRIAL_TAG, "")
+            if role is None or (not name and role != PARENT):
+                continue  # not ours
+            if name in found:
+                self._client.delete_run(run.info.run_id)
+            else:
+                found[name] = run.info.run_id
+        return found
+
+    def sweep_others(self, broken_off: Callable[[str], bool]) -> list[str]:
+        """End the runs of other searches whose process was killed and left them RUNNING; `broken_off`
+        tells by a search's name. Returns their names."""
+        query = f"tags.`{ROLE_TAG}` = '{PARENT}' and attributes.status = 'RUNNING'"
+        everywhere = [e.experiment_id for e in self._client.search_experiments(max_results=1000)]
+        ended = []
+        for parent in self._client.search_runs(everywhere, query, max_results=1000):
+            name = parent.data.tags.get(SEARCH_TAG, "")
+            if parent.info.run_id == self.parent or not broken_off(name):
+                continue
+            for run in runs_of(self._client, parent.info.experiment_id, "attributes.status = 'RUNNING'"):
+                self._client.set_tag(run.info.run_id, STATE_TAG, INTERRUPTED)
+                self._client.set_terminated(run.info.run_id, "KILLED")
+            ended.append(name)
+        return ended
+
+    def write(self, groups: Iterable[SearchRecords], strategies: tuple[str, ...], live: bool) -> None:
+        """Write what MLflow lacks of the records: of the search, first, and of each confirmation seed.
+        Unless the search is `live`, trainings that have not ended were interrupted."""
+        from mlflow.exceptions import MlflowException
+
+        for number, records in enumerate(groups):
+            for record in records.everything():
+                if record.name in self._complete:
+                    continue
+                try:
+                    self._write_training(records, record, live)
+                except MlflowException as error:
+                    if error.error_code not in _REFUSALS:
+                        raise
+                    self.refused[record.name] = first_line(error)
+                    self._complete.add(record.name)
+            if number == 0:
+                self._write_progress(records, strategies)
+
+    def _write_training(self, records: SearchRecords, record: TrialRecord, live: bool) -> None:
+        run = self._runs.get(record.name) or self._open_run(record)
+        metrics, sent = [], []
+        for epoch, readings in record.readings.items():
+            if epoch in run.settled:
+                continue
+            held = run.figures.setdefault(epoch, set())
+            figures = {**readings, **records.derived(record, epoch)}
+            fresh = {key: figures[key] for key in figures.keys() - held - {MEASURED_AT}}
+            metrics += _metrics(fresh, record.measured_at(epoch), epoch)
+            sent.append((epoch, fresh.keys(), records.comparable(record, epoch)))
+        self._log(run.run_id, metrics)
+        for epoch, names, settled in sent:
+            run.figures[epoch] |= names
+            if settled:
+                run.settled.add(epoch)
+                del run.figures[epoch]
+        over = record.state != RUNNING or not live
+        status = STATUS[record.state] if over else "RUNNING"
+        if status != run.status:
+            self._describe(run.run_id, {}, _end_tags(record))
+            ended = None if record.ended is None else round(1000 * record.ended)
+            if over:
+                self._client.set_terminated(run.run_id, status, ended)
+            else:
+                self._client.update_run(run.run_id, status=status)
+            run.status = status
+        if record.state != RUNNING and len(run.settled) == len(record.readings):
+            self._complete.add(record.name)
+
+    def _open_run(self, record: TrialRecord) -> _Run:
+        title = BASELINE if not record.alpha else f"{record.strategy} {readable(record.alpha)}"
         params = {
-            "role": candidate.role,
-            "quality": str(candidate.quality),
-            "lambda": readable(lmbda),
-            "strategy": candidate.strategy or "none",
-            "alpha": readable(candidate.alpha),
-            "log10_alpha": f"{math.log10(candidate.alpha):.3f}" if candidate.alpha else "none",
-            "seed": str(candidate.seed),
+            "role": record.role,
+            "quality": str(record.quality),
+            "lambda": readable(record.lmbda),
+            "strategy": record.strategy or "none",
+            "alpha": readable(record.alpha),
+            "log10_alpha": f"{math.log10(record.alpha):.3f}" if record.alpha else "none",
+            "seed": str(record.seed),
         }
+        if self._in_doubt:
+            self._known |= self._sweep()
+        run_id, status = self._known.get(record.name), "RUNNING"
+        if run_id is not None:
+            status = self._client.get_run(run_id).info.status
+        else:
+            own = {TRIAL_TAG: record.name, PARENT_TAG: self.parent}
+            self._in_doubt = True  # a server may make the run and its answer still be lost
+            began = round(1000 * record.began)
+            run_id = self._start(f"q{record.quality} {title}", record.role, own, began)
+            self._known[record.name] = run_id
+        self._in_doubt = False
+        self._describe(run_id, params, {})
+        return self._runs.setdefault(record.name, _Run(run_id, status=status))
 
-        def write() -> None:
-            run = self._start_run(
-                f"q{candidate.quality} {label}", candidate.role, {TRIAL_TAG: candidate.name}, {}
-            )
-            self._runs[candidate.name] = run
-            self._log_params(run, params)
+    def _write_progress(self, records: SearchRecords, strategies: tuple[str, ...]) -> None:
+        """How good the search's result was after each finished trial, on the parent run."""
+        finished = sorted(records.finished(), key=lambda trial: (trial.ended or 0.0, trial.name))
+        for count in range(self._progress + 1, len(finished) + 1):
+            last = finished[count - 1]
+            figures = best_so_far(records, finished[:count], strategies)
+            self._log(self.parent, _metrics(figures, last.ended or 0.0, count))
+            self._progress = count
 
-        self._put(write)
+    def conclude(self, figures: Mapping[str, float], records: SearchRecords) -> None:
+        """The figures of the search as a whole, on the parent run."""
+        ended = max((r.ended or 0.0 for r in records.everything()), default=0.0)
+        self._log(self.parent, _metrics(figures, ended, 0))
 
-    def measured(self, name: str, epoch: int, figures: Mapping[str, float]) -> None:
-        """Figures of one epoch of a trial, in one call."""
-        self._log_figures(lambda: self._runs[name], epoch, figures)
-
-    def search_measured(self, step: int, figures: Mapping[str, float]) -> None:
-        """Figures of the search as a whole, on the parent run."""
-        self._log_figures(lambda: self.parent, step, figures)
-
-    def _log_figures(self, run: Callable[[], str], step: int, figures: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in figures.items()]
-        self._put(lambda: self._client.log_batch(run(), metrics=metrics))
-
-    def ended(self, name: str, status: str, tags: Mapping[str, str]) -> None:
-        """A trial is over: FINISHED, KILLED (stopped early) or FAILED, and why."""
-
-        def write() -> None:
-            for key, value in tags.items():
-                self._client.set_tag(self._runs[name], key, value)
-            self._client.set_terminated(self._runs[name], status)
-
-        self._put(write)
-
-    def artifact(self, path: Path) -> None:
-        """A file on the parent run."""
-        self._put(lambda: self._client.log_artifact(self.parent, str(path)))
+    def artifacts(self) -> None:
+        """Put the files of the search's folder that people look at on the parent run, as they change."""
+        patterns = ("settings.yaml", "environment.json", "*.html", "*.png", "figures/*.png", "tables/*.csv")
+        for path in (path for pattern in patterns for path in sorted(self._folder.glob(pattern))):
+            changed = path.stat().st_mtime_ns
+            if self._sent.get(path) != changed:
+                below = path.parent.relative_to(self._folder).as_posix()
+                self._client.log_artifact(self.parent, str(path), None if below == "." else below)
+                self._sent[path] = changed
 
     def close(self, status: str) -> None:
-        """Write what is left and end the parent run."""
-        self._put(lambda: self._client.set_terminated(self.parent, status))
-        self._put(None)
-        self._thread.join()
+        """End the parent run."""
+        self._client.set_terminated(self.parent, status)
 
-    def _start_run(self, name: str, role: str, tags: dict[str, str], more: dict[str, str]) -> str:
-        tags = {ROLE_TAG: role, SEARCH_TAG: self.search, "mlflow.runName": name, **tags, **more}
-        if role != PARENT:
-            tags[PARENT_TAG] = self.parent
-        return self._client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
+    def _start(self, name: str, role: str, tags: dict[str, str], began: int | None) -> str:
+        tags = {ROLE_TAG: role, SEARCH_TAG: self.search, **tags}
+        return self._client.create_run(self.experiment, began, tags, name).info.run_id
 
-    def _log_params(self, run: str, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
+    def _describe(self, run: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Param, RunTag
 
-        self._client.log_batch(run, params=[Param(key, value[:500]) for key, value in params.items()])
+        if params or tags:
+            self._client.log_batch(
+                run,
+                params=[Param(key, value[:500]) for key, value in params.items()],
+                tags=[RunTag(key, value[:5000]) for key, value in tags.items()],
+            )
 
-    def _put(self, write: Callable[[], Any] | None) -> None:
-        if write is None:
-            self._queue.put(None)
-            return
-        try:
-            self._queue.put_nowait(write)
-        except queue.Full:
-            self.lost += 1
+    def _log(self, run: str, metrics: list[Any]) -> None:
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + _BATCH])
 
-    def _write(self) -> None:
-        while (write := self._queue.get()) is not None:
-            try:
-                write()
-            except Exception as error:  # whatever MLflow raises, the search goes on
-                self.lost += 1
-                logging.getLogger(__name__).warning("MLflow did not take a record: %s", error)
+
+def held_runs(uri: str, search: str) -> dict[str, Any]:
+    """The MLflow runs of a search's trainings by name; none if MLflow does not know it. Raises TrackingError
+    if MLflow cannot be reached."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(search)
+        runs = runs_of(client, found.experiment_id, f"tags.`{TRIAL_TAG}` != ''") if found else []
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow cannot be read ({first_line(error)}); check --tracking-uri") from error
+    return {run.data.tags[TRIAL_TAG]: run for run in runs}
+
+
+def _metrics(figures: Mapping[str, float], at: float, step: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [Metric(name, value, round(1000 * at), step) for name, value in sorted(figures.items())]
+
+
+def _end_tags(record: TrialRecord) -> dict[str, str]:
+    tags = {STATE_TAG: INTERRUPTED if record.state == RUNNING else record.state}
+    if record.state == STOPPED:
+        tags["lictune.stopped_at_epoch"] = str(record.last_epoch)
+    if record.reason:
+        tags["lictune.reason"] = record.reason
+    if record.source:
+        tags["lictune.taken_from"] = record.source
+    return tags
+
+
+def runs_of(client: Any, experiment: str, query: str = "") -> list[Any]:
+    """All runs of an experiment that are not deleted, with their tags and params."""
+    found, token = [], None
+    while token != "":
+        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
+        found += page
+        token = page.token or ""
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, on one short line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

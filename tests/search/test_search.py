@@ -102,7 +102,13 @@ def test_mlflow_holds_the_search(real: tuple[Path, subprocess.CompletedProcess[s
     parent = by_role["search"][0]
     assert parent.info.status == "FINISHED"
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert {"rd.png", "rates.csv", "strategies.csv", "trials.csv", "settings.yaml"} <= artifacts
+    assert {"rd.png", "report.html", "settings.yaml", "environment.json", "tables"} <= artifacts
+    tables = {item.path for item in client.list_artifacts(parent.info.run_id, "tables")}
+    assert {"tables/rates.csv", "tables/strategies.csv", "tables/trials.csv"} <= tables
+    best = client.get_metric_history(parent.info.run_id, "best/rate_change_q1")
+    assert len(best) == len(records.finished())
+    assert [point.value for point in sorted(best, key=lambda p: p.step)][-1] <= 0
+    assert math.isfinite(parent.data.metrics[f"best/{test_set}_bd_rate_psnr_best"])
     by_name = {run.data.tags["lictune.trial"]: run for run in by_role["trial"]}
     for record in records.trials:
         run = by_name[record.name]

@@ -1,0 +1,57 @@
+"""Where a search came from: its settings, code, machine and images, as its folder and MLflow keep them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from lic.data.sets import ImageSet
+
+SETTINGS, ENVIRONMENT = "settings.yaml", "environment.json"
+
+_VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy")
+
+
+def public(text: str) -> str:
+    """The text with the passwords of its addresses hidden."""
+    return re.sub(r"//([^:/@\s]*):[^@/\s]+@", r"//\1:***@", text)
+
+
+def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
+    """Code, command, machine, versions and images (training, validation, test) of this search."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {
+        "git_commit": commit,
+        "command": public(" ".join(["python -m search.run", *sys.argv[1:]])),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **{f"version_{name}": version(name) for name in _VERSIONS},
+        **{
+            f"{role}_fingerprint": part.images.fingerprint
+            for role, part in zip(("train", "val", "test"), images, strict=True)
+        },
+        "test_set": images[2].name,
+    }
+
+
+def parent_description(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Params and tags of the MLflow run of the search in this folder, from the files there."""
+    settings = yaml.safe_load((folder / SETTINGS).read_text())
+    environment = json.loads((folder / ENVIRONMENT).read_text())
+    params = {key: str(value) for key, value in settings.items()}
+    return params, {f"lictune.{key}": value for key, value in environment.items()}

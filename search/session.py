@@ -1,0 +1,246 @@
+"""One sitting of a search: from its open folder to its last line, or to the point where it can go on."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from filelock import Timeout
+from rich.console import Console
+
+from lic.trial import TrialConfig
+from search import confirm, engine, results, summary
+from search.config import ConfigError, Settings
+from search.confirm import Confirmation, points_to_confirm
+from search.core import SETUP, Core, studies
+from search.figures import rd_figure
+from search.folder import driver_lock, is_running, last_checkpoint, storage_of
+from search.limits import Limits
+from search.monitor import Monitor, start_report
+from search.publishing import Publisher
+from search.recommend import expectations
+from search.records import FAILED, SearchRecords
+from search.reuse import reuse_baselines
+from search.space import CONFIRMATION, Plan, trial_name
+from search.terminal import view_for
+from search.tracking import Tracker
+
+DONE, ALL_FAILED, INTERRUPTED = 0, 1, 130
+_MLFLOW_STATUS = {DONE: "FINISHED", INTERRUPTED: "KILLED"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a sitting needs. `setup` is the fingerprint of the training (search.reuse)."""
+
+    settings: Settings
+    plan: Plan
+    template: TrialConfig
+    setup: str
+    test_set: str
+    workers: int
+    gpus: int
+    folder: Path
+    tracker: Tracker
+    console: Console
+
+    def run(self, earlier: Path | None) -> int:
+        """Train what is left to train, and conclude; the exit status. `earlier` is a search to start warm
+        from. Raises ConfigError if the search cannot go on with this training."""
+        for name in self.tracker.sweep_others(self._broken_off):
+            self._say(f"{'MLflow':<12} the runs of {name}, which was broken off, are KILLED now")
+        core = self._open_core(earlier)
+        if not self.settings.address:
+            engine.connect(None, self.workers, self.gpus)
+        limits = Limits(self.settings.max_hours, self.settings.max_gpu_hours, self._share)
+        view = view_for(self.console)
+        publisher = Publisher(self.tracker, self.plan.strategies, view.say)
+        monitor = Monitor(self.folder, self.plan, self.test_set, self.workers, publisher, view)
+        train = functools.partial(
+            engine.run,
+            configure=functools.partial(engine.training_config_of, template=self.template),
+            changed=monitor.changed,
+            limits=limits,
+            folder=self.folder,
+            workers=self.workers,
+            gpus_per_trial=self._share,
+        )
+        confirmation, started = None, time.monotonic()
+        try:
+            with _ends_on_interrupt(limits, view.say):
+                train(core)
+                wall = time.monotonic() - started  # without what is confirmed after it
+                records = self._with_expectations(core, monitor.records())
+                if self.settings.confirm and len(records.trials) == self.plan.budget and not limits.reached():
+                    confirmation = self._confirmation(records)
+                    monitor.confirming = len(confirmation.candidates)
+                    seeds = f"{self.settings.seeds} fresh seeds"
+                    view.say(f"{'confirming':<12} {monitor.confirming} trainings on {seeds}")
+                    train(confirmation, subfolder=CONFIRMATION)
+        except BaseException as error:
+            monitor.close()
+            killed = isinstance(error, KeyboardInterrupt)
+            publisher.close(monitor.groups(), {}, "KILLED" if killed else "FAILED")
+            raise
+        finally:
+            engine.disconnect()
+        monitor.close()
+        if limits.interrupted:
+            publisher.close(monitor.groups(), {}, "KILLED")
+            self._say(f"interrupted; to go on: python -m search.run --resume {self.folder}")
+            return INTERRUPTED
+        by_strategy = results.strategy_results(records, self.plan.strategies)
+        results.write_tables(records, by_strategy, self.folder / "tables")
+        rd_figure(records, self.plan.strategies, self.folder / "rd.png")
+        keep_best(records, self.folder)
+        effort = summary.effort(records, wall, self.workers, monitor.peak_memory, monitor.since)
+        status = self._say_results(records, by_strategy, effort, limits.reached())
+        if confirmation is not None:
+            self._conclude_confirmation(confirmation, records)
+        self._say("making the report ...")
+        start_report(self.folder).wait()
+        figures = results.parent_figures(by_strategy, self.test_set)
+        self._end_tracking(publisher, monitor, figures, _MLFLOW_STATUS.get(status, "FAILED"))
+        self._say(
+            f"report in {self.folder / 'report.html'}\n"
+            f"next: python -m dashboards.open {self.folder}\n"
+            f"      python -m search.export {self.folder} --verify"
+        )
+        return status
+
+    @property
+    def _share(self) -> float:
+        return self.settings.gpus_per_trial or 0
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def _broken_off(self, name: str) -> bool:
+        """Whether a search of this name is in the same results folder, and no process is at work on it."""
+        folder = self.folder.parent / name
+        return folder.is_dir() and folder != self.folder and not is_running(folder)
+
+    def _open_core(self, earlier: Path | None) -> Core:
+        core = Core(storage_of(self.folder), self.folder.name, self.plan, self.setup)
+        for trial in core.baselines.get_trials(deepcopy=False):
+            if trial.user_attrs.get(SETUP) != self.setup:
+                raise ConfigError(
+                    f"{self.folder} cannot go on: its images, the weights it starts from, or the versions of "
+                    "torch or compressai are not those it began with; start a new search with --warm-start"
+                )
+        if self.settings.reuse_baselines:
+            for quality, source in reuse_baselines(core, self.folder).items():
+                self._say(
+                    f"{'reused':<12} the baseline of quality {quality}, trained the same way in {source}"
+                )
+        if earlier is not None:
+            there = studies(storage_of(earlier), earlier.resolve().name)[0]
+            known = core.learn_from(there.get_trials())
+            self._say(f"{'warm start':<12} {known} trials of {earlier} inform the sampler")
+        return core
+
+    def _with_expectations(self, core: Core, records: SearchRecords) -> SearchRecords:
+        expected = expectations(core.trials, self.plan, core.earlier())
+        by_name = {trial_name(number): value for number, value in expected.items()}
+        return dataclasses.replace(records, expected=by_name)
+
+    def _confirmation(self, records: SearchRecords) -> Confirmation:
+        points = points_to_confirm(records, self.plan, self.settings.confirm or 0, self.settings.seeds)
+        return Confirmation(storage_of(self.folder), self.folder.name, self.plan, points)
+
+    def _say_results(
+        self, records: SearchRecords, by_strategy: list[results.StrategyResult], effort: str, ended_by: str
+    ) -> int:
+        """The tables in the terminal; the exit status."""
+        self._say("")
+        if records.trials and all(trial.state == FAILED for trial in records.trials):
+            self._say(f"every trial failed; the first said: {records.trials[0].reason}")
+            return ALL_FAILED
+        summary.show(records, by_strategy, self.console)
+        self._say(effort)
+        started, budget = len(records.trials), self.plan.budget
+        if ended_by:
+            self._say(f"ended because {ended_by}: {started} of {budget} trials were started")
+        self._say(
+            f"best checkpoints in {self.folder / 'best'}, tables in {self.folder / 'tables'}, "
+            f"figure {self.folder / 'rd.png'}"
+        )
+        return INTERRUPTED if started < budget and not ended_by else DONE
+
+    def _conclude_confirmation(self, confirmation: Confirmation, records: SearchRecords) -> None:
+        """The confirmed points: table, file, and BD-rates over seeds and images."""
+        found = confirm.confirmed(confirmation, records.test_set)
+        confirm.table_of(found).to_csv(self.folder / "tables" / "confirmation.csv", index=False)
+        self.console.print(summary.confirmation(found, records.test_set))
+        for label, figure in confirm.bd_rates(confirmation, records).items():
+            text = figure if isinstance(figure, str) else summary.interval(figure)
+            self._say(f"{label} of the search's choice on fresh seeds: {text}")
+
+    def _end_tracking(
+        self, publisher: Publisher, monitor: Monitor, figures: dict[str, float], status: str
+    ) -> None:
+        if not publisher.close(monitor.groups(), figures, status):
+            self._say(
+                f"MLflow does not answer and lacks the last records; once it does: "
+                f"python -m search.track {self.folder} --rebuild"
+            )
+        for name, reason in self.tracker.refused.items():
+            self._say(f"MLflow refuses {name} ({reason}); the results folder has it")
+
+
+@contextlib.contextmanager
+def only_driver(folder: Path) -> Iterator[None]:
+    """Be the one process that drives the search in this folder. Raises ConfigError if another does."""
+    try:
+        with driver_lock(folder).acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise ConfigError(
+            f"{folder} is being searched by another process on this machine; wait for it"
+        ) from error
+
+
+@contextlib.contextmanager
+def _ends_on_interrupt(limits: Limits, say: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C lets the running epochs finish and be saved; the second stops at once."""
+
+    def finish(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        limits.interrupted = True
+        say("finishing the running epochs and saving them; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, finish)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def log_to(path: Path) -> None:
+    """Send what libraries have to say to a file: the terminal is for the search."""
+    logging.basicConfig(filename=path, format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.captureWarnings(True)
+
+
+def keep_best(records: SearchRecords, folder: Path) -> None:
+    """Copy the last checkpoint of the kept point of every rate to folder/best/qN.pt, with an index."""
+    best = folder / "best"
+    best.mkdir(exist_ok=True)
+    index = {}
+    for quality, record in results.best_per_rate(records).items():
+        target = best / f"q{quality}.pt"
+        shutil.copyfile(last_checkpoint(folder, record.name), target)
+        index[target.name] = {"trial": record.name, "lambda": record.lmbda, "alpha": record.alpha,
+                              "strategy": record.strategy, "seed": record.seed,
+                              "figures": record.readings[records.epochs]}  # fmt: skip
+    (best / "index.json").write_text(json.dumps(index, indent=2) + "\n")
