@@ -47,8 +47,13 @@ def kodak_folder() -> Path:
     return SHARED / "kodak"
 
 
-def run_search(results: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.run", "--results", str(results), "--name", name, *arguments]
+def search_command(results: Path, name: str | None) -> list[str]:
+    named = [] if name is None else ["--name", name]
+    return [sys.executable, "-m", "search.run", "--results", str(results), *named]
+
+
+def run_search(results: Path, name: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*search_command(results, name), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 

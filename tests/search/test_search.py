@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.space import Candidate
 from search.surfaces import read_table, seed_noise
-from tests.conftest import HAVE_DATA, run_search
+from tests.conftest import HAVE_DATA, run_search, search_command
 
 SMALL = [
     *("--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2", "--steps-per-epoch", "3"),
@@ -209,6 +210,27 @@ def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
     assert set(again["seeds"]) == {2}
     assert (again["rate_change_low"] <= again["rate_change"]).all()
     assert (again["rate_change"] <= again["rate_change_high"]).all()
+
+    # One that is interrupted, and goes on, ends as if it had not been.
+    command = [*search_command(tmp_path, "broken"), *arguments, "--no-reuse-baselines", *confirm]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = ""
+        for text in process.stdout:
+            printed += text
+            if text.startswith("[  2/"):
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130, printed
+    assert "finishing the running epochs" in printed
+    assert f"to go on: python -m search.run --resume {tmp_path / 'broken'}" in printed
+    refused = run_search(tmp_path, None, "--resume", "broken", "--batch", "5")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "batch was" in refused.stderr
+    done = run_search(tmp_path, None, "--resume", "broken")
+    assert done.returncode == 0, done.stderr + done.stdout
+    for table in ("rates", "strategies", "trials", "confirmation"):
+        undisturbed = (tmp_path / "first" / "tables" / f"{table}.csv").read_text()
+        assert (tmp_path / "broken" / "tables" / f"{table}.csv").read_text() == undisturbed
 
     # A third takes the baselines over, and a limit of some milliseconds leaves no time for trials.
     done = run_search(tmp_path, "third", *arguments, "--max-hours", "1e-6", "--warm-start", "second")
