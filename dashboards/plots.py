@@ -154,12 +154,19 @@ def response(search: OpenedSearch) -> go.Figure:
         rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.36 / rows
     )
     kept = {q: record for q, record in best_per_rate(search.records).items() if record.alpha}
+    named: set[str] = set()
     for place, quality in enumerate(qualities):
         cell = {"row": place // columns + 1, "col": place % columns + 1}
         for strategy in search.plan.strategies:
-            trials = [t for t in search.records.trials if (t.quality, t.strategy) == (quality, strategy)]
+            trials = [
+                t
+                for t in search.records.trials
+                if (t.quality, t.strategy) == (quality, strategy) and _change(search, t) is not None
+            ]
             _model_band(figure, search, quality, strategy, cell)
-            _trials(figure, search, trials, strategy, cell, place == 0)
+            # The first pane with trials of it: Plotly's legend leaves out a trace without points.
+            _trials(figure, search, trials, strategy, cell, bool(trials) and strategy not in named)
+            named |= {trial.strategy for trial in trials}
         record = kept.get(quality)
         if record is not None:
             figure.add_scatter(
@@ -302,8 +309,10 @@ def channel_bits(found: Examples) -> go.Figure:
                 text=[f"{name}, channel {channel}" for channel in channels],
                 hovertemplate="%{text}: %{y:.0f} bits<extra></extra>", row=1, col=pane,
             )  # fmt: skip
+        top = max(model.channel_bits.max() for model in (example.baseline, example.tuned))
+        figure.update_yaxes(range=[0, 1.05 * top], col=pane)
     figure.update_xaxes(title="channels, by their bits")
-    figure.update_yaxes(rangemode="tozero").update_yaxes(title="bits", col=1)
+    figure.update_yaxes(title="bits", col=1)
     return _finish(figure, 340)
 
 

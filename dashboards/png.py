@@ -64,7 +64,8 @@ def of_plotly(source: go.Figure) -> Figure:
     for pane, title in zip(panes.values(), source.layout.annotations, strict=True):
         pane.set_title(title.text, fontsize=10)
     names = list(handles)
-    figure.legend([handles[name] for name in names], names, loc="lower center", ncols=8, frameon=False)
+    lines = [handles[name] for name in names]
+    figure.legend(lines, names, loc="lower center", ncols=6, frameon=False, fontsize=8.5)
     return figure
 
 
