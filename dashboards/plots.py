@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dashboards.examples import Examples
 from lic.architectures import architecture
 from lic.recipe import LAMBDAS
 from search.belief import Expectation
@@ -153,12 +154,19 @@ def response(search: OpenedSearch) -> go.Figure:
         rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.36 / rows
     )
     kept = {q: record for q, record in best_per_rate(search.records).items() if record.alpha}
+    named: set[str] = set()
     for place, quality in enumerate(qualities):
         cell = {"row": place // columns + 1, "col": place % columns + 1}
         for strategy in search.plan.strategies:
-            trials = [t for t in search.records.trials if (t.quality, t.strategy) == (quality, strategy)]
+            trials = [
+                t
+                for t in search.records.trials
+                if (t.quality, t.strategy) == (quality, strategy) and _change(search, t) is not None
+            ]
             _model_band(figure, search, quality, strategy, cell)
-            _trials(figure, search, trials, strategy, cell, place == 0)
+            # The first pane with trials of it: Plotly's legend leaves out a trace without points.
+            _trials(figure, search, trials, strategy, cell, bool(trials) and strategy not in named)
+            named |= {trial.strategy for trial in trials}
         record = kept.get(quality)
         if record is not None:
             figure.add_scatter(
@@ -169,7 +177,8 @@ def response(search: OpenedSearch) -> go.Figure:
                 hoverinfo="skip", **cell,
             )  # fmt: skip
         figure.add_hline(y=0, line={"color": BASELINE, "width": 1}, **cell)
-    figure.update_xaxes(type="log", title="alpha", exponentformat="power", dtick=1)
+    ends = np.log10([search.plan.alpha_min / 1.2, search.plan.alpha_max * 1.2]).tolist()
+    figure.update_xaxes(type="log", title="alpha", exponentformat="power", dtick=1, range=ends)
     figure.update_yaxes(range=[_floor(search) * 1.05, CEILING * 1.05])
     figure.update_yaxes(title="rate change, %", col=1)
     return _finish(figure, 330 * rows + 60)
@@ -209,7 +218,7 @@ def _trials(
                 SYMBOLS[strategy] if floor <= c <= CEILING else arrows[c > CEILING] for _, c in measured
             ],
             "color": COLOURS[strategy], "opacity": 0.85,
-            "size": [5 + 9 * t.last_epoch / search.records.epochs for t, _ in measured],
+            "size": [7 + 7 * t.last_epoch / search.records.epochs for t, _ in measured],
         },
         text=texts, hovertemplate="%{text}<extra></extra>", **cell,
     )  # fmt: skip
@@ -247,7 +256,7 @@ def rungs(search: OpenedSearch) -> go.Figure:
     figure = make_subplots(
         1, 2, subplot_titles=("Trials that reached a rung", "Learning curves"), column_widths=[0.35, 0.65]
     )
-    shades = ("#56B4E9", "#0072B2", "#003B5C", "#001F33")
+    shades = ("#9FD3F2", "#56B4E9", "#0072B2", "#2F5D8C")  # each to be seen on white and on black
     for place, level in enumerate(levels):
         counts = [
             sum(t.quality == q and t.last_epoch >= level for t in search.records.trials)
@@ -266,7 +275,8 @@ def rungs(search: OpenedSearch) -> go.Figure:
             x=epochs, y=[min(_at(search, trial, e) or 0.0, CEILING) for e in epochs], mode="lines+markers",
             name=trial.strategy, legendgroup=trial.strategy, showlegend=trial.strategy not in seen,
             line={"color": COLOURS[trial.strategy], "width": 1, "dash": dash},
-            marker={"size": 3}, opacity=0.35 if trial.state == FAILED else 0.75,
+            marker={"size": 5, "symbol": SYMBOLS[trial.strategy]},
+            opacity=0.35 if trial.state == FAILED else 0.85,
             hovertemplate=f"<b>{trial.name}</b> (q{trial.quality}, {trial.state})<br>{trial.strategy}, "
             f"alpha {trial.alpha:.2e}<br>epoch %{{x}}: %{{y:+.2f}} %<extra></extra>", row=1, col=2,
         )  # fmt: skip
@@ -281,10 +291,36 @@ def _at(search: OpenedSearch, trial: TrialRecord, epoch: int) -> float | None:
     return search.records.rate_change(trial, epoch, search.records.selection)
 
 
+def channel_bits(found: Examples) -> go.Figure:
+    """The bits of every channel of y, the most expensive first, a pane an image: baseline and tuned model."""
+    images = found.images
+    titles = [f"{example.name}: bits of y's channels, sorted" for example in images]
+    figure = make_subplots(1, len(images), subplot_titles=titles, horizontal_spacing=0.08)
+    for pane, example in enumerate(images, 1):
+        for name, model, colour, dash in (
+            ("baseline", example.baseline, BASELINE, "solid"),
+            ("tuned", example.tuned, KEPT, "dash"),
+        ):
+            channels = np.argsort(-model.channel_bits, kind="stable")
+            figure.add_scatter(
+                x=list(range(1, len(channels) + 1)), y=model.channel_bits[channels].tolist(),
+                mode="lines", name=name, legendgroup=name, showlegend=pane == 1,
+                line={"color": colour, "dash": dash, "width": 2},
+                text=[f"{name}, channel {channel}" for channel in channels],
+                hovertemplate="%{text}: %{y:.0f} bits<extra></extra>", row=1, col=pane,
+            )  # fmt: skip
+        top = max(model.channel_bits.max() for model in (example.baseline, example.tuned))
+        figure.update_yaxes(range=[0, 1.05 * top], col=pane)
+    figure.update_xaxes(title="channels, by their bits")
+    figure.update_yaxes(title="bits", col=1)
+    return _finish(figure, 340)
+
+
 def _finish(figure: go.Figure, height: int) -> go.Figure:
     """The look that all figures share; the page sets the colours of text and grid for dark and light."""
     return figure.update_layout(
         template="none", height=height, margin={"l": 60, "r": 20, "t": 50, "b": 90},
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", hovermode="closest",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": REFERENCE, "activecolor": KEPT},
         legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}, font={"size": 12},
     )  # fmt: skip

@@ -1,8 +1,10 @@
-"""A search as one page that can be sent: interactive, self-contained, made from the records alone.
+"""A search as one page that can be sent: interactive, self-contained, made from its folder.
 
     python -m dashboards.report SEARCH
 
-writes report.html into the search's folder, for a search that is finished, still runs or was broken off.
+writes report.html into the folder of a search that is finished, still runs or was broken off, its figures as
+PNG to figures/ and its tables as CSV to tables/; --out FILE writes the page alone, elsewhere. Two images are coded by the models of one rate, if their
+checkpoints and the images are still there.
 """
 
 from __future__ import annotations
@@ -13,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import plotly.io
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from dashboards import plots
+from dashboards import plots, png
+from dashboards.examples import Example, Examples, ExamplesError, captioned, examples
+from dashboards.images import DIVERGING, SEQUENTIAL, STRONG, gradient, map_uri, picture_uri, scale_of
 from lic.architectures import architecture
+from lic.latents import correlation_sum
 from search import summary
 from search.folder import FolderError, OpenedSearch, open_search
 from search.records import FAILED, FINISHED, RUNNING, STOPPED
-from search.results import OVERALL, StrategyResult, rate_table, strategy_results
+from search.results import OVERALL, StrategyResult, rate_table, strategy_results, write_tables
 
 USER_ERROR = 2
 
@@ -41,14 +47,24 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all searches")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: in its folder)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the page here (default: its folder)")
+    parser.add_argument("--png", type=Path, metavar="DIR", help="write the figures as PNG here")
     args = parser.parse_args(argv)
     try:
         search = open_search(args.search, args.results)
         target = args.out or search.folder / "report.html"
+        found, why_none = _examples(search)
+        figures, by_strategy = (
+            _figures(search, found),
+            strategy_results(search.records, search.plan.strategies),
+        )
         partial = target.with_name(f".{target.name}.partial")
-        partial.write_text(page(search))
+        partial.write_text(page(search, by_strategy, figures, found, why_none))
         partial.replace(target)
+        folder = args.png or (None if args.out else search.folder / "figures")
+        pictures = png.write(figures, found, folder) if folder else []
+        if not args.out:
+            write_tables(search.records, by_strategy, search.folder / "tables")
     except FolderError as error:
         print(f"lictune: {error}", file=sys.stderr)
         return USER_ERROR
@@ -56,13 +72,38 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lictune: the report could not be written ({error})", file=sys.stderr)
         return USER_ERROR
     print(f"wrote {target} ({target.stat().st_size / 2**20:.1f} MiB); open it in any browser")
+    if pictures:
+        print(f"wrote {', '.join(path.name for path in pictures)} to {folder}")
     return 0
 
 
-def page(search: OpenedSearch) -> str:
-    """The report as HTML."""
+def _examples(search: OpenedSearch) -> tuple[Examples | None, str]:
+    """The examples, or why there are none."""
+    try:
+        return examples(search), ""
+    except ExamplesError as error:
+        return None, str(error)
+
+
+def _figures(search: OpenedSearch, found: Examples | None) -> dict[str, go.Figure]:
+    """The interactive figures by name."""
+    figures = {
+        "rd": plots.rd_curves(search),
+        "response": plots.response(search),
+        "rungs": plots.rungs(search),
+    }
+    return figures if found is None else {**figures, "channel_bits": plots.channel_bits(found)}
+
+
+def page(
+    search: OpenedSearch,
+    by_strategy: list[StrategyResult],
+    figures: dict[str, go.Figure],
+    found: Examples | None,
+    why_none: str,
+) -> str:
+    """The report as HTML; `why_none` is the reason where no examples were found."""
     records = search.records
-    by_strategy = strategy_results(records, search.plan.strategies)
     count = {s: sum(t.state == s for t in records.trials) for s in (FINISHED, STOPPED, FAILED, RUNNING)}
     settings = search.settings
     facts: dict[str, Any] = {
@@ -70,20 +111,50 @@ def page(search: OpenedSearch) -> str:
         "steps": settings.epochs * settings.steps_per_epoch,
         "cards": _cards(by_strategy, count, records.test_set),
         "strategy_table": _strategy_table(search, by_strategy),
-        "refused": list(dict.fromkeys(f"{r.strategy}: {r.refused}" for r in by_strategy if r.refused)),
+        "refused": _refused(by_strategy),
         "rate_table": _rate_table(search),
         "times": training_times(search),
         "effort": _effort(search),
-        "plots": {
-            "rd": _div(plots.rd_curves(search), "rd"),
-            "response": _div(plots.response(search), "response"),
-            "rungs": _div(plots.rungs(search), "rungs"),
-        },
+        "plots": {name: _div(figure, name) for name, figure in figures.items()},
+        "examples": found,
+        "why_none": why_none,
+        "pictures": [_pictures(example) for example in found.images] if found else [],
+        "strong": STRONG,
+        "sequential": gradient(SEQUENTIAL),
+        "diverging": gradient(DIVERGING),
     }
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("report.html.jinja")
     return template.render(search=search, records=records, plotly=get_plotlyjs(), **facts)
+
+
+def _pictures(example: Example) -> dict[str, Any]:
+    """An image's maps and crops for the page: caption and data URI each."""
+    models = {"baseline": example.baseline, "tuned": example.tuned}
+    low, high = scale_of(*(model.feature_map for model in models.values()))
+    rows, columns = example.crop
+    return {
+        "name": example.name,
+        "maps": [(k, map_uri(m.feature_map, low, high, SEQUENTIAL)) for k, m in models.items()],
+        "matrices": [(k, map_uri(m.correlation, -STRONG, STRONG, DIVERGING)) for k, m in models.items()],
+        "low": f"{low:.3g}",
+        "high": f"{high:.3g}",
+        "sums": [f"{correlation_sum(m.correlation):.1f}" for m in models.values()],
+        "ratio": f"{example.ratio:.2f}",
+        "paper": f"{example.paper_ratio:.2f}" if example.paper_ratio else "-",
+        "crops": [(caption, picture_uri(pixels)) for caption, pixels in captioned(example)],
+        "place": f"columns {columns.start} to {columns.stop - 1}, rows {rows.start} to {rows.stop - 1}",
+    }
+
+
+def _refused(found: list[StrategyResult]) -> list[str]:
+    """Why there are no Bjontegaard figures, each reason once with the strategies it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for result in found:
+        if result.refused:
+            reasons.setdefault(result.refused, []).append(result.strategy)
+    return [f"{', '.join(strategies)}: {reason}" for reason, strategies in reasons.items()]
 
 
 def _div(figure: Any, name: str) -> str:

@@ -137,14 +137,28 @@ def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _measure(model: nn.Module, batch: Tensor, with_ms_ssim: bool) -> list[dict[str, float]]:
-    count, _, height, width = batch.shape
+    return measures(batch, *reconstruct(model, batch), with_ms_ssim)
+
+
+def reconstruct(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """What a model makes of a batch, N x 3 x H x W in [0, 1]: the decoded images, of the same shape but in
+    whole numbers from 0 to 255, and the likelihoods of the latents, those of the padding included."""
+    height, width = batch.shape[2:]
     padding, cropping = padding_of(height, width)
     output = model(nn.functional.pad(batch, padding, mode="constant", value=0))
     decoded = nn.functional.pad(output["x_hat"], cropping).clamp(0, 1).mul(PEAK).round()
+    return decoded, output["likelihoods"]
+
+
+def measures(
+    batch: Tensor, decoded: Tensor, likelihoods: dict[str, Tensor], with_ms_ssim: bool
+) -> list[dict[str, float]]:
+    """The rows of `evaluate`, less the names, of a batch and what `reconstruct` gave for it."""
+    count, _, height, width = batch.shape
     original = batch.mul(PEAK).round()
     bpp = {
         name: (likelihood.log().flatten(1).sum(1) / (-math.log(2) * height * width)).tolist()
-        for name, likelihood in output["likelihoods"].items()
+        for name, likelihood in likelihoods.items()
     }
     mse = (decoded - original).square().flatten(1).mean(1).tolist()
     similarities = similarity(decoded, original) if with_ms_ssim else [math.nan] * count

@@ -31,7 +31,7 @@ from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search import card
 from search.card import Choice
 from search.config import Settings
-from search.folder import FolderError, OpenedSearch, last_checkpoint, open_search
+from search.folder import FolderError, OpenedSearch, final_weights, open_search
 from search.records import TrialRecord
 from search.tracking import TrackingError
 
@@ -176,7 +176,7 @@ def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> di
         while left and quality not in chosen:
             record = records.best(left) or baseline
             try:
-                weights = _weights(search, record)
+                weights = final_weights(search, record)
             except (CheckpointError, FileNotFoundError) as error:
                 passed_over.append(f"{record.name}: {error}")
                 left.remove(record)
@@ -187,27 +187,6 @@ def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> di
     if not chosen:
         raise ExportError(f"{search.folder} has no rate whose baseline is trained in full yet")
     return chosen
-
-
-def _weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
-    """The weights of a training at its end. Raises CheckpointError, FileNotFoundError."""
-    from lic.training import CheckpointError, read_checkpoint
-
-    settings, path = search.settings, last_checkpoint(search.folder, record.name)
-    try:
-        state = read_checkpoint(path)
-    except CheckpointError:
-        kept = search.folder / "best" / f"q{record.quality}.pt"  # a copy, once the search has ended
-        if not kept.is_file():
-            raise
-        state, path = read_checkpoint(kept), kept
-    point = {"lmbda": record.lmbda, "alpha": record.alpha, "seed": record.seed}
-    for key, value in point.items():
-        if state["config"].get(key) != value:
-            raise CheckpointError(f"{path} was trained with {key} {state['config'].get(key)}, not {value}")
-    if state["step"] != settings.epochs * settings.steps_per_epoch:
-        raise CheckpointError(f"{path} is of step {state['step']}, not of the end of the training")
-    return state["model"]
 
 
 def describe(record: TrialRecord) -> str:
@@ -256,7 +235,7 @@ def write_models(
         written.append(_write_model(search, choice.record, choice.weights, tuned / f"q{quality}"))
         record = search.records.baselines[quality]
         try:
-            weights = choice.weights if record is choice.record else _weights(search, record)
+            weights = choice.weights if record is choice.record else final_weights(search, record)
         except (ValueError, RuntimeError, FileNotFoundError) as error:
             print(f"quality {quality}: the baseline is left out: {error}")
             continue

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -18,7 +19,7 @@ from search.config import Settings
 from search.core import earlier_trials, studies
 from search.plan import plan_of
 from search.recommend import believe, expected_of
-from search.records import RUNNING, RecordReader, SearchRecords
+from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord
 from search.space import Plan, trial_name
 
 #: Optuna's storage in a search's folder.
@@ -157,3 +158,24 @@ def last_checkpoint(folder: Path, name: str) -> Path:
     if not found:
         raise FileNotFoundError(f"{name} has no checkpoint below {folder / TRIALS_FOLDER}")
     return found[-1]
+
+
+def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
+    """The weights of a training at its end. Raises CheckpointError, FileNotFoundError."""
+    from lic.training import CheckpointError, read_checkpoint
+
+    settings, path = search.settings, last_checkpoint(search.folder, record.name)
+    try:
+        state = read_checkpoint(path)
+    except CheckpointError:
+        kept = search.folder / "best" / f"q{record.quality}.pt"  # a copy, once the search has ended
+        if not kept.is_file():
+            raise
+        state, path = read_checkpoint(kept), kept
+    point = {"lmbda": record.lmbda, "alpha": record.alpha, "seed": record.seed}
+    for key, value in point.items():
+        if state["config"].get(key) != value:
+            raise CheckpointError(f"{path} was trained with {key} {state['config'].get(key)}, not {value}")
+    if state["step"] != settings.epochs * settings.steps_per_epoch:
+        raise CheckpointError(f"{path} is of step {state['step']}, not of the end of the training")
+    return state["model"]

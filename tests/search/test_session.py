@@ -16,7 +16,10 @@ def test_only_one_process_drives_a_search(tmp_path: Path) -> None:
     assert not is_running(tmp_path)
     with only_driver(tmp_path):
         assert is_running(tmp_path)
-        with pytest.raises(ConfigError, match="is being searched by another process on this machine"), only_driver(tmp_path):
+        with (
+            pytest.raises(ConfigError, match="is being searched by another process on this machine"),
+            only_driver(tmp_path),
+        ):
             pass
     assert not is_running(tmp_path)
 

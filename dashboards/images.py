@@ -1,0 +1,53 @@
+"""Arrays as small lossless PNG images inside the page: feature maps, correlation matrices, crops."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+#: Read alike by people who do not see red and green apart, and in print. The second has its middle at 0.
+SEQUENTIAL, DIVERGING = "viridis", "PuOr"
+
+#: Correlations beyond this, either way, have the last colour: few but the diagonal's are.
+STRONG = 0.5
+
+#: Steps of a colour scale: more cannot be told apart in a small picture. Odd, so that 0 is the middle one.
+_STEPS = 65
+
+
+def scale_of(*maps: NDArray[np.floating]) -> tuple[float, float]:
+    """The range of colours that several maps share, so that they can be compared."""
+    return float(min(part.min() for part in maps)), float(max(part.max() for part in maps))
+
+
+def map_uri(values: NDArray[np.floating], low: float, high: float, colours: str) -> str:
+    """A data URI of h x w values between low and high, a pixel each, in a matplotlib colour scale."""
+    palette = np.rint(255 * matplotlib.colormaps[colours](np.linspace(0, 1, _STEPS))[:, :3]).astype(np.uint8)
+    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    image = Image.fromarray(np.rint(share.clip(0, 1) * (_STEPS - 1)).astype(np.uint8))
+    image.putpalette(palette.tobytes())
+    return _uri(image)
+
+
+def picture_uri(pixels: NDArray[np.uint8]) -> str:
+    """A data URI of an H x W x 3 picture; lossless, so that what shows is the codec's doing."""
+    return _uri(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _uri(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def gradient(colours: str) -> str:
+    """A colour scale as a CSS gradient, from low to high."""
+    shades = [
+        matplotlib.colors.to_hex(shade) for shade in matplotlib.colormaps[colours](np.linspace(0, 1, 9))
+    ]
+    return f"linear-gradient(to right, {', '.join(shades)})"

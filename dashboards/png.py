@@ -1,0 +1,188 @@
+"""The report's figures as PNG files, for papers and READMEs: drawn by matplotlib, from the interactive ones
+themselves, so that both show the same points, and from the examples."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from dashboards.examples import Examples, captioned
+from dashboards.images import DIVERGING, SEQUENTIAL, STRONG, scale_of
+
+_DPI = 160
+_WIDTH = 11.0  # inches; Plotly's heights are read as hundredths of an inch
+_POINTS = 0.75  # of a Plotly pixel
+
+_MARKERS = {
+    "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "star": "*", "star-open": "*",
+    "arrow-up": "^", "arrow-down": "v",
+}  # fmt: skip
+_DASHES = {None: "-", "solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+
+
+def write(figures: dict[str, go.Figure], found: Examples | None, folder: Path) -> list[Path]:
+    """Write NAME.png of every interactive figure, and latents.png and crops.png of the examples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {name: of_plotly(figure) for name, figure in figures.items()}
+    if found is not None:
+        drawn |= {"latents": latents(found), "crops": crops(found)}
+    paths = []
+    for name, figure in drawn.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=_DPI)
+    return paths
+
+
+def of_plotly(source: go.Figure) -> Figure:
+    """A matplotlib figure of the kinds of trace that dashboards.plots draws: lines, markers, filled areas and
+    grouped bars on linear and logarithmic axes, with the same panes, titles, ranges and legend."""
+    figure = Figure(figsize=(_WIDTH, source.layout.height / 100))
+    panes = _panes(source, figure)
+    handles: dict[str, Artist] = {}
+    for number, pane in panes.items():
+        traces = [t for t in source.data if (t.xaxis or "x") == f"x{number}" and t.visible != "legendonly"]
+        bars = sum(trace.type == "bar" for trace in traces)
+        for place, trace in enumerate(traces):  # bars come first; what comes later lies on top
+            bar = trace.type == "bar"
+            handle = _bar(pane, trace, place, bars) if bar else _scatter(pane, trace, place + 2)
+            if trace.name and trace.showlegend is not False:
+                handles.setdefault(trace.name, handle)
+        _axes(pane, source.layout[f"xaxis{number}"], source.layout[f"yaxis{number}"])
+        for shape in source.layout.shapes:
+            if shape.yref == f"y{number}":
+                pane.axhline(shape.y0, color=shape.line.color, linewidth=shape.line.width, zorder=1)
+    for pane, title in zip(panes.values(), source.layout.annotations, strict=True):
+        pane.set_title(title.text, fontsize=10)
+    names = list(handles)
+    lines = [handles[name] for name in names]
+    figure.legend(lines, names, loc="lower center", ncols=6, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _panes(source: go.Figure, figure: Figure) -> dict[str, Axes]:
+    """Axes where Plotly has its panes, by the panes' number ('', '2', '3', ...), in that order."""
+    left, right = 0.065, 0.985  # of the width
+    bottom, top = (inches / figure.get_figheight() for inches in (1.05, 0.4))
+    # Plotly lists a layout's parts in no order; the titles of make_subplots are in that of the numbers.
+    numbers = [found[1] for key in source.layout if (found := re.fullmatch(r"xaxis(\d*)", key))]
+    panes = {}
+    for number in sorted(numbers, key=lambda text: int(text or 1)):
+        (x0, x1), (y0, y1) = (source.layout[f"{axis}axis{number}"].domain for axis in "xy")
+        width, height = right - left, 1 - bottom - top
+        panes[number] = figure.add_axes(
+            (left + x0 * width, bottom + y0 * height, (x1 - x0) * width, (y1 - y0) * height)
+        )
+    return panes
+
+
+def _axes(pane: Axes, across: Any, up: Any) -> None:
+    for layout, scale, limits, label in (
+        (across, pane.set_xscale, pane.set_xlim, pane.set_xlabel),
+        (up, pane.set_yscale, pane.set_ylim, pane.set_ylabel),
+    ):
+        logarithmic = layout.type == "log"
+        if logarithmic:
+            scale("log")
+        if layout.range is not None:
+            limits(*(10**end if logarithmic else end for end in layout.range))
+        label(layout.title.text or "", fontsize=9)
+    pane.grid(alpha=0.3, linewidth=0.6)
+    pane.set_axisbelow(True)
+    pane.spines[["top", "right"]].set_visible(False)
+    pane.tick_params(labelsize=8.5)
+
+
+def _bar(pane: Axes, trace: Any, place: int, count: int) -> Artist:
+    width = 0.8 / count
+    at = np.arange(len(trace.x)) - 0.4 + width * (place + 0.5)
+    pane.bar(at, trace.y, width, color=trace.marker.color)
+    pane.set_xticks(np.arange(len(trace.x)), trace.x)
+    return Patch(color=trace.marker.color)
+
+
+def _scatter(pane: Axes, trace: Any, order: int) -> Artist:
+    if trace.fill == "toself":
+        pane.fill(trace.x, trace.y, color=_colour(trace.fillcolor), linewidth=0, zorder=order)
+        return Patch(color=_colour(trace.fillcolor))
+    with_lines, with_markers = "lines" in trace.mode, "markers" in trace.mode
+    colour = _colour(trace.line.color or trace.marker.color)
+    style: dict[str, Any] = {
+        "linestyle": _DASHES[trace.line.dash] if with_lines else "none",
+        "linewidth": trace.line.width or 1.5, "color": colour, "alpha": trace.opacity,
+        "zorder": order,
+    }  # fmt: skip
+    symbols, sizes = trace.marker.symbol or "circle", trace.marker.size
+    if isinstance(symbols, str):
+        if with_markers:
+            style |= {"marker": _MARKERS[symbols], "markersize": _POINTS * (sizes or 6)}
+        if symbols.endswith("-open"):
+            style |= {"markerfacecolor": "none", "markeredgewidth": 1.5}
+        return pane.plot(trace.x, trace.y, **style)[0]
+    for x, y, symbol, size in zip(trace.x, trace.y, symbols, sizes, strict=True):
+        pane.plot(
+            x, y, _MARKERS[symbol], color=colour, markersize=_POINTS * size, alpha=trace.marker.opacity,
+            markeredgewidth=0, zorder=order,
+        )  # fmt: skip
+    usual = next((symbol for symbol in symbols if not symbol.startswith("arrow")), "circle")
+    return Line2D([], [], linestyle="none", marker=_MARKERS[usual], color=colour, markersize=6)
+
+
+def _colour(text: str) -> tuple[float, float, float, float]:
+    """A colour as Plotly writes it, #RRGGBB or rgba(R, G, B, A), as shares."""
+    if not text.startswith("rgba"):
+        return to_rgba(text)
+    red, green, blue, alpha = (float(part) for part in text[5:-1].split(","))
+    return red / 255, green / 255, blue / 255, alpha
+
+
+def latents(found: Examples) -> Figure:
+    """The paper's figure 4: per image the feature maps of both models, and their channels' correlations."""
+    figure = Figure(figsize=(11, 2.3 * len(found.images) + 0.5), layout="constrained")
+    panes = figure.subplots(len(found.images), 4, squeeze=False, width_ratios=[1.4, 1.4, 1, 1])
+    for row, example in zip(panes, found.images, strict=True):
+        models = (example.baseline, example.tuned)
+        low, high = scale_of(*(model.feature_map for model in models))
+        for pane, model, name in zip(row[:2], models, ("baseline", "tuned"), strict=True):
+            maps = pane.imshow(model.feature_map, cmap=SEQUENTIAL, vmin=low, vmax=high)
+            _bare(pane, f"{example.name}, sum of y: {name}")
+        figure.colorbar(maps, ax=row[:2], shrink=0.75)
+        for pane, model, name in zip(row[2:4], models, ("baseline", "tuned"), strict=True):
+            matrix = pane.imshow(model.correlation, cmap=DIVERGING, vmin=-STRONG, vmax=STRONG)
+            _bare(pane, f"correlation: {name}")
+        row[3].set_xlabel(f"summed, tuned / baseline: {example.ratio:.2f}", fontsize=9)
+        figure.colorbar(matrix, ax=row[2:4], shrink=0.75, extend="both")
+    figure.suptitle(_subject(found), fontsize=10)
+    return figure
+
+
+def crops(found: Examples) -> Figure:
+    """The paper's figure 3: per image the same crop of the original and of both reconstructions."""
+    figure = Figure(figsize=(9.5, 3.5 * len(found.images) + 0.4), layout="constrained")
+    for row, example in zip(figure.subplots(len(found.images), 3, squeeze=False), found.images, strict=True):
+        for pane, (caption, pixels) in zip(row, captioned(example), strict=True):
+            pane.imshow(pixels, interpolation="nearest")
+            _bare(pane, caption)
+    figure.suptitle(f"{_subject(found)}; bpp, PSNR and MS-SSIM of the whole image", fontsize=10)
+    return figure
+
+
+def _subject(found: Examples) -> str:
+    tuned = found.tuned
+    which = f"{tuned.name} ({tuned.strategy}, alpha {tuned.alpha:.2e})"
+    return f"quality {tuned.quality}: {found.baseline.name} and {which}"
+
+
+def _bare(pane: Axes, title: str) -> None:
+    pane.set_title(title, fontsize=9)
+    pane.set_xticks([])
+    pane.set_yticks([])
