@@ -2,9 +2,9 @@
 
     python -m dashboards.report SEARCH
 
-writes report.html into the folder of a search that is finished, still runs or was broken off, its figures as
-PNG to figures/ and its tables as CSV to tables/; --out FILE writes the page alone, elsewhere. Two images are coded by the models of one rate, if their
-checkpoints and the images are still there.
+writes report.html into the folder of a search that is finished, still runs or was broken off, its figures
+as PNG to figures/ and its tables as CSV to tables/; --out FILE writes the page alone, elsewhere. Two images
+are coded by the models of one rate, if their checkpoints and the images are still there.
 """
 
 from __future__ import annotations

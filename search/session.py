@@ -23,7 +23,6 @@ from search import confirm, engine, results, summary
 from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
-from search.figures import rd_figure
 from search.folder import driver_lock, is_running, last_checkpoint, storage_of
 from search.limits import Limits
 from search.monitor import Monitor, start_report
@@ -101,7 +100,6 @@ class Session:
             return INTERRUPTED
         by_strategy = results.strategy_results(records, self.plan.strategies)
         results.write_tables(records, by_strategy, self.folder / "tables")
-        rd_figure(records, self.plan.strategies, self.folder / "rd.png")
         keep_best(records, self.folder)
         effort = summary.effort(records, wall, self.workers, monitor.peak_memory, monitor.since)
         status = self._say_results(records, by_strategy, effort, limits.reached())
@@ -112,7 +110,7 @@ class Session:
         figures = results.parent_figures(by_strategy, self.test_set)
         self._end_tracking(publisher, monitor, figures, _MLFLOW_STATUS.get(status, "FAILED"))
         self._say(
-            f"report in {self.folder / 'report.html'}\n"
+            f"report in {self.folder / 'report.html'}, its figures in {self.folder / 'figures'}\n"
             f"next: python -m dashboards.open {self.folder}\n"
             f"      python -m search.export {self.folder} --verify"
         )
@@ -171,10 +169,7 @@ class Session:
         started, budget = len(records.trials), self.plan.budget
         if ended_by:
             self._say(f"ended because {ended_by}: {started} of {budget} trials were started")
-        self._say(
-            f"best checkpoints in {self.folder / 'best'}, tables in {self.folder / 'tables'}, "
-            f"figure {self.folder / 'rd.png'}"
-        )
+        self._say(f"best checkpoints in {self.folder / 'best'}, tables in {self.folder / 'tables'}")
         return INTERRUPTED if started < budget and not ended_by else DONE
 
     def _conclude_confirmation(self, confirmation: Confirmation, records: SearchRecords) -> None:

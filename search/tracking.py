@@ -241,7 +241,7 @@ class Tracker:
 
     def artifacts(self) -> None:
         """Put the files of the search's folder that people look at on the parent run, as they change."""
-        patterns = ("settings.yaml", "environment.json", "*.html", "*.png", "figures/*.png", "tables/*.csv")
+        patterns = ("settings.yaml", "environment.json", "report.html", "figures/*.png", "tables/*.csv")
         for path in (path for pattern in patterns for path in sorted(self._folder.glob(pattern))):
             changed = path.stat().st_mtime_ns
             if self._sent.get(path) != changed:

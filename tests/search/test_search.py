@@ -65,7 +65,7 @@ def test_a_search_ends_with_its_tables(real: tuple[Path, subprocess.CompletedPro
     assert list(strategies["strategy"]) == ["y", "z", "y+z", "best of all"]
     overall = strategies.iloc[3]
     assert overall["bd_rate_psnr_low"] <= overall["bd_rate_psnr"] <= overall["bd_rate_psnr_high"]
-    assert (folder / "rd.png").stat().st_size > 20_000
+    assert (folder / "figures" / "rd.png").stat().st_size > 20_000
     environment = json.loads((folder / "environment.json").read_text())
     assert {"git_commit", "version_torch", "train_fingerprint", "command"} <= environment.keys()
 
@@ -103,7 +103,7 @@ def test_mlflow_holds_the_search(real: tuple[Path, subprocess.CompletedProcess[s
     parent = by_role["search"][0]
     assert parent.info.status == "FINISHED"
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert {"rd.png", "report.html", "settings.yaml", "environment.json", "tables"} <= artifacts
+    assert {"figures", "report.html", "settings.yaml", "environment.json", "tables"} <= artifacts
     tables = {item.path for item in client.list_artifacts(parent.info.run_id, "tables")}
     assert {"tables/rates.csv", "tables/strategies.csv", "tables/trials.csv"} <= tables
     best = client.get_metric_history(parent.info.run_id, "best/rate_change_q1")
