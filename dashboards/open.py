@@ -43,12 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         search = open_search(args.search or _newest(args.results), args.results, with_model=False)
         with Servers() as servers:
-            links = {
-                **_mlflow(search, servers, args.port),
-                "Optuna's dashboard": _optuna(search, servers, args.optuna_port),
-                "report": _report(search),
-            }
-            servers.wait_until_ready()
+            links = serve(search, servers, args.port, args.optuna_port)
             print(f"{search.records.name}, {search.ended} of {search.plan.budget} trials", flush=True)
             for name, address in links.items():
                 print(f"  {name:<22} {address}", flush=True)
@@ -60,6 +55,17 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def serve(search: OpenedSearch, servers: Servers, port: int, optuna_port: int) -> dict[str, str]:
+    """Start what is missing and wait for it; returns links by name. Raises ServerError."""
+    links = {
+        **_mlflow(search, servers, port),
+        "Optuna's dashboard": _optuna(search, servers, optuna_port),
+        "report": _report(search),
+    }
+    servers.wait_until_ready()
+    return links
 
 
 def _newest(results: Path) -> str:
@@ -95,7 +101,7 @@ def _mlflow(search: OpenedSearch, servers: Servers, port: int) -> dict[str, str]
     if not uri.startswith(("http://", "https://")):
         base = f"http://{HOST}:{port}"
         if not _serves(base, client.get_experiment(number)):
-            base = f"http://{HOST}:{_serve(servers, uri, port)}"
+            base = f"http://{HOST}:{serve_mlflow(servers, uri, port)}"
     links = {"leaderboard": views.link(base, number, views.LEADERBOARD)}
     for quality in records.qualities:
         links[f"learning curves, q{quality}"] = views.link(base, number, views.curves(quality))
@@ -125,7 +131,7 @@ def _serves(base: str, experiment: Experiment) -> bool:
         return False  # nothing, or something else
 
 
-def _serve(servers: Servers, uri: str, wanted: int) -> int:
+def serve_mlflow(servers: Servers, uri: str, wanted: int) -> int:
     """Start MLflow on a store; returns its port."""
     port = _port("MLflow", wanted)
     command = [

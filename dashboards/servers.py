@@ -17,7 +17,7 @@ from types import TracebackType
 HOST = "127.0.0.1"
 
 #: Seconds until a server answers on a busy machine of two cores: 10 to 30.
-_PATIENCE = 180
+_PATIENCE = 300
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
