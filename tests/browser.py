@@ -49,7 +49,7 @@ def fresh_page(browser: Browser, width: int = 2400, height: int = 1200) -> tuple
     """A page in a profile of its own, wide enough for every column, and what is seen of it: errors, and
     requests that are not for a file."""
     page, seen = browser.new_context(viewport={"width": width, "height": height}).new_page(), Seen()
-    page.set_default_timeout(120_000)  # milliseconds; the machine may be at work besides
+    page.set_default_timeout(60_000)  # milliseconds; the machine may be at work besides
     page.on("pageerror", lambda error: seen.errors.append(str(error)))
     page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
     page.on("request", lambda sent: None if sent.url.startswith(_LOCAL) else seen.requests.append(sent.url))
