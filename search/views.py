@@ -95,14 +95,14 @@ def _sorted_by(metric: str, filter: str) -> dict[str, Any]:
 def _leaderboard(changes: list[str], bd_rates: list[str]) -> dict[str, Any]:
     columns = {
         "attributes.`Run Name`": 150,
-        "runDateAndNestInfo": 110,  # when it was created, with the run's state as a sign
+        "runDateAndNestInfo": 130,  # when it was created, with the run's state as a sign
         "params.`alpha`": 85,
         "params.`strategy`": 75,
         "params.`lambda`": 75,
         "params.`quality`": 65,
-        **{f"metrics.`{metric}`": 115 for metric in (*changes, *bd_rates)},
-        "tags.`lictune.state`": 85,
-        "tags.`lictune.stopped_at_epoch`": 85,
+        **{f"metrics.`{metric}`": 155 for metric in (*changes, *bd_rates)},
+        "tags.`lictune.state`": 105,
+        "tags.`lictune.stopped_at_epoch`": 170,
     }
     return {
         **_sorted_by(changes[0], _TRIALS),

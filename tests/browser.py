@@ -45,7 +45,7 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def fresh_page(browser: Browser, width: int = 2400, height: int = 1200) -> tuple[Page, Seen]:
+def fresh_page(browser: Browser, width: int = 2800, height: int = 1200) -> tuple[Page, Seen]:
     """A page in a profile of its own, wide enough for every column, and what is seen of it: errors, and
     requests that are not for a file."""
     page, seen = browser.new_context(viewport={"width": width, "height": height}).new_page(), Seen()

@@ -20,7 +20,7 @@ WITHOUT_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirs
 
 #: Per picture its size in pixels, and what has to be drawn before it is taken.
 PICTURES = {
-    "leaderboard": (1700, 900, ".ag-center-cols-container .ag-row [col-id^='metrics.']"),
+    "leaderboard": (1840, 900, ".ag-center-cols-container .ag-row [col-id^='metrics.']"),
     "report": (1200, 1000, "#rungs .points path"),
 }
 
