@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 IMAGES := $(wildcard ../shared/data/bsds500)
 
-.PHONY: search test lint ui starter lock smoke clean
+.PHONY: search test lint ui screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
 .venv: requirements.lock pyproject.toml
@@ -31,6 +31,10 @@ smoke: .venv
 
 ui: .venv
 	$(BIN)/python -m dashboards.open
+
+# Pictures of a search for docs/: make screenshots SEARCH=results/NAME
+screenshots: .venv
+	$(BIN)/python -m tests.bench.screenshots $(SEARCH) docs
 
 # The weights that the tiny preset starts from; a folder of photographs as IMAGES.
 starter: .venv

@@ -1,69 +1,190 @@
-"""Open MLflow on the searches of this machine: `make ui`, or for one search
+"""Open a search in the browser: `make ui` for the newest one, or
 
-    python -m dashboards.open results/NAME
+    python -m dashboards.open SEARCH
 
-Serves the SQLite store of the results folder on 127.0.0.1 and prints links that work in any browser.
+starts MLflow and Optuna's dashboard on 127.0.0.1, writes the report if it is missing or old, and prints links
+that work in any browser. Ctrl-C ends what it started.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import http.client
+import json
 import sys
 import urllib.parse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from search.tracking import TRIAL_TAG
+from dashboards import report
+from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
+from search import views
+from search.folder import FolderError, OpenedSearch, open_search
+from search.tracking import tracking_address
 
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
 
-def link(base: str, experiment: str, test_set: str) -> str:
-    """A link to the table of trials of an experiment, best rate change first."""
-    query = urllib.parse.urlencode(
-        {
-            "searchFilter": f"tags.`{TRIAL_TAG}` != ''",
-            "orderByKey": f"metrics.`{test_set}/rate_change`",
-            "orderByAsc": "true",
-        }
-    )
-    return f"{base}/#/experiments/{experiment}/runs?{query}"
+USER_ERROR = 2
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the links and become the MLflow server; returns only on bad input, with its exit status."""
+    """Start what is missing, print the links and stay until Ctrl-C; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m dashboards.open", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("search", nargs="?", help="a search's folder or name (default: all of --results)")
+    parser.add_argument(
+        "search", nargs="?", metavar="SEARCH", help="its name, or its folder (default: newest)"
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all searches")
-    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--port", type=int, default=5000, help="of MLflow (default: 5000)")
+    parser.add_argument("--optuna-port", type=int, default=8080, help="of Optuna's dashboard (default: 8080)")
     args = parser.parse_args(argv)
-    folder = Path(args.search) if args.search else args.results
-    if args.search and not folder.is_dir():
-        folder = args.results / args.search
-    database = (folder.parent if args.search else folder) / "mlflow.db"
-    if not database.is_file():
-        print(
-            f"lictune: there is no MLflow store at {database}; run a search first, or name its folder",
-            file=sys.stderr,
-        )
-        return 2
-    from mlflow import MlflowClient
+    try:
+        search = open_search(args.search or _newest(args.results), args.results, with_model=False)
+        with Servers() as servers:
+            links = serve(search, servers, args.port, args.optuna_port)
+            print(f"{search.records.name}, {search.ended} of {search.plan.budget} trials", flush=True)
+            for name, address in links.items():
+                print(f"  {name:<22} {address}", flush=True)
+            print("Ctrl-C ends the servers", flush=True)
+            servers.watch()
+    except (FolderError, ServerError) as error:
+        print(f"lictune: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        pass
+    return 0
 
-    uri, base = f"sqlite:///{database.resolve()}", f"http://127.0.0.1:{args.port}"
-    for experiment in MlflowClient(uri).search_experiments():
-        if args.search and experiment.name != folder.name:
-            continue
-        runs = MlflowClient(uri).search_runs(
-            [experiment.experiment_id], "tags.`lictune.role` = 'search'", max_results=1
+
+def serve(search: OpenedSearch, servers: Servers, port: int, optuna_port: int) -> dict[str, str]:
+    """Start what is missing and wait for it; returns links by name. Raises ServerError."""
+    links = {
+        **_mlflow(search, servers, port),
+        "Optuna's dashboard": _optuna(search, servers, optuna_port),
+        "report": _report(search),
+    }
+    servers.wait_until_ready()
+    return links
+
+
+def _newest(results: Path) -> str:
+    """The name of the search that was written to last. Raises FolderError."""
+    found = sorted(results.glob("*/study.db"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FolderError(f"there is no search in {results}; run one first, or name its folder")
+    return found[-1].parent.name
+
+
+def _mlflow(search: OpenedSearch, servers: Servers, port: int) -> dict[str, str]:
+    """Links to the search's views in MLflow, on the server that it logged to, one that serves its store
+    already, or a new one; none, and a sentence, where MLflow does not have the search."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    records, results = search.records, search.folder.resolve().parent
+    uri = tracking_address(search.settings.tracking_uri, results)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return _without_mlflow(f"there is no MLflow store at {uri.removeprefix('sqlite:///')}")
+    try:
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(records.name)
+        if experiment is None:
+            return _without_mlflow(f"MLflow at {_shown(uri)} has no experiment called {records.name}")
+        number = experiment.experiment_id
+        views.install_views(client, number, records.test_set, records.selection, records.qualities)
+    except MlflowException as error:
+        return _without_mlflow(
+            f"MLflow at {_shown(uri)} cannot be asked ({str(error).splitlines()[0][:200]})"
         )
-        for run in runs:
-            test_set = run.data.tags.get("lictune.test_set", "kodak")
-            print(f"{experiment.name}: {link(base, experiment.experiment_id, test_set)}", flush=True)
-    server = ["mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    server += ["--port", str(args.port), "--workers", "1"]
-    # Its job workers serve evaluations of language models, and outlive the server.
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    return os.execv(sys.executable, [sys.executable, "-m", *server])
+    base = uri
+    if not uri.startswith(("http://", "https://")):
+        base = f"http://{HOST}:{port}"
+        if not _serves(base, client.get_experiment(number)):
+            base = f"http://{HOST}:{serve_mlflow(servers, uri, port)}"
+    links = {"leaderboard": views.link(base, number, views.LEADERBOARD)}
+    for quality in records.qualities:
+        links[f"learning curves, q{quality}"] = views.link(base, number, views.curves(quality))
+    return {**links, "parallel coordinates": views.link(base, number, views.PARALLEL)}
+
+
+def _without_mlflow(reason: str) -> dict[str, str]:
+    print(f"lictune: {reason}; the links to it are left out", file=sys.stderr)
+    return {}
+
+
+def _shown(uri: str) -> str:
+    """An address without the password that may be in it."""
+    parts = urllib.parse.urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+
+
+def _serves(base: str, experiment: Experiment) -> bool:
+    """Whether MLflow at `base` serves the store that holds this very experiment, its views included."""
+    try:
+        address = f"{base}/api/2.0/mlflow/experiments/get?experiment_id={experiment.experiment_id}"
+        found = json.loads(fetch(address))["experiment"]
+        tags = {tag["key"]: tag["value"] for tag in found["tags"]}
+        ours = (experiment.name, experiment.creation_time, experiment.tags)
+        return (found["name"], int(found["creation_time"]), tags) == ours
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return False  # nothing, or something else
+
+
+def serve_mlflow(servers: Servers, uri: str, wanted: int) -> int:
+    """Start MLflow on a store; returns its port."""
+    port = _port("MLflow", wanted)
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": uri,  # it may hold a password, which a command line would show
+        # Its job workers serve evaluations of language models, and outlive the server.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    servers.start("MLflow", command, f"http://{HOST}:{port}/health", environment)
+    return port
+
+
+def _optuna(search: OpenedSearch, servers: Servers, wanted: int) -> str:
+    """Start Optuna's dashboard on the search's storage, which SQLite opens read-only; returns the link."""
+    import optuna
+
+    database = (search.folder / "study.db").resolve()
+    storage = f"sqlite:///file:{urllib.parse.quote(str(database))}?mode=ro&uri=true"
+    number = optuna.storages.RDBStorage(storage).get_study_id_from_name(search.records.name)
+    port = _port("Optuna's dashboard", wanted)
+    command = [sys.executable, "-m", "optuna_dashboard._cli", storage, "--host", HOST, "--port", str(port)]
+    # gunicorn, its default where it is installed, leaves a control socket in the home folder.
+    command += ["--server", "wsgiref", "--quiet"]
+    servers.start("Optuna's dashboard", command, f"http://{HOST}:{port}/api/meta")
+    return f"http://{HOST}:{port}/dashboard/studies/{number}"
+
+
+def _port(server: str, wanted: int) -> int:
+    port = usable_port(wanted)
+    if port != wanted:
+        print(f"lictune: port {wanted} is taken; {server} is on {port}", file=sys.stderr)
+    return port
+
+
+def _report(search: OpenedSearch) -> str:
+    """The address of the report, written anew unless it is newer than the records."""
+    target, records = search.folder.resolve() / "report.html", search.folder / "study.db"
+    if not target.is_file() or target.stat().st_mtime < records.stat().st_mtime:
+        status = report.main([str(search.folder.resolve())])
+        if status != 0:
+            raise ServerError("the report could not be written, see above")
+    return target.as_uri()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from search.provenance import parent_description
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_so_far
 from search.space import BASELINE
+from search.views import install_views
 
 # MLflow asks for these when it is imported: fail in seconds when the server is away.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -96,7 +97,7 @@ class Tracker:
         self._runs: dict[str, _Run] = {}
         self._complete: set[str] = set()
         self._progress = 0
-        self._in_doubt = False
+        self._in_doubt = self._viewed = False
         self._sent: dict[Path, int] = {}
         try:
             self._client = MlflowClient(uri)
@@ -156,6 +157,10 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         for number, records in enumerate(groups):
+            if not self._viewed:
+                sets = (records.test_set, records.selection)
+                install_views(self._client, self.experiment, *sets, records.qualities)
+                self._viewed = True
             for record in records.everything():
                 if record.name in self._complete:
                     continue
