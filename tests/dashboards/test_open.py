@@ -19,7 +19,6 @@ import pytest
 from dashboards.open import main
 from dashboards.servers import HOST, fetch, usable_port
 from search.folder import OpenedSearch, open_search
-from search.tracking import Tracker
 from search.views import LEADERBOARD, VIEW_TAG, install_views
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
@@ -100,13 +99,11 @@ def test_a_search_without_mlflow_still_opens(real: Real, tmp_path: Path) -> None
 def test_views_are_installed_once(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tracker = Tracker(uri, "mine", tmp_path / "artifacts", {"model": "cheng"}, {})
-    tracker.close("FINISHED")
-    client, views = MlflowClient(uri), []
+    client, views = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), []
+    experiment = client.create_experiment("mine")
     for test_set in ("kodak", "kodak", "deadleaves"):
-        install_views(client, tracker.experiment, test_set, "val", (1, 4))
-        tags = client.get_experiment(tracker.experiment).tags
+        install_views(client, experiment, test_set, "val", (1, 4))
+        tags = client.get_experiment(experiment).tags
         views.append({key: value for key, value in tags.items() if key.startswith(VIEW_TAG)})
     assert {key.removeprefix(VIEW_TAG) for key in views[0]} == {
         LEADERBOARD, "parallel-coordinates", "curves-q1", "curves-q4",
