@@ -23,8 +23,11 @@ from search.terminal import View
 #: Seconds between two looks at the records, and between two at the memory in use.
 _LOOK_EVERY, _MEMORY_EVERY = 1.0, 60.0
 
-#: The following takes no more than one part in so many of the time: of reading, and of making the report.
+#: Reading the records takes no more than one part in so many of the time, the report of the machine's.
 _READING, _REPORTING = 20, 200
+
+#: Processor seconds that a report is expected to take before one was made.
+_FIRST_REPORT = 30.0
 
 
 class Monitor:
@@ -105,15 +108,18 @@ class _Report:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen | None = None
-        self._began = self._next = 0.0
+        self._opened = self._began = time.monotonic()
+        self._spent, self._next = 0.0, _FIRST_REPORT
 
     def refresh(self) -> None:
         now = time.monotonic()
         if self._process is not None:
             if self._process.poll() is None:
                 return
-            self._process, self._next = None, now + _REPORTING * (now - self._began)
-        if now >= self._next:
+            self._process, self._next = None, now - self._began
+            self._spent += self._next
+        machine = (now - self._opened) * len(os.sched_getaffinity(0))
+        if machine >= _REPORTING * (self._spent + self._next):
             self._process, self._began = start_report(self._folder), now
             psutil.Process(self._process.pid).nice(19)
 
@@ -128,7 +134,7 @@ def start_report(folder: Path) -> subprocess.Popen:
     with (folder / "search.log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dashboards.report", str(folder)], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+            stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, process_group=0,  # no Ctrl-C for it
         )  # fmt: skip
 
 

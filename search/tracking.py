@@ -194,11 +194,12 @@ class Tracker:
         over = record.state != RUNNING or not live
         status = STATUS[record.state] if over else "RUNNING"
         if status != run.status:
-            self._describe(run.run_id, {}, _end_tags(record))
-            ended = None if record.ended is None else round(1000 * record.ended)
             if over:
+                self._describe(run.run_id, {}, _end_tags(record))
+                ended = None if record.ended is None else round(1000 * record.ended)
                 self._client.set_terminated(run.run_id, status, ended)
-            else:
+            else:  # it was interrupted, and goes on
+                self._describe(run.run_id, {}, {STATE_TAG: RUNNING})
                 self._client.update_run(run.run_id, status=status)
             run.status = status
         if record.state != RUNNING and len(run.settled) == len(record.readings):
@@ -256,6 +257,7 @@ class Tracker:
 
     def close(self, status: str) -> None:
         """End the parent run."""
+        self._describe(self.parent, {}, {STATE_TAG: status.lower()})
         self._client.set_terminated(self.parent, status)
 
     def _start(self, name: str, role: str, tags: dict[str, str], began: int | None) -> str:
