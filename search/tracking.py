@@ -20,7 +20,7 @@ from search.provenance import parent_description
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_so_far
 from search.space import BASELINE
-from search.views import install_views
+from search.views import final_figure, install_views
 
 # MLflow asks for these when it is imported: fail in seconds when the server is away.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -181,7 +181,7 @@ class Tracker:
             if epoch in run.settled:
                 continue
             held = run.figures.setdefault(epoch, set())
-            figures = {**readings, **records.derived(record, epoch)}
+            figures = {**readings, **records.derived(record, epoch), **_final(records, record, epoch)}
             fresh = {key: figures[key] for key in figures.keys() - held - {MEASURED_AT}}
             metrics += _metrics(fresh, record.measured_at(epoch), epoch)
             sent.append((epoch, fresh.keys(), records.comparable(record, epoch)))
@@ -300,10 +300,15 @@ def _metrics(figures: Mapping[str, float], at: float, step: int) -> list[Any]:
     return [Metric(name, value, round(1000 * at), step) for name, value in sorted(figures.items())]
 
 
+def _final(records: SearchRecords, record: TrialRecord, epoch: int) -> dict[str, float]:
+    """The rate change at full length under a name of its own: early readings are not to be ranked with it."""
+    change = records.rate_change(record, epoch, records.selection) if epoch == records.epochs else None
+    return {} if change is None else {final_figure(records.selection): change}
+
+
 def _end_tags(record: TrialRecord) -> dict[str, str]:
     tags = {STATE_TAG: INTERRUPTED if record.state == RUNNING else record.state}
-    if record.state == STOPPED:
-        tags["lictune.stopped_at_epoch"] = str(record.last_epoch)
+    tags["lictune.epochs"] = str(record.last_epoch)
     if record.reason:
         tags["lictune.reason"] = record.reason
     if record.source:

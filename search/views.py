@@ -35,6 +35,11 @@ _SHOWN = {"yMin": -15, "yMax": 30}
 _FOLDED = ("train", "time", "memory")
 
 
+def final_figure(selection: str) -> str:
+    """The name of the rate change at full length on the images that decide."""
+    return f"{selection}/final_rate_change"
+
+
 def curves(quality: int) -> str:
     """The key of the view with the learning curves of this rate."""
     return f"curves-q{quality}"
@@ -79,7 +84,7 @@ def _views(
     changes = [f"{image_set}/rate_change" for image_set in dict.fromkeys((selection, test_set))]
     bd_rates = [f"{test_set}/bd_rate_psnr", f"{test_set}/bd_rate_msssim"]
     views = {
-        LEADERBOARD: ("Leaderboard", _leaderboard(changes, bd_rates)),
+        LEADERBOARD: ("Leaderboard", _leaderboard(final_figure(selection), changes, bd_rates)),
         PARALLEL: ("Parallel coordinates", _parallel(changes, bd_rates)),
     }
     for quality in qualities:
@@ -91,7 +96,8 @@ def _sorted_by(metric: str, filter: str) -> dict[str, Any]:
     return {"searchFilter": filter, "orderByKey": f"metrics.`{metric}`", "orderByAsc": True}
 
 
-def _leaderboard(changes: list[str], bd_rates: list[str]) -> dict[str, Any]:
+def _leaderboard(final: str, changes: list[str], bd_rates: list[str]) -> dict[str, Any]:
+    """Trials of full length first, the best on top; then those that were stopped."""
     columns = {
         "attributes.`Run Name`": 150,
         "runDateAndNestInfo": 130,  # when it was created, with the run's state as a sign
@@ -99,12 +105,12 @@ def _leaderboard(changes: list[str], bd_rates: list[str]) -> dict[str, Any]:
         "params.`strategy`": 75,
         "params.`lambda`": 75,
         "params.`quality`": 65,
-        **{f"metrics.`{metric}`": 155 for metric in (*changes, *bd_rates)},
+        **{f"metrics.`{metric}`": 155 for metric in (final, *changes, *bd_rates)},
+        "tags.`lictune.epochs`": 110,
         "tags.`lictune.state`": 105,
-        "tags.`lictune.stopped_at_epoch`": 170,
     }
     return {
-        **_sorted_by(changes[0], _TRIALS),
+        **_sorted_by(final, _TRIALS),
         "selectedColumns": list(columns),
         "columnOrder": list(columns),
         "columnWidths": columns,

@@ -30,7 +30,7 @@ from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.space import TRIAL, trial_name
 from search.tracking import PARENT, PARENT_TAG, ROLE_TAG, SEARCH_TAG, TRIAL_TAG, readable
-from search.views import LEADERBOARD, install_views, link
+from search.views import LEADERBOARD, final_figure, install_views, link
 from tests.browser import MISSING, chromium, fresh_page
 
 NAME, EPOCHS = "large", 9
@@ -41,7 +41,8 @@ METRICS = (
     "time/train_seconds", "train/alpha_L_over_D", "train/decorrelation", "train/grad_norm", "train/loss",
     "train/lr", "train/mse", "train/rate_y", "train/rate_z", "train/skipped_steps",
 )  # fmt: skip
-ROWS = ".ag-center-cols-container .ag-row [col-id='metrics.`val/rate_change`']"
+FINAL = final_figure("val")
+ROWS = f".ag-center-cols-container .ag-row [col-id='metrics.`{FINAL}`']"
 
 
 def fill(uri: str, trials: int) -> None:
@@ -58,9 +59,8 @@ def fill(uri: str, trials: int) -> None:
         tags = {
             ROLE_TAG: TRIAL, SEARCH_TAG: NAME, TRIAL_TAG: trial_name(number),
             PARENT_TAG: parent.info.run_id, "lictune.state": "finished" if last == EPOCHS else "stopped",
+            "lictune.epochs": str(last),
         }  # fmt: skip
-        if last < EPOCHS:
-            tags["lictune.stopped_at_epoch"] = str(last)
         params = {
             "role": TRIAL, "quality": str(quality), "lambda": readable(LAMBDAS[quality]),
             "strategy": strategy, "alpha": readable(alpha), "log10_alpha": f"{np.log10(alpha):.3f}",
@@ -71,7 +71,8 @@ def fill(uri: str, trials: int) -> None:
         run = client.create_run(experiment, tags=tags, run_name=name).info.run_id
         client.log_batch(
             run,
-            [Metric(m, draw.normal(), now, epoch) for epoch in range(1, last + 1) for m in METRICS],
+            [Metric(m, draw.normal(), now, epoch) for epoch in range(1, last + 1) for m in METRICS]
+            + [Metric(FINAL, draw.normal(), now, epoch) for epoch in range(EPOCHS, last + 1)],
             [Param(key, value) for key, value in params.items()],
         )
         client.set_terminated(run, "FINISHED" if last == EPOCHS else "KILLED")
@@ -81,7 +82,7 @@ def best(store: Path) -> float:
     """The lowest rate change of any trial, which the first row has to show."""
     with sqlite3.connect(store) as database:
         (value,) = database.execute(
-            "SELECT MIN(value) FROM latest_metrics WHERE key = 'val/rate_change'"
+            "SELECT MIN(value) FROM latest_metrics WHERE key = ?", (FINAL,)
         ).fetchone()
     return float(value)
 

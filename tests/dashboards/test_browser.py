@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page
 from dashboards.open import serve
 from dashboards.servers import Servers
 from search.folder import OpenedSearch, open_search
-from search.records import STOPPED, TrialRecord
+from search.records import TrialRecord
 from tests.browser import MISSING, chromium, fresh_page
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -62,9 +62,11 @@ def test_the_leaderboard_shows_every_trial_with_its_figures(
             values = [pytest.approx(known[column], abs=5e-4) for known in like]
             assert number(found[column]) in values, (column, found)
         assert found["tags.`lictune.state`"] in [known["state"] for known in like]
-        assert found["tags.`lictune.stopped_at_epoch`"] in [known["stopped"] for known in like]
-    changes = [number(found[change]) for found in shown]
-    assert changes == sorted(changes)
+        assert found["tags.`lictune.epochs`"] in [known["epochs"] for known in like]
+    finals = [found[f"metrics.`{records.selection}/final_rate_change`"] for found in shown]
+    best = [number(text) for text in finals[: len(records.finished())]]
+    assert best and best == sorted(best)
+    assert set(finals[len(best) :]) <= {"-"}  # those that were stopped are below
 
 
 def point(shown: dict[str, str]) -> tuple[str, ...]:
@@ -81,7 +83,7 @@ def row(search: OpenedSearch, trial: TrialRecord) -> dict[str, object]:
         **figures,
         "point": (f"{trial.alpha:.3g}", trial.strategy, f"{trial.lmbda:.3g}", str(trial.quality)),
         "state": trial.state,
-        "stopped": str(trial.last_epoch) if trial.state == STOPPED else "-",
+        "epochs": str(trial.last_epoch),
     }
 
 
