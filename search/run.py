@@ -206,8 +206,8 @@ def search(resolved: Resolved, folder: Path) -> int:
     for label, text in _choices(resolved, plan, images, gpus, workers).items():
         say(f"{label:<12} {text}")
     say(f"{'results':<12} {folder}\n{'MLflow':<12} {public(uri)}")
-    _record_start(resolved, folder, images)
     with session.only_driver(folder):
+        _record_start(resolved, folder, images)
         try:
             tracker = Tracker(uri, folder.name, folder)
         except TrackingError:
@@ -222,13 +222,10 @@ def search(resolved: Resolved, folder: Path) -> int:
 
 
 def _earlier_search(settings: Settings) -> Path | None:
-    """The folder of the search to start warm from. Raises ConfigError if there is none such."""
+    """The folder of the search to start warm from. Raises FolderError if there is none such."""
     if settings.warm_start is None:
         return None
-    for folder in (Path(settings.results) / settings.warm_start, Path(settings.warm_start)):
-        if (folder / STUDY).is_file():
-            return folder
-    raise ConfigError(f"warm_start {settings.warm_start}: no search of that name is in {settings.results}")
+    return find_folder(settings.warm_start, Path(settings.results))
 
 
 def _choices(

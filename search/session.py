@@ -195,7 +195,9 @@ class Session:
 
 @contextlib.contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
-    """Be the one process that drives the search in this folder. Raises ConfigError if another does."""
+    """Be the one process that drives the search in this folder, which is made if it is not there. Raises
+    ConfigError if another does."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with driver_lock(folder).acquire(timeout=0):
             yield

@@ -257,7 +257,7 @@ def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
     assert "no baseline was trained at full length" in " ".join(done.stdout.split())
     done = run_search(tmp_path, "fifth", *arguments, "--warm-start", "nothing")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "warm_start nothing: no search of that name" in done.stderr
+    assert "there is no search 'nothing' in" in done.stderr
 
 
 def test_a_search_whose_every_trial_fails_says_why(tmp_path: Path) -> None:
