@@ -88,7 +88,8 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         for chatty in ("mlflow", "alembic"):
-            logging.getLogger(chatty).setLevel(logging.ERROR)
+            # Errors too: they reach us as exceptions, and a store that is away would fill the log.
+            logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
         self.search, self._folder = search, folder
         params, tags = parent_description(folder)
@@ -328,4 +329,7 @@ def runs_of(client: Any, experiment: str, query: str = "") -> list[Any]:
 
 def first_line(error: BaseException) -> str:
     """What went wrong, on one short line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = str(error).strip().splitlines()
+    # SQLAlchemy may put how it came about before what it was.
+    told = [line for line in lines if not line.startswith("(raised as a result")]
+    return ([*told, *lines, type(error).__name__])[0][:200]

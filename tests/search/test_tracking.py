@@ -141,7 +141,7 @@ def test_runs_that_a_killed_process_left_are_put_right(
     tracker.write([halves[0]], search.plan.strategies, live=True)
     client = MlflowClient(uri)
     twice = next(run for run in runs_of(client, tracker.experiment) if run.data.tags.get("lictune.trial"))
-    client.create_run(tracker.experiment, tags=twice.data.tags, run_name="twice")
+    client.create_run(tracker.experiment, tags=twice.data.tags)
 
     # Another search of this store sees that no process is at work on it, and ends its runs.
     other = Tracker(uri, "other", folder)
