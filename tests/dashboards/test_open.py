@@ -36,6 +36,8 @@ def opened(results: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
                 if line.startswith("Ctrl-C"):
                     break
                 lines.append(line)
+            else:
+                raise AssertionError("".join(lines))
             pairs = [line.strip().rsplit(maxsplit=1) for line in lines if line.startswith("  ")]
             yield process, {**dict(pairs), "said": "".join(lines)}
         finally:
