@@ -26,6 +26,8 @@ from search.views import final_figure, install_views
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+# Two lines on the terminal for every run that ends, otherwise.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 TRIAL_TAG = "lictune.trial"
 ROLE_TAG = "lictune.role"

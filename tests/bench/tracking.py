@@ -1,16 +1,17 @@
 """What the following of a search costs its driver: `python -m tests.bench.tracking`.
 
-Replays the reports of a search (64 trials and 6 baselines of 100 epochs, none stopped, on 8 workers) to
-the decision core at a fixed pace, as Ray's loop does: once without anybody who follows, and once with
-the monitor that writes MLflow, to SQLite and to a server on this machine. The readings are made up; their
-number, names and per-image columns are a real search's. Of each side: the time that the loop spent in its
-calls, the longest call to the monitor, and the processor time of the whole process. The sides take turns.
+Replays the reports of a search (64 trials and 6 baselines of 100 epochs, or of --epochs, none stopped, on 8
+workers) to the decision core at a fixed pace, as Ray's loop does: once without anybody who follows, and
+once with the monitor that writes MLflow, to SQLite and to a server on this machine. The readings are made
+up; their number, names and per-image columns are a real search's. Of each side: the time that the loop
+spent in its calls, the longest call to the monitor, and the processor time of the whole process.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -97,19 +98,20 @@ def replay(core: Core, changed: Callable[[], None], pace: float) -> dict[str, fl
     }  # fmt: skip
 
 
-def side(uri: str | None, root: Path, name: str, pace: float) -> dict[str, float]:
+def side(uri: str | None, root: Path, name: str, pace: float, epochs: int) -> dict[str, float]:
     """One replay into a fresh folder; with `uri`, followed and written to MLflow there."""
+    plan = dataclasses.replace(PLAN, epochs=epochs)
     folder = root / name
     folder.mkdir()
     (folder / "settings.yaml").write_text("model: hyperprior\n")
     (folder / "environment.json").write_text(json.dumps({"test_set": "kodak"}))
-    core = Core(storage_of(folder), name, PLAN)
+    core = Core(storage_of(folder), name, plan)
     if uri is None:
         return replay(core, lambda: None, pace)
     with (root / "said.log").open("a") as log:
         view = PlainView(Console(file=log, width=120))
-        publisher = Publisher(Tracker(uri, name, folder), PLAN.strategies, view.say)
-        monitor = Monitor(folder, PLAN, "kodak", WORKERS, publisher, view)
+        publisher = Publisher(Tracker(uri, name, folder), plan.strategies, view.say)
+        monitor = Monitor(folder, plan, "kodak", WORKERS, publisher, view)
         found = replay(core, monitor.changed, pace)
         began = time.monotonic()
         monitor.close()
@@ -146,6 +148,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pace", type=float, default=35.0, help="reports a second")
+    parser.add_argument("--epochs", type=int, default=PLAN.epochs, help="of a training")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="CSV file to write")
     args = parser.parse_args()
@@ -155,7 +158,7 @@ def main() -> None:
         sides = {"none": None, "SQLite": f"sqlite:///{root}/mlflow.db", "server": address}
         for number in range(args.rounds):
             for label, uri in sides.items():
-                run = functools.partial(side, uri, root, f"{label}-{number}", args.pace)
+                run = functools.partial(side, uri, root, f"{label}-{number}", args.pace, args.epochs)
                 rows.append({"tracking": label, **run()})
                 print(rows[-1], flush=True)
     table = pd.DataFrame(rows)

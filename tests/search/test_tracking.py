@@ -227,6 +227,7 @@ def stop(server: subprocess.Popen) -> None:
 def test_a_server_killed_and_started_again_holds_everything(
     search: OpenedSearch, folder: Path, tmp_path: Path,
     server: Callable[[], tuple[subprocess.Popen, str]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(publishing, "_AGAIN", 0.5)
     process, address = server()
@@ -242,6 +243,7 @@ def test_a_server_killed_and_started_again_holds_everything(
     found, said, longest = publish(address, search, folder, kill)
     assert longest < 0.05
     assert "the search goes on" in said[0] and "answers again" in said[-1]
+    assert capsys.readouterr().out == ""  # the terminal is the search's own
     assert found == publish(f"sqlite:///{tmp_path}/undisturbed.db", search, folder, settle)[0]
 
 
