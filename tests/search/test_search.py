@@ -237,7 +237,7 @@ def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     printed = " ".join(done.stdout.split())
     for quality in (1, 6):
-        assert f"reused the baseline of quality {quality}, trained the same way in second" in printed
+        assert f"reused the baseline of quality {quality}, trained the same way in broken" in printed
     assert "4 trials of" in printed
     assert "inform the sampler" in printed
     assert "ended because max_hours 1e-06 is over: 0 of 4 trials were started" in printed
@@ -246,7 +246,7 @@ def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("third")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.`lictune.taken_from` = 'second'")
+    runs = client.search_runs([experiment.experiment_id], "tags.`lictune.taken_from` = 'broken'")
     assert len(runs) == 2
     assert all(math.isfinite(run.data.metrics["val/bpp"]) for run in runs)
 
