@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from dashboards import report
 from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
 from search import views
-from search.folder import FolderError, OpenedSearch, open_search
-from search.tracking import tracking_address
+from search.folder import FolderError, OpenedSearch, open_search, searches_in
+from search.provenance import public
+from search.tracking import first_line, tracking_address
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -70,10 +71,10 @@ def serve(search: OpenedSearch, servers: Servers, port: int, optuna_port: int) -
 
 def _newest(results: Path) -> str:
     """The name of the search that was written to last. Raises FolderError."""
-    found = sorted(results.glob("*/study.db"), key=lambda path: path.stat().st_mtime)
+    found = searches_in(results)
     if not found:
         raise FolderError(f"there is no search in {results}; run one first, or name its folder")
-    return found[-1].parent.name
+    return found[-1].name
 
 
 def _mlflow(search: OpenedSearch, servers: Servers, port: int) -> dict[str, str]:
@@ -90,13 +91,11 @@ def _mlflow(search: OpenedSearch, servers: Servers, port: int) -> dict[str, str]
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(records.name)
         if experiment is None:
-            return _without_mlflow(f"MLflow at {_shown(uri)} has no experiment called {records.name}")
+            return _without_mlflow(f"MLflow at {public(uri)} has no experiment called {records.name}")
         number = experiment.experiment_id
         views.install_views(client, number, records.test_set, records.selection, records.qualities)
     except MlflowException as error:
-        return _without_mlflow(
-            f"MLflow at {_shown(uri)} cannot be asked ({str(error).splitlines()[0][:200]})"
-        )
+        return _without_mlflow(f"MLflow at {public(uri)} cannot be asked ({first_line(error)})")
     base = uri
     if not uri.startswith(("http://", "https://")):
         base = f"http://{HOST}:{port}"
@@ -111,12 +110,6 @@ def _mlflow(search: OpenedSearch, servers: Servers, port: int) -> dict[str, str]
 def _without_mlflow(reason: str) -> dict[str, str]:
     print(f"lictune: {reason}; the links to it are left out", file=sys.stderr)
     return {}
-
-
-def _shown(uri: str) -> str:
-    """An address without the password that may be in it."""
-    parts = urllib.parse.urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
 def _serves(base: str, experiment: Experiment) -> bool:

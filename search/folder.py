@@ -69,15 +69,21 @@ def storage_of(folder: Path) -> str:
     return f"sqlite:///{folder.resolve() / STUDY}"
 
 
+def searches_in(results: Path) -> list[Path]:
+    """The folders of all searches in a results folder; the one that recorded something last is the last."""
+    found = sorted(results.glob(f"*/{STUDY}"), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in found]
+
+
 def find_folder(name: str, results: Path) -> Path:
     """The folder of the search of this name in the results folder, or `name` itself if it is one; of 'last'
     that which recorded something last. Raises FolderError."""
-    found = sorted(results.glob(f"*/{STUDY}"), key=lambda path: path.stat().st_mtime)
-    places = [path.parent for path in found[-1:]] if name == "last" else [results / name, Path(name)]
+    found = searches_in(results)
+    places = found[-1:] if name == "last" else [results / name, Path(name)]
     for folder in places:
         if (folder / STUDY).is_file():
             return folder
-    there = ", ".join(sorted(path.parent.name for path in found)) or "none"
+    there = ", ".join(sorted(path.name for path in found)) or "none"
     raise FolderError(f"there is no search '{name}' in {results}; there is {there}")
 
 
@@ -94,7 +100,7 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
         study = _study_name(storage, folder.resolve().name)
         pair = studies(storage, study)
         reader = RecordReader(pair, plan, "")
-        records, confirmed = reader.read(), reader.read_confirmation(storage)
+        records, confirmed = reader.read(), reader.read_confirmation()
         model = believe(pair[0], plan, earlier_trials(storage, study)) if with_model else None
         expected = expected_of(model, pair[0])
     except (OSError, ValueError, ValidationError, yaml.YAMLError, optuna.exceptions.OptunaError) as error:

@@ -44,8 +44,7 @@ class Monitor:
         view: View,
     ) -> None:
         self._plan, self._workers, self._publisher, self._view = plan, workers, publisher, view
-        self._storage = storage_of(folder)
-        self._reader = RecordReader(studies(self._storage, folder.name), plan, test_set)
+        self._reader = RecordReader(studies(storage_of(folder), folder.name), plan, test_set)
         #: How many trainings are planned to confirm what the search found.
         self.confirming = 0
         self._memory_seen = 0.0
@@ -68,7 +67,7 @@ class Monitor:
 
     def groups(self) -> list[SearchRecords]:
         """The records of the search, and of each confirmation seed."""
-        return [self.records(), *(self._reader.read_confirmation(self._storage) if self.confirming else ())]
+        return [self.records(), *(self._reader.read_confirmation() if self.confirming else ())]
 
     def close(self) -> None:
         """Look a last time, and stop."""

@@ -24,7 +24,7 @@ _VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy
 
 def public(text: str) -> str:
     """The text with the passwords of its addresses hidden."""
-    return re.sub(r"//([^:/@\s]*):[^@/\s]+@", r"//\1:***@", text)
+    return re.sub(r"//([^:/@\s]*):[^/\s]+@", r"//\1:***@", text)
 
 
 def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 from optuna import Study, load_study
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
@@ -213,11 +212,13 @@ class RecordReader:
         trials, baselines = (self._all(study) for study in self._studies)
         return self._group(baselines, trials)
 
-    def read_confirmation(self, storage: BaseStorage | str) -> list[SearchRecords]:
+    def read_confirmation(self) -> list[SearchRecords]:
         """The trainings of the search's confirmation (search.confirm), if there is one, as one group for
         each seed."""
+        trials = self._studies[0]
         try:
-            study = load_study(study_name=confirmation_name(self._studies[0].study_name), storage=storage)
+            # Over the connection that is there: a new one for every look would be slow.
+            study = load_study(study_name=confirmation_name(trials.study_name), storage=trials._storage)
         except KeyError:
             return []
         there = self._all(study)

@@ -16,7 +16,7 @@ from typing import Any
 from lic import zoo
 from search import registered_codec
 from search.folder import OpenedSearch
-from search.tracking import TRIAL_TAG, TrackingError, tracking_address
+from search.tracking import TRIAL_TAG, TrackingError, runs_of, tracking_address
 
 ALIAS, DIGEST_TAG = "champion", "lictune.sha256"
 
@@ -40,13 +40,8 @@ def run_ids(search: OpenedSearch) -> dict[str, str]:
         found = client.get_experiment_by_name(search.records.name) if client else None
         if found is None:
             return {}
-        runs: dict[str, str] = {}
-        token = None
-        while True:
-            page = client.search_runs([found.experiment_id], f"tags.`{TRIAL_TAG}` != ''", page_token=token)
-            runs |= {run.data.tags[TRIAL_TAG]: run.info.run_id for run in page}
-            if not (token := page.token):
-                return runs
+        runs = runs_of(client, found.experiment_id, f"tags.`{TRIAL_TAG}` != ''")
+        return {run.data.tags[TRIAL_TAG]: run.info.run_id for run in runs}
     except (MlflowException, OSError):
         return {}
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lic.data.sets import ImageSet
 from lic.trial import TrialConfig
 from search.core import SETUP, SOURCE, Core, readings_of, studies
-from search.folder import STUDY, storage_of
+from search.folder import searches_in, storage_of
 from search.space import baseline_name
 
 #: What a trial's training does not depend on, or what is told apart by the rate.
@@ -42,21 +42,20 @@ def reuse_baselines(core: Core, folder: Path) -> dict[int, str]:
     checkpoints; per quality the search each came from."""
     wanted = [q for q in core.plan.qualities if core.baseline(q) is None]
     taken: dict[int, str] = {}
-    others = [path for path in folder.parent.glob(f"*/{STUDY}") if path.parent != folder]
-    for path in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True):
-        for trial in _finished(path) if len(taken) < len(wanted) else []:
+    for other in reversed([path for path in searches_in(folder.parent) if path != folder]):
+        for trial in _finished(other) if len(taken) < len(wanted) else []:
             quality = trial.user_attrs["quality"]
-            checkpoints = path.parent / "trials" / baseline_name(quality)
+            checkpoints = other / "trials" / baseline_name(quality)
             if quality not in wanted or quality in taken or not _same(trial, core):
                 continue
             if not any(checkpoints.glob("checkpoint_*")):
                 continue  # nothing to export from
             shutil.copytree(checkpoints, folder / "trials" / baseline_name(quality))
-            attributes = {**trial.user_attrs, SOURCE: path.parent.name}
+            attributes = {**trial.user_attrs, SOURCE: other.name}
             core.baselines.add_trial(
                 create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs=attributes)
             )
-            taken[quality] = path.parent.name
+            taken[quality] = other.name
     return dict(sorted(taken.items()))
 
 
@@ -66,10 +65,10 @@ def _same(trial: FrozenTrial, core: Core) -> bool:
     return bool(core.setup) and same and core.plan.epochs in readings_of(trial)
 
 
-def _finished(path: Path) -> list[FrozenTrial]:
-    """The finished baselines of the search in this storage; of one that cannot be read, none."""
+def _finished(search: Path) -> list[FrozenTrial]:
+    """The finished baselines of the search in this folder; of one that cannot be read, none."""
     try:
-        found = studies(storage_of(path.parent), path.parent.name)[1].get_trials(deepcopy=False)
+        found = studies(storage_of(search), search.name)[1].get_trials(deepcopy=False)
     except (optuna.exceptions.OptunaError, OSError, RuntimeError):
         return []
     return [trial for trial in found if trial.state == TrialState.COMPLETE]
