@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lic.bdrate import CurveError, Interval, bd_rate_interval
 from lic.recipe import LAMBDAS
-from search.core import images_of, record_readings
+from search.core import attributes_of, images_of
 from search.objective import image_costs
 from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
 from search.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
@@ -80,7 +80,9 @@ class Confirmation:
         figures: dict[str, float],
         images: dict[str, list[float]] | None = None,
     ) -> None:
-        record_readings(self.study, self._find(name), epoch, figures, images)
+        trial = self._find(name)
+        for key, value in attributes_of(epoch, figures, images).items():
+            self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on: until its full length."""

@@ -6,6 +6,9 @@ it goes on. A new process that opens the storage decides as the old one would ha
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -33,17 +36,13 @@ def images_of(trial: FrozenTrial) -> dict[int, dict[str, list[float]]]:
     return _by_epoch(trial, _IMAGES)
 
 
-def record_readings(
-    study: optuna.Study,
-    trial: FrozenTrial,
-    epoch: int,
-    figures: dict[str, float],
-    images: dict[str, list[float]] | None,
-) -> None:
-    """Keep what a training measured after an epoch, and its per-image columns if there are any."""
-    if images:
-        study._storage.set_trial_user_attr(trial._trial_id, f"{_IMAGES}{epoch}", images)
-    study._storage.set_trial_user_attr(trial._trial_id, f"{_READINGS}{epoch}", figures)
+def attributes_of(
+    epoch: int, figures: dict[str, float], images: dict[str, list[float]] | None
+) -> dict[str, Any]:
+    """What a training measured after an epoch, and its per-image columns if there are any, as attributes of
+    its Optuna trial."""
+    columns = {f"{_IMAGES}{epoch}": images} if images else {}
+    return {**columns, f"{_READINGS}{epoch}": figures}
 
 
 def _by_epoch(trial: FrozenTrial, prefix: str) -> dict:
@@ -93,11 +92,16 @@ class Core:
         self.plan, self.setup, self._storage = plan, setup, storage
         self._earlier: list[FrozenTrial] | None = None
         self.trials, self.baselines = studies(storage, name)
-        # By rung (quality, epoch) the value of every trial that reached it: the storage's own, at hand.
+        # By rung (quality, epoch) the value of every trial that reached it, and the baselines and running
+        # trials by name: the storage's own, at hand. This process alone writes them, and reading all that
+        # they measured again at every report would take longer with every epoch.
         self._rungs: dict[tuple[int, int], dict[int, float]] = {}
+        self._known: dict[str, FrozenTrial] = {}
         for trial in _all(self.trials):
             for epoch, value in trial.intermediate_values.items():
                 self._note(trial, epoch, value)
+            if trial.state == TrialState.RUNNING:
+                self._know(trial_name(trial.number), trial)
 
     def earlier(self) -> list[FrozenTrial]:
         """The trials of another search that inform the sampler (`learn_from`)."""
@@ -193,37 +197,40 @@ class Core:
         rate change, or, if it is a baseline, those of the trials that were waiting for it. `images`
         are per-image columns named as the figures are."""
         study, trial = self._find(name)
-        record_readings(study, trial, epoch, figures, images)
+        for key, value in attributes_of(epoch, figures, images).items():
+            self._keep(study, trial, key, value)
         if trial.user_attrs["role"] == TRIAL:
-            self._settle(self._find(name)[1])
+            self._settle(trial)
             return
         if epoch == self.plan.epochs:
-            study.tell(trial.number, 0.0)
-        for waiting in _all(self.trials):
-            if (
-                waiting.state == TrialState.RUNNING
-                and waiting.user_attrs.get("quality") == trial.user_attrs["quality"]
-            ):
+            self._tell(name, TrialState.COMPLETE, 0.0)
+        for waiting in list(self._known.values()):
+            attrs, running = waiting.user_attrs, waiting.state == TrialState.RUNNING
+            if running and attrs.get("role") == TRIAL and attrs["quality"] == trial.user_attrs["quality"]:
                 self._settle(waiting)
+
+    def _keep(self, study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:
+        study._storage.set_trial_user_attr(trial._trial_id, key, value)
+        trial.user_attrs[key] = value
 
     def _settle(self, trial: FrozenTrial) -> None:
         """Give a running trial the rate changes that the readings so far allow, and its end."""
         found = self.baseline(trial.user_attrs["quality"])
         baseline = readings_of(found) if found else {}
-        values, storage = dict(trial.intermediate_values), self.trials._storage
-        selection, lmbda = self.plan.selection, trial.user_attrs["lambda"]
+        values, selection, lmbda = trial.intermediate_values, self.plan.selection, trial.user_attrs["lambda"]
         for epoch, figures in readings_of(trial).items():
             if epoch in values or epoch not in baseline:
                 continue
-            values[epoch] = rate_change(figures, baseline[epoch], selection, lmbda)
+            value = rate_change(figures, baseline[epoch], selection, lmbda)
             pair = [t.user_attrs.get(f"{_IMAGES}{epoch}", {}) for t in (trial, found) if t]
             if all(f"{selection}/bpp" in columns for columns in pair):
                 variance = rate_change_variance(pair[0], pair[1], selection, lmbda)
-                storage.set_trial_user_attr(trial._trial_id, f"{VARIANCE}{epoch}", variance)
-            storage.set_trial_intermediate_value(trial._trial_id, epoch, values[epoch])
-            self._note(trial, epoch, values[epoch])
+                self._keep(self.trials, trial, f"{VARIANCE}{epoch}", variance)
+            self.trials._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            values[epoch] = value
+            self._note(trial, epoch, value)
         if self.plan.epochs in values:
-            self.trials.tell(trial.number, values[self.plan.epochs])
+            self._tell(trial_name(trial.number), TrialState.COMPLETE, values[self.plan.epochs])
 
     def _note(self, trial: FrozenTrial, epoch: int, value: float) -> None:
         if epoch in self.plan.rungs:
@@ -244,7 +251,7 @@ class Core:
             return True
         if self._goes_on(trial, epoch):
             return True
-        self.trials.tell(trial.number, state=TrialState.PRUNED)
+        self._tell(name, TrialState.PRUNED)
         return False
 
     def _goes_on(self, trial: FrozenTrial, epoch: int) -> bool:
@@ -263,8 +270,8 @@ class Core:
         """Record that a training broke off, and why."""
         study, trial = self._find(name)
         if trial.state == TrialState.RUNNING:
-            study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-            study.tell(trial.number, state=TrialState.FAIL)
+            self._keep(study, trial, "reason", reason)
+            self._tell(name, TrialState.FAIL)
 
     def end(self, name: str, reason: str) -> None:
         """Record that a training was ended before its time for a reason that is not its own."""
@@ -272,8 +279,8 @@ class Core:
         if trial.user_attrs["role"] == BASELINE:
             self.fail(name, reason)
         elif trial.state == TrialState.RUNNING:
-            study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-            study.tell(trial.number, state=TrialState.PRUNED)
+            self._keep(study, trial, "reason", reason)
+            self._tell(name, TrialState.PRUNED)
 
     def close(self) -> None:
         """At the end of a search: fail, by name, the trainings that did not get to theirs."""
@@ -289,18 +296,31 @@ class Core:
                     reason = f"the baseline of quality {quality} failed"
                 self.fail(trial_name(trial.number), reason)
 
+    def _tell(self, name: str, state: TrialState, value: float | None = None) -> None:
+        study, trial = self._find(name)
+        study.tell(trial.number, value, state)
+        del self._known[name]
+
     def _find(self, name: str) -> tuple[optuna.Study, FrozenTrial]:
         role, _, number = name.partition("-")
-        if role == TRIAL:
-            return self.trials, _all(self.trials)[int(number)]
-        for trial in _all(self.baselines):
-            if trial.user_attrs["quality"] == int(number.removeprefix("q")):
-                return self.baselines, trial
-        raise KeyError(name)
+        study = self.trials if role == TRIAL else self.baselines
+        if name not in self._known:
+            everything = _all(study)
+            if role == TRIAL:
+                self._know(name, everything[int(number)])
+            for trial in everything if role == BASELINE else []:
+                self._know(baseline_name(trial.user_attrs["quality"]), trial)
+        return study, self._known[name]
+
+    def _know(self, name: str, trial: FrozenTrial) -> None:
+        # With its own tables: those of the storage are not ours to change.
+        own = copy.copy(trial)
+        own.user_attrs, own.intermediate_values = dict(trial.user_attrs), dict(trial.intermediate_values)
+        self._known[name] = own
 
     def baseline(self, quality: int) -> FrozenTrial | None:
         """The baseline of a rate, if it was started."""
-        for trial in _all(self.baselines):
-            if trial.user_attrs["quality"] == quality:
-                return trial
-        return None
+        try:
+            return self._find(baseline_name(quality))[1]
+        except KeyError:
+            return None
