@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 from dashboards import report
 from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
 from search import views
-from search.folder import FolderError, OpenedSearch, open_search, searches_in
+from search.folder import (
+    STUDY,
+    FolderError,
+    OpenedSearch,
+    address_of,
+    open_search,
+    recorded_at,
+    searches_in,
+)
 from search.provenance import public
 from search.tracking import first_line, tracking_address
 
@@ -149,11 +157,13 @@ def serve_mlflow(servers: Servers, uri: str, wanted: int) -> int:
 
 
 def _optuna(search: OpenedSearch, servers: Servers, wanted: int) -> str:
-    """Start Optuna's dashboard on the search's storage, which SQLite opens read-only; returns the link."""
+    """Start Optuna's dashboard on the search's storage (SQLite's read-only); returns the link."""
     import optuna
 
-    database = (search.folder / "study.db").resolve()
-    storage = f"sqlite:///file:{urllib.parse.quote(str(database))}?mode=ro&uri=true"
+    storage, own = address_of(search.folder), f"sqlite:///{search.folder.resolve()}"
+    if storage.startswith(own):
+        database = (search.folder / STUDY).resolve()
+        storage = f"sqlite:///file:{urllib.parse.quote(str(database))}?mode=ro&uri=true"
     number = optuna.storages.RDBStorage(storage).get_study_id_from_name(search.records.name)
     port = _port("Optuna's dashboard", wanted)
     command = [sys.executable, "-m", "optuna_dashboard._cli", storage, "--host", HOST, "--port", str(port)]
@@ -172,8 +182,8 @@ def _port(server: str, wanted: int) -> int:
 
 def _report(search: OpenedSearch) -> str:
     """The address of the report, written anew unless it is newer than the records."""
-    target, records = search.folder.resolve() / "report.html", search.folder / "study.db"
-    if not target.is_file() or target.stat().st_mtime < records.stat().st_mtime:
+    target = search.folder.resolve() / "report.html"
+    if not target.is_file() or target.stat().st_mtime < recorded_at(search.folder):
         status = report.main([str(search.folder.resolve())])
         if status != 0:
             raise ServerError("the report could not be written, see above")

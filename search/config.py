@@ -30,6 +30,9 @@ from lic.recipe import LAMBDAS, Scale, TrainingConfig
 PRESETS = Path(configs.__file__).parent / "presets"
 ENVIRONMENT = "LICTUNE_"
 
+#: The settings of a search, in its folder.
+SETTINGS = "settings.yaml"
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used; one sentence with the value and the fix."""
@@ -120,16 +123,32 @@ class Settings(BaseModel):
     workers: int | None = _setting(
         "Machine", None, "trials at once (default: one a GPU share or CPU core)", ge=1
     )
-    gpus_per_trial: float | None = _setting(
-        "Machine", None, "share of a GPU a trial gets (default: 1 if there is one, else 0)", ge=0
+    trials_per_gpu: int | None = _setting(
+        "Machine",
+        None,
+        "trials that share a GPU, its memory in equal parts; 0 for the CPU (default: 1 if there is a GPU)",
+        ge=0,
     )
-    address: str | None = _setting("Machine", None, "of a Ray cluster to join (default: this machine)")
+    retries: int = _setting(
+        "Machine", 3, "times a training that broke off is tried again, from its checkpoint", ge=0
+    )
+    address: str | None = _setting(
+        "Machine", None, "of a Ray cluster to join: auto, host:port (default: this machine)"
+    )
 
     results: str = _setting("Results", "results", "folder of all searches")
     name: str | None = _setting("Results", None, "of this search, its folder there (default: model and time)")
+    study: str | None = _setting(
+        "Results", None, "of a database for Optuna, postgresql+psycopg://... (default: SQLite in results)"
+    )
     tracking_uri: str | None = _setting(
         "Results", None, "of an MLflow server (default: MLFLOW_TRACKING_URI, else SQLite in results)"
     )
+
+    @property
+    def gpus_per_trial(self) -> float:
+        """The share of a GPU that a trial gets; 0 on the CPU."""
+        return 1 / self.trials_per_gpu if self.trials_per_gpu else 0.0
 
     @field_validator("rates", mode="before")
     @classmethod
@@ -190,15 +209,18 @@ def resolve(
     environment: Mapping[str, str],
     gpus: Callable[[str | None], int],
     file: Path | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Merge the sources, later over earlier, and check the result.
 
-    `gpus` counts the GPUs of the cluster at an address, or of this machine (None); it is asked only
-    for what is left to `auto`. Raises ConfigError.
+    `recorded` are the settings of a search that goes on. `gpus` counts the GPUs of the cluster at an address,
+    or of this machine (None); it is asked only for what is left to `auto`. Raises ConfigError.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if file is not None:
         layers.append((str(file), _read_yaml(file)))
+    if recorded is not None:
+        layers.append(("as it began", recorded))
     from_environment = {
         key.removeprefix(ENVIRONMENT).lower(): value
         for key, value in environment.items()
@@ -222,7 +244,7 @@ def resolve(
 #: Settings that may change when a search goes on: they change no figure of any trial.
 _CHANGEABLE = (
     "budget", "confirm", "seeds", "workers", "address", "max_hours", "max_gpu_hours", "results",
-    "reuse_baselines", "tracking_uri",
+    "reuse_baselines", "retries", "study", "tracking_uri",
 )  # fmt: skip
 
 
@@ -231,8 +253,11 @@ def resolve_again(
 ) -> Resolved:
     """The settings that the search in this folder began with, changed as the command line says. Raises
     ConfigError where that would make its trials incomparable, or the settings cannot be read."""
-    began = resolve({}, {}, gpus, folder / "settings.yaml").settings
-    resolved = resolve({**command_line, "name": folder.resolve().name}, {}, gpus, folder / "settings.yaml")
+    recorded = recorded_settings(folder)
+    began = resolve({}, {}, gpus, recorded=recorded).settings
+    resolved = resolve({**command_line, "name": folder.resolve().name}, {}, gpus, recorded=recorded)
+    if began.name not in (None, folder.resolve().name):
+        raise ConfigError(f"the search in {folder} was called {began.name}; give its folder that name again")
     for key in command_line.keys() - set(_CHANGEABLE):
         if getattr(began, key) != getattr(resolved.settings, key):
             raise ConfigError(
@@ -244,6 +269,13 @@ def resolve_again(
             f"{folder} does not keep the password of its tracking_uri; give --tracking-uri again"
         )
     return resolved
+
+
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The settings in a search's folder, without those that this version of the package does not know. Raises
+    ConfigError."""
+    found = _read_yaml(folder / SETTINGS)
+    return {key: value for key, value in found.items() if key in Settings.model_fields}
 
 
 def _merge(
@@ -326,8 +358,8 @@ def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], i
     changes: dict[str, Any] = {"strategies": tuple(dict.fromkeys(chosen))}
     if settings.start in ("auto", "starter"):
         changes["start"] = _starter(settings)
-    if settings.gpus_per_trial is None:
-        changes["gpus_per_trial"] = 1.0 if gpus() else 0.0
+    if settings.trials_per_gpu is None:
+        changes["trials_per_gpu"] = 1 if gpus() else 0
     for key in changes:
         if sources[key] == "default" or key == "start":
             sources[key] += " (worked out)"
@@ -366,12 +398,12 @@ def _check_together(settings: Settings, gpus: Callable[[], int]) -> None:
             f"there are no weights at '{settings.start}'; --start takes scratch, starter, auto "
             "or a .safetensors file"
         )
-    if settings.max_gpu_hours is not None and not settings.gpus_per_trial:
+    if settings.max_gpu_hours is not None and not settings.trials_per_gpu:
         raise ConfigError(
             f"max_gpu_hours is {settings.max_gpu_hours:g} but no trial uses a GPU; limit --max-hours instead"
         )
-    if settings.gpus_per_trial and not gpus():
-        raise ConfigError(f"gpus_per_trial is {settings.gpus_per_trial:g} but there is no GPU; use 0")
+    if settings.trials_per_gpu and not gpus():
+        raise ConfigError(f"trials_per_gpu is {settings.trials_per_gpu} but there is no GPU; use 0")
     if settings.patch % 64:
         below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
         raise ConfigError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.recipe import LAMBDAS
 from search.belief import MOST_TRIALS, VARIANCE, Belief
@@ -79,6 +79,11 @@ def earlier_trials(storage: BaseStorage | str, name: str) -> list[FrozenTrial]:
         return []
 
 
+def _described(trial: FrozenTrial) -> bool:
+    """Whether the trial was proposed to the end."""
+    return "seed" in trial.user_attrs
+
+
 def _all(study: optuna.Study) -> list[FrozenTrial]:
     # Not copied: read only, and the per-image columns are long.
     return study.get_trials(deepcopy=False)
@@ -100,7 +105,7 @@ class Core:
         for trial in _all(self.trials):
             for epoch, value in trial.intermediate_values.items():
                 self._note(trial, epoch, value)
-            if trial.state == TrialState.RUNNING:
+            if trial.state == TrialState.RUNNING and _described(trial):
                 self._know(trial_name(trial.number), trial)
 
     def earlier(self) -> list[FrozenTrial]:
@@ -138,10 +143,12 @@ class Core:
             trial.user_attrs["quality"] for trial in _all(self.baselines) if trial.state == TrialState.FAIL
         }
         qualities = [quality for quality in self.plan.qualities if quality not in failed]
-        number = len(_all(self.trials))
-        if number >= self.plan.budget or not qualities:
+        trials = _all(self.trials)
+        # Of a process that was killed while it proposed one: this one goes on with it.
+        begun = next((t for t in trials if t.state == TrialState.RUNNING and not _described(t)), None)
+        if not qualities or (begun is None and len(trials) >= self.plan.budget):
             return None
-        return self._start_trial(number, qualities)
+        return self._start_trial(begun, len(trials) if begun is None else begun.number, qualities)
 
     def unfinished(self) -> list[Candidate]:
         """The trainings that were started and have neither ended nor been trained to their full length."""
@@ -149,10 +156,8 @@ class Core:
         for study in (self.baselines, self.trials):
             for trial in _all(study):
                 attrs = trial.user_attrs
-                if (
-                    trial.state != TrialState.RUNNING
-                    or max(readings_of(trial), default=0) >= self.plan.epochs
-                ):
+                whole = max(readings_of(trial), default=0) >= self.plan.epochs
+                if trial.state != TrialState.RUNNING or whole or not _described(trial):
                     continue
                 role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
                 name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
@@ -161,30 +166,34 @@ class Core:
         return found
 
     def _start_baseline(self, quality: int) -> Candidate:
-        trial = self.baselines.ask()
-        self._describe(trial, BASELINE, quality)
-        trial.set_user_attr(SETUP, self.setup)
+        attributes = {**self._description(BASELINE, quality), SETUP: self.setup}
+        self.baselines.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
         return Candidate(baseline_name(quality), BASELINE, quality, 0.0, "", self.plan.seed)
 
-    def _start_trial(self, number: int, qualities: list[int]) -> Candidate:
+    def _start_trial(self, begun: FrozenTrial | None, number: int, qualities: list[int]) -> Candidate:
         plan = self.plan
         self.trials.sampler = make_sampler(plan, number, qualities, self.earlier())
-        trial = self.trials.ask()
+        if begun is None:
+            trial = self.trials.ask()
+        else:
+            trial = optuna.Trial(self.trials, begun._trial_id)
+            for name, distribution in begun.distributions.items():
+                # What is kept is not drawn again; what is drawn after it must come out the same.
+                self.trials.sampler.sample_independent(self.trials, begun, name, distribution)
         quality = qualities[number % len(qualities)]
         if isinstance(self.trials.sampler, RateSampler):
             quality = trial.suggest_categorical("quality", plan.qualities)
         # A plain float: samplers give NumPy's, which no checkpoint read with weights_only may hold.
         alpha = float(trial.suggest_float("alpha", plan.alpha_min, plan.alpha_max, log=True))
         strategy = trial.suggest_categorical("strategy", plan.strategies)
-        self._describe(trial, TRIAL, quality)
+        for key, value in self._description(TRIAL, quality).items():
+            trial.set_user_attr(key, value)
         name = trial_name(trial.number)
         return Candidate(name, TRIAL, quality, alpha, strategy, plan.seed)
 
-    def _describe(self, trial: optuna.Trial, role: str, quality: int) -> None:
-        trial.set_user_attr("role", role)
-        trial.set_user_attr("quality", quality)
-        trial.set_user_attr("lambda", LAMBDAS[quality])
-        trial.set_user_attr("seed", self.plan.seed)
+    def _description(self, role: str, quality: int) -> dict[str, Any]:
+        # The seed comes last: with it a trial's description is whole (_described).
+        return {"role": role, "quality": quality, "lambda": LAMBDAS[quality], "seed": self.plan.seed}
 
     def observe(
         self,
@@ -206,7 +215,7 @@ class Core:
             self._tell(name, TrialState.COMPLETE, 0.0)
         for waiting in list(self._known.values()):
             attrs, running = waiting.user_attrs, waiting.state == TrialState.RUNNING
-            if running and attrs.get("role") == TRIAL and attrs["quality"] == trial.user_attrs["quality"]:
+            if running and attrs["role"] == TRIAL and attrs["quality"] == trial.user_attrs["quality"]:
                 self._settle(waiting)
 
     def _keep(self, study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
+import torch
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -56,6 +56,9 @@ class RayTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.selection: str = config["selection"]
+        if 0 < config["gpus"] < 1:
+            # No trial on a shared GPU can take the memory of the others.
+            torch.cuda.set_per_process_memory_fraction(config["gpus"])
         self.trial = Trial(config["trial"])
         if config["checkpoint"] is not None:
             self.trial.trainer.load(Path(config["checkpoint"]))
@@ -98,29 +101,37 @@ class CoreSearcher(_NotRestored, Searcher):
         changed: Callable[[], None],
         limits: Limits,
         unfinished: dict[Candidate, Path | None],
+        gpus_per_trial: float,
+        room: Callable[[], int],
     ) -> None:
         super().__init__(metric="rd_cost", mode="min")
+        self.gpus_per_trial, self.room = gpus_per_trial, room
+        self.live: set[str] = set()
         self.core, self.configure, self.changed, self.limits = core, configure, changed, limits
         self.unfinished = unfinished
 
     def suggest(self, trial_id: str) -> Any:
         if self.limits.reached():
             return Searcher.FINISHED
+        if len(self.live) >= self.room():
+            return None
         candidate = next(iter(self.unfinished), None) or self.core.suggest()
         if candidate is None:
             return Searcher.FINISHED
         checkpoint = self.unfinished.pop(candidate, None)
         self.limits.started(candidate.name)
+        self.live.add(trial_id)
         self.changed()
         return {
             "name": candidate.name,
             "selection": self.core.plan.selection,
             "trial": self.configure(candidate),
             "checkpoint": checkpoint and str(checkpoint.resolve()),
+            "gpus": self.gpus_per_trial,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        pass
+        self.live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         pass  # everything is in Optuna's storage
@@ -164,52 +175,34 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         return TrialScheduler.STOP
 
 
-def connect(address: str | None, workers: int, gpus: float) -> None:
-    """Join the cluster at `address`, or start Ray on this machine, dashboard off, for `workers`."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        ray.init(address=address, **quiet)
-        return
-    ray.init(
-        num_cpus=workers,
-        num_gpus=gpus or None,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        **quiet,
-    )
-
-
-def disconnect() -> None:
-    """Leave the cluster; a Ray started here ends with all its processes."""
-    ray.shutdown()
-
-
 def run(
     core: Decisions,
     configure: Callable[[Candidate], TrialConfig],
     changed: Callable[[], None],
     limits: Limits,
     folder: Path,
-    workers: int,
+    room: Callable[[], int],
     gpus_per_trial: float,
+    retries: int,
     subfolder: str = TRIALS_FOLDER,
+    trainable: type[tune.Trainable] = RayTrial,
 ) -> None:
     """Train until the core has nothing more to suggest or a limit is reached; first what an interrupted
     search left unfinished, from its checkpoints.
 
     `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
-    quick. Checkpoints go to folder/subfolder; of each trial the last and the best on the selection images are
-    kept. Ray must be connected."""
+    quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
+    last checkpoint, `retries` times. Checkpoints go to folder/subfolder; of each trial the last and the best
+    on the selection images are kept. Ray must be connected (search.cluster)."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     unfinished = {c: set_aside(folder / subfolder / c.name) for c in core.unfinished()}
-    trainable = tune.with_resources(RayTrial, {"CPU": 1, "GPU": gpus_per_trial})
+    share = {"CPU": 1.0, "GPU": gpus_per_trial}
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(trainable, share),
         tune_config=tune.TuneConfig(
-            search_alg=CoreSearcher(core, configure, changed, limits, unfinished),
+            search_alg=CoreSearcher(core, configure, changed, limits, unfinished, gpus_per_trial, room),
             scheduler=CoreScheduler(core, changed, limits),
             num_samples=-1,
-            max_concurrent_trials=workers,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
             trial_name_creator=_folder_name,
@@ -218,7 +211,7 @@ def run(
             name=subfolder,
             storage_path=str(folder.resolve()),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=retries),
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=1,
                 num_to_keep=1,

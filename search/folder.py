@@ -12,17 +12,20 @@ import numpy as np
 import optuna
 import yaml
 from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage
 from pydantic import ValidationError
 
 from search.belief import Belief, Expectation
-from search.config import Settings
+from search.config import SETTINGS, ConfigError, Settings, recorded_settings
 from search.core import earlier_trials, studies
 from search.plan import plan_of
+from search.provenance import ENVIRONMENT
 from search.recommend import believe, expected_of
 from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord
 from search.space import Plan, trial_name
+from search.storage import StorageError, open_storage
 
-#: Optuna's storage in a search's folder.
+#: Optuna's storage in a search's folder, unless its settings name another.
 STUDY = "study.db"
 CHECKPOINT = "state.pt"
 TRIALS_FOLDER = "trials"
@@ -64,15 +67,44 @@ class OpenedSearch:
         return len(self.records.trials) >= self.plan.budget and not self.records.running()
 
 
-def storage_of(folder: Path) -> str:
+def address_of(folder: Path) -> str:
     """The address of the Optuna storage of the search in a folder."""
-    return f"sqlite:///{folder.resolve() / STUDY}"
+    return _setting(folder, "study") or f"sqlite:///{folder.resolve() / STUDY}"
+
+
+def storage_of(folder: Path, **options: Any) -> BaseStorage:
+    """The Optuna storage of the search in a folder (search.storage.open_storage). Raises StorageError."""
+    return open_storage(address_of(folder), **options)
+
+
+def name_of(folder: Path) -> str:
+    """The name that the search in a folder was given, which the folder may have lost since."""
+    return _setting(folder, "name") or folder.resolve().name
+
+
+def _setting(folder: Path, key: str) -> str | None:
+    try:
+        return recorded_settings(folder).get(key)
+    except ConfigError:
+        return None
+
+
+def is_search(folder: Path) -> bool:
+    """Whether the folder is that of a search which has begun."""
+    return (folder / STUDY).is_file() or _setting(folder, "study") is not None
 
 
 def searches_in(results: Path) -> list[Path]:
     """The folders of all searches in a results folder; the one that recorded something last is the last."""
-    found = sorted(results.glob(f"*/{STUDY}"), key=lambda path: path.stat().st_mtime)
-    return [path.parent for path in found]
+    return sorted(filter(is_search, results.glob("*/")), key=recorded_at)
+
+
+def recorded_at(folder: Path) -> float:
+    """When a search last recorded something, as far as its folder tells, in seconds since 1970."""
+    for name in (STUDY, TRIALS_FOLDER, SETTINGS):
+        if (folder / name).exists():
+            return (folder / name).stat().st_mtime
+    return 0.0
 
 
 def find_folder(name: str, results: Path) -> Path:
@@ -81,7 +113,7 @@ def find_folder(name: str, results: Path) -> Path:
     found = searches_in(results)
     places = found[-1:] if name == "last" else [results / name, Path(name)]
     for folder in places:
-        if (folder / STUDY).is_file():
+        if is_search(folder):
             return folder
     there = ", ".join(sorted(path.name for path in found)) or "none"
     raise FolderError(f"there is no search '{name}' in {results}; there is {there}")
@@ -93,16 +125,18 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
     written. Raises FolderError."""
     folder = find_folder(name, results)
     try:
-        settings = Settings.model_validate(yaml.safe_load((folder / "settings.yaml").read_text()))
-        environment = json.loads((folder / "environment.json").read_text())
+        settings = Settings.model_validate(recorded_settings(folder))
+        environment = json.loads((folder / ENVIRONMENT).read_text())
         plan = plan_of(settings)
         storage = storage_of(folder)
-        study = _study_name(storage, folder.resolve().name)
+        study = _study_name(storage, folder)
         pair = studies(storage, study)
         reader = RecordReader(pair, plan, "")
         records, confirmed = reader.read(), reader.read_confirmation()
         model = believe(pair[0], plan, earlier_trials(storage, study)) if with_model else None
         expected = expected_of(model, pair[0])
+    except (ConfigError, StorageError) as error:
+        raise FolderError(str(error)) from error
     except (OSError, ValueError, ValidationError, yaml.YAMLError, optuna.exceptions.OptunaError) as error:
         first = str(error).splitlines()[0]
         raise FolderError(f"the search in {folder} cannot be read ({first})") from error
@@ -126,12 +160,15 @@ def is_running(folder: Path) -> bool:
         return True
 
 
-def _study_name(storage: str, folder: str) -> str:
-    """The name that the search was given, which its folder may have lost since. Raises ValueError."""
+def _study_name(storage: BaseStorage, folder: Path) -> str:
+    """The name of the search's study, which its folder may have lost since. Raises ValueError."""
     names = [name for name in optuna.get_all_study_names(storage) if "/" not in name]
-    if folder not in names and len(names) != 1:
-        raise ValueError(f"its study.db holds {len(names)} searches, none of them called {folder}")
-    return folder if folder in names else names[0]
+    for name in (name_of(folder), folder.resolve().name):
+        if name in names:
+            return name
+    if len(names) != 1:
+        raise ValueError(f"its storage holds {len(names)} searches, none of them called {name_of(folder)}")
+    return names[0]
 
 
 def _test_set(records: SearchRecords) -> str:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from search.config import SETTINGS
+
 if TYPE_CHECKING:
     from lic.data.sets import ImageSet
 
-SETTINGS, ENVIRONMENT = "settings.yaml", "environment.json"
+ENVIRONMENT = "environment.json"
 
 _VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy")
 

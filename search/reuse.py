@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lic.data.sets import ImageSet
 from lic.trial import TrialConfig
 from search.core import SETUP, SOURCE, Core, readings_of, studies
-from search.folder import searches_in, storage_of
+from search.folder import TRIALS_FOLDER, name_of, searches_in, storage_of
 from search.space import baseline_name
+from search.storage import StorageError
 
 #: What a trial's training does not depend on, or what is told apart by the rate.
 _POINT = ("lmbda", "alpha", "strategy")
@@ -45,12 +46,12 @@ def reuse_baselines(core: Core, folder: Path) -> dict[int, str]:
     for other in reversed([path for path in searches_in(folder.parent) if path != folder]):
         for trial in _finished(other) if len(taken) < len(wanted) else []:
             quality = trial.user_attrs["quality"]
-            checkpoints = other / "trials" / baseline_name(quality)
+            checkpoints = other / TRIALS_FOLDER / baseline_name(quality)
             if quality not in wanted or quality in taken or not _same(trial, core):
                 continue
             if not any(checkpoints.glob("checkpoint_*")):
                 continue  # nothing to export from
-            shutil.copytree(checkpoints, folder / "trials" / baseline_name(quality))
+            shutil.copytree(checkpoints, folder / TRIALS_FOLDER / baseline_name(quality))
             attributes = {**trial.user_attrs, SOURCE: other.name}
             core.baselines.add_trial(
                 create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs=attributes)
@@ -68,7 +69,7 @@ def _same(trial: FrozenTrial, core: Core) -> bool:
 def _finished(search: Path) -> list[FrozenTrial]:
     """The finished baselines of the search in this folder; of one that cannot be read, none."""
     try:
-        found = studies(storage_of(search), search.name)[1].get_trials(deepcopy=False)
-    except (optuna.exceptions.OptunaError, OSError, RuntimeError):
+        found = studies(storage_of(search), name_of(search))[1].get_trials(deepcopy=False)
+    except (optuna.exceptions.OptunaError, StorageError, OSError, RuntimeError):
         return []
     return [trial for trial in found if trial.state == TrialState.COMPLETE]

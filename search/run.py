@@ -13,21 +13,25 @@ import datetime
 import functools
 import json
 import os
-import secrets
 import shutil
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
+import optuna
 from rich.console import Console
 
 from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
 from lic.data.sets import ImageSet
-from search.config import ConfigError, Resolved, Settings, add_arguments, resolve, resolve_again
-from search.folder import STUDY, FolderError, find_folder
-from search.provenance import ENVIRONMENT, SETTINGS, provenance, public
+from search import cluster
+from search.cluster import ClusterError
+from search.config import SETTINGS, ConfigError, Resolved, Settings, add_arguments, resolve, resolve_again
+from search.folder import FolderError, find_folder, is_search
+from search.provenance import ENVIRONMENT, provenance, public
 from search.space import Plan
+from search.storage import StorageError, keep_password, open_storage
 from search.tracking import Tracker, TrackingError, tracking_address
 
 USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
@@ -44,12 +48,14 @@ def main(argv: list[str] | None = None) -> int:
         if options.plan:
             return show_plan(resolved, options.price_per_gpu_hour)
         folder = options.resume or _new_folder(resolved.settings)
-        return search(resolved, folder)
-    except (ConfigError, FolderError, ImageError, ModelError, TrackingError) as error:
+        return search(_complete(resolved, folder), folder)
+    except (
+        ClusterError, ConfigError, FolderError, ImageError, ModelError, StorageError, TrackingError
+    ) as error:  # fmt: skip
         print(f"lictune: {public(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        begun = folder is not None and (folder / STUDY).is_file()
+        begun = folder is not None and is_search(folder)
         hint = f"at once; to go on: python -m search.run --resume {folder}"
         print(f"lictune: interrupted {hint if begun else 'before the search began'}", file=sys.stderr)
         return INTERRUPTED
@@ -104,31 +110,12 @@ def parse(argv: list[str]) -> tuple[Resolved, argparse.Namespace]:
     return resolve_again({**values, "results": str(known.resume.parent)}, known.resume, _gpus), known
 
 
-def _prepare_ray(address: str | None) -> None:
-    """Environment that Ray reads when it is imported."""
-    # Ray's own table of trials and its log files would only repeat what is in the results.
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to answer
-    if not address and "RAY_AUTH_MODE" not in os.environ:
-        # A token of our own, for this process and its workers. Left to itself Ray writes one to the
-        # home folder, which changes what a later `ray start` does.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
 @functools.cache
 def _gpus(address: str | None) -> int:
     """GPUs of the cluster at `address`, or of this machine."""
     if address:
-        _prepare_ray(address)
-        import ray
-
-        from search import engine
-
-        engine.connect(address, 0, 0)
-        return int(ray.cluster_resources().get("GPU", 0))
+        cluster.connect(address)
+        return int(cluster.resource("GPU"))
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
         return 0  # without the seconds that importing torch takes
     import torch
@@ -147,6 +134,13 @@ def _new_folder(settings: Settings) -> Path:
     return folder
 
 
+def _complete(resolved: Resolved, folder: Path) -> Resolved:
+    """With the name that the search goes by, and without the password of its database."""
+    study = resolved.settings.study
+    found = {"name": folder.name, "study": study and keep_password(study)}
+    return replace(resolved, settings=resolved.settings.model_copy(update=found))
+
+
 def show_plan(resolved: Resolved, price: float | None) -> int:
     """Print what the search would take on this machine, without starting it."""
     from lic.trial import open_images
@@ -163,7 +157,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
         print(f"{label:<12} {text}")
     print("measuring a few steps ...", flush=True)
     pace = measure(template)
-    expected = estimate(plan, template, pace, workers, settings.gpus_per_trial or 0)
+    expected = estimate(plan, template, pace, workers, settings.gpus_per_trial)
     share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
     print(
         f"{'measured':<12} {1000 * pace.step:.0f} ms a step, "
@@ -183,7 +177,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     """The whole search, from the first line it prints to the last; one that this folder holds is gone on
     with."""
     # Heavy imports wait until the settings are known to be good.
-    _prepare_ray(resolved.settings.address)
+    cluster.prepare(resolved.settings.address)
     from lic.trial import open_images
     from search import session
     from search.plan import plan_of, template_of
@@ -206,12 +200,15 @@ def search(resolved: Resolved, folder: Path) -> int:
     for label, text in _choices(resolved, plan, images, gpus, workers).items():
         say(f"{label:<12} {text}")
     say(f"{'results':<12} {folder}\n{'MLflow':<12} {public(uri)}")
+    new = not folder.exists()
+    if new and settings.study:
+        _check_new(settings.study, folder.name)
     with session.only_driver(folder):
         _record_start(resolved, folder, images)
         try:
             tracker = Tracker(uri, folder.name, folder)
         except TrackingError:
-            if not (folder / STUDY).exists():
+            if new:
                 shutil.rmtree(folder)
             raise
         session.log_to(folder / "search.log")
@@ -219,6 +216,15 @@ def search(resolved: Resolved, folder: Path) -> int:
         return session.Session(
             settings, plan, template, setup, test_set, workers, gpus, folder, tracker, console
         ).run(earlier)
+
+
+def _check_new(study: str, name: str) -> None:
+    """Raises ConfigError if the database holds a search of this name, StorageError if it cannot be used."""
+    if name in optuna.get_all_study_names(open_storage(study)):
+        raise ConfigError(
+            f"the database at {public(study)} holds a search called {name} already; choose another --name, "
+            "or go on with it by --resume"
+        )
 
 
 def _earlier_search(settings: Settings) -> Path | None:
@@ -264,16 +270,14 @@ def _record_start(resolved: Resolved, folder: Path, images: tuple[ImageSet, ...]
 def _device(settings: Settings, gpus: int) -> str:
     if not settings.gpus_per_trial:
         return "CPU" if gpus else "CPU (there is no GPU)"
-    return f"{gpus} GPU, {settings.gpus_per_trial:g} a trial"
+    return f"{gpus} GPU, {settings.trials_per_gpu} trials on each"
 
 
 def _default_workers(settings: Settings, gpus: int) -> int:
-    if settings.gpus_per_trial:
-        return max(1, int(gpus / settings.gpus_per_trial))
+    if settings.trials_per_gpu:
+        return max(1, gpus * settings.trials_per_gpu)
     if settings.address:
-        import ray
-
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
+        return max(1, int(cluster.resource("CPU")))
     return len(os.sched_getaffinity(0))
 
 

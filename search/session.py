@@ -19,11 +19,11 @@ from filelock import Timeout
 from rich.console import Console
 
 from lic.trial import TrialConfig
-from search import confirm, engine, results, summary
+from search import cluster, confirm, engine, results, summary
 from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
-from search.folder import driver_lock, is_running, last_checkpoint, storage_of
+from search.folder import driver_lock, is_running, last_checkpoint, name_of, storage_of
 from search.limits import Limits
 from search.monitor import Monitor, start_report
 from search.publishing import Publisher
@@ -59,9 +59,8 @@ class Session:
         for name in self.tracker.sweep_others(self._broken_off):
             self._say(f"{'MLflow':<12} the runs of {name}, which was broken off, are KILLED now")
         core = self._open_core(earlier)
-        if not self.settings.address:
-            engine.connect(None, self.workers, self.gpus)
-        limits = Limits(self.settings.max_hours, self.settings.max_gpu_hours, self._share)
+        self._join()
+        limits = Limits(self.settings.max_hours, self.settings.max_gpu_hours, self.settings.gpus_per_trial)
         view = view_for(self.console)
         publisher = Publisher(self.tracker, self.plan.strategies, view.say)
         monitor = Monitor(self.folder, self.plan, self.test_set, self.workers, publisher, view)
@@ -71,8 +70,9 @@ class Session:
             changed=monitor.changed,
             limits=limits,
             folder=self.folder,
-            workers=self.workers,
-            gpus_per_trial=self._share,
+            room=self._room,
+            gpus_per_trial=self.settings.gpus_per_trial,
+            retries=self.settings.retries,
         )
         confirmation, started = None, time.monotonic()
         try:
@@ -92,7 +92,7 @@ class Session:
             publisher.close(monitor.groups(), {}, "KILLED" if killed else "FAILED")
             raise
         finally:
-            engine.disconnect()
+            cluster.disconnect()
         monitor.close()
         if limits.interrupted:
             publisher.close(monitor.groups(), {}, "KILLED")
@@ -116,9 +116,20 @@ class Session:
         )
         return status
 
+    def _join(self) -> None:
+        """Be on the cluster, all of whose nodes must be fit for the search."""
+        settings = self.settings
+        cluster.connect(settings.address, self.workers, self.gpus)
+        if settings.address:
+            given = (settings.data, settings.kodak, settings.test, settings.start)
+            cluster.check_nodes(self.folder, [Path(path) for path in given if path and Path(path).exists()])
+
     @property
-    def _share(self) -> float:
-        return self.settings.gpus_per_trial or 0
+    def _room(self) -> Callable[[], int]:
+        """How many trainings may run at once: on a cluster as many as there is room for, unless told."""
+        if self.settings.address:
+            return cluster.Room(self.settings.gpus_per_trial, self.settings.workers)
+        return lambda: self.workers
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -129,7 +140,8 @@ class Session:
         return folder.is_dir() and folder != self.folder and not is_running(folder)
 
     def _open_core(self, earlier: Path | None) -> Core:
-        core = Core(storage_of(self.folder), self.folder.name, self.plan, self.setup)
+        storage = storage_of(self.folder, say=self._say)
+        core = Core(storage, self.folder.name, self.plan, self.setup)
         for trial in core.baselines.get_trials(deepcopy=False):
             if trial.user_attrs.get(SETUP) != self.setup:
                 raise ConfigError(
@@ -142,7 +154,7 @@ class Session:
                     f"{'reused':<12} the baseline of quality {quality}, trained the same way in {source}"
                 )
         if earlier is not None:
-            there = studies(storage_of(earlier), earlier.resolve().name)[0]
+            there = studies(storage_of(earlier), name_of(earlier))[0]
             known = core.learn_from(there.get_trials())
             self._say(f"{'warm start':<12} {known} trials of {earlier} inform the sampler")
         return core

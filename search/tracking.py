@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.provenance import parent_description
+from search.config import SETTINGS
+from search.provenance import ENVIRONMENT, parent_description
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_so_far
 from search.space import BASELINE
@@ -250,7 +251,7 @@ class Tracker:
 
     def artifacts(self) -> None:
         """Put the files of the search's folder that people look at on the parent run, as they change."""
-        patterns = ("settings.yaml", "environment.json", "report.html", "figures/*.png", "tables/*.csv")
+        patterns = (SETTINGS, ENVIRONMENT, "report.html", "figures/*.png", "tables/*.csv")
         for path in (path for pattern in patterns for path in sorted(self._folder.glob(pattern))):
             changed = path.stat().st_mtime_ns
             if self._sent.get(path) != changed:

@@ -69,12 +69,11 @@ def fill(uri: str, trials: int) -> None:
         now = int(time.time() * 1000)
         name = f"q{quality} {strategy} {readable(alpha)}"
         run = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        client.log_batch(
-            run,
-            [Metric(m, draw.normal(), now, epoch) for epoch in range(1, last + 1) for m in METRICS]
-            + [Metric(FINAL, draw.normal(), now, epoch) for epoch in range(EPOCHS, last + 1)],
-            [Param(key, value) for key, value in params.items()],
-        )
+        metrics = [Metric(m, draw.normal(), now, epoch) for epoch in range(1, last + 1) for m in METRICS]
+        if last == EPOCHS:
+            final = next(m.value for m in reversed(metrics) if m.key == "val/rate_change")
+            metrics.append(Metric(FINAL, final, now, last))
+        client.log_batch(run, metrics, [Param(key, value) for key, value in params.items()])
         client.set_terminated(run, "FINISHED" if last == EPOCHS else "KILLED")
 
 

@@ -45,7 +45,7 @@ def test_auto_follows_the_machine_and_says_why() -> None:
     small, large = settled(), settled(gpus=2)
     assert (small.settings.preset, large.settings.preset) == ("tiny", "paper")
     assert "no GPU" in small.sources["preset"]
-    assert (small.settings.gpus_per_trial, large.settings.gpus_per_trial) == (0, 1)
+    assert (small.settings.trials_per_gpu, large.settings.trials_per_gpu) == (0, 1)
 
 
 def test_the_paper_preset_is_the_papers_protocol() -> None:
@@ -107,7 +107,7 @@ def test_the_report_reads_back() -> None:
         ({"select_on": "kodak", "test_images": "3"}, "--select-on kodak needs the whole Kodak set"),
         ({"start": "weights.bin"}, "there are no weights at 'weights.bin'"),
         ({"start": "starter", "width": "20"}, "no starter weights for cheng of width 20"),
-        ({"gpus_per_trial": "0.5"}, "there is no GPU; use 0"),
+        ({"trials_per_gpu": "2"}, "there is no GPU; use 0"),
         ({"name": "../out"}, "no '/'"),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from typing import Any
 
 import numpy as np
 import optuna
@@ -176,6 +177,59 @@ def interleaved(plan: Plan, schedule: int, restarts: bool) -> list[object]:
         if goes_on:
             running[name] = (candidate, epoch + 1)
     return decisions
+
+
+class KilledError(Exception):
+    pass
+
+
+class MortalStorage(InMemoryStorage):
+    """Dies before its n-th write from now on, as a process does that is killed."""
+
+    left = math.inf
+
+    def _write(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KilledError
+
+    def create_new_trial(self, *args: Any, **kwargs: Any) -> int:
+        self._write()
+        return super().create_new_trial(*args, **kwargs)
+
+    def set_trial_param(self, *args: Any, **kwargs: Any) -> None:
+        self._write()
+        super().set_trial_param(*args, **kwargs)
+
+    def set_trial_user_attr(self, *args: Any, **kwargs: Any) -> None:
+        self._write()
+        super().set_trial_user_attr(*args, **kwargs)
+
+
+@pytest.mark.parametrize("sampler", ["surrogate", "tpe"])
+@pytest.mark.parametrize("finished", [0, 12])
+def test_a_proposal_cut_short_at_any_write_is_gone_on_with(sampler: str, finished: int) -> None:
+    plan = dataclasses.replace(PLAN, sampler=sampler, budget=12)
+    expected = run_all(Core(InMemoryStorage(), "s", plan))
+    for writes in range(20):
+        storage = MortalStorage()
+        core, done = Core(storage, "s", plan), []
+        for _ in range(finished):
+            candidate = core.suggest()
+            assert candidate is not None
+            done.append((candidate, train(core, candidate)))
+        storage.left = writes
+        try:
+            candidate = core.suggest()
+        except KilledError:
+            storage.left = math.inf
+            core = Core(storage, "s", plan)
+            assert core.unfinished() == []  # nothing was trained of it
+            assert done + run_all(core) == expected
+        else:
+            assert candidate == expected[finished][0]
+            return
+    raise AssertionError("a proposal writes less often")
 
 
 def test_an_earlier_search_informs_the_next() -> None:

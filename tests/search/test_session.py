@@ -36,7 +36,7 @@ def begun(tmp_path: Path) -> Path:
 def test_a_search_goes_on_with_its_own_settings_and_a_larger_budget(begun: Path) -> None:
     address = "http://me:secret@mlflow"
     again = resolve_again({"budget": "16", "tracking_uri": address}, begun, lambda _: 1).settings
-    assert (again.budget, again.preset, again.gpus_per_trial, again.name) == (16, "tiny", 0, "begun")
+    assert (again.budget, again.preset, again.trials_per_gpu, again.name) == (16, "tiny", 0, "begun")
 
 
 def test_what_would_make_trials_incomparable_is_refused_by_name(begun: Path) -> None:

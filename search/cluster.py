@@ -1,0 +1,146 @@
+"""The Ray cluster that a search runs on: this machine, or one that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+#: Seconds that a node has to answer whether it can take part.
+_PATIENCE = 120.0
+
+
+class ClusterError(ValueError):
+    """A cluster that a search cannot run on; the message names the address or the node."""
+
+
+def prepare(address: str | None) -> None:
+    """Set the environment that Ray reads when it is imported."""
+    # Ray's own table of trials and its log files would only repeat what is in the results.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to answer
+    # All free places of a cluster are filled at once, not one after another; `Room` says how many there are.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what matters comes as an exception too
+    if not address and "RAY_AUTH_MODE" not in os.environ:
+        # A token of our own, for this process and its workers. Left to itself Ray writes one to the
+        # home folder, which changes what a later `ray start` does.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
+    """Join the cluster at `address`, or start Ray on this machine, dashboard off, for `workers`; nothing
+    happens if that was done. Raises ClusterError."""
+    prepare(address)
+    import ray
+
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not address:
+        ray.init(
+            num_cpus=workers, num_gpus=gpus or None, include_dashboard=False,
+            _node_ip_address="127.0.0.1", **quiet,
+        )  # fmt: skip
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise ClusterError(
+            f"there is no Ray cluster to join at {address}, or its token is not the one in RAY_AUTH_TOKEN or at "
+            f"RAY_AUTH_TOKEN_PATH ({_first_line(error)})"
+        ) from error
+
+
+def disconnect() -> None:
+    """Leave the cluster; a Ray started here ends with all its processes."""
+    import ray
+
+    ray.shutdown()
+
+
+def resource(name: str) -> float:
+    """How much of a resource ('CPU', 'GPU') all nodes have together. Ray must be connected."""
+    import ray
+
+    return float(ray.cluster_resources().get(name, 0))
+
+
+class Room:
+    """How many trials the cluster has room for at the moment, as its nodes come and go, but `most` at the
+    most. Ray must be connected."""
+
+    def __init__(self, gpus_per_trial: float, most: int | None) -> None:
+        self._share, self._most = gpus_per_trial, most
+        self._room, self._until = 0, 0.0
+
+    def __call__(self) -> int:
+        now = time.monotonic()
+        if now >= self._until:
+            self._until = now + 1.0  # Ray's loop asks much more often
+            room = resource("CPU")
+            if self._share:
+                room = min(room, resource("GPU") / self._share)
+            self._room = int(room) if self._most is None else min(int(room), self._most)
+        return self._room
+
+
+def check_nodes(folder: Path, needed: Iterable[Path]) -> None:
+    """Make sure that every node has this package, sees what is `needed`, and can write to the search's
+    folder, which all must share. Raises ClusterError, which names the node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    token = folder / f".probe-{secrets.token_hex(8)}"
+    token.write_text(token.name)
+    visits, seen = {}, [str(path.resolve()) for path in needed]
+    visit = ray.remote(num_cpus=0, max_retries=0)(_visit)
+    try:
+        for node in ray.nodes():
+            if node["Alive"] and node["Resources"].get("CPU"):
+                here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+                task = visit.options(scheduling_strategy=here)
+                visits[name] = task.remote(str(token.resolve()), seen, version("lictune"))
+        if not visits:
+            raise ClusterError("no node of the cluster has a CPU for a trial; start one with ray start")
+        for name, answer in visits.items():
+            try:
+                trouble = ray.get(answer, timeout=_PATIENCE)
+            except Exception as error:  # whatever keeps a node from running a task
+                trouble = f"cannot run a task of this package ({_first_line(error)}); install it there"
+            if trouble:
+                raise ClusterError(f"the node {name} {trouble}")
+    finally:
+        for path in folder.glob(f"{token.name}*"):
+            path.unlink()
+
+
+def _visit(token: str, needed: list[str], expected: str) -> str:
+    """Runs on a node: why it cannot take part; empty if it can."""
+    path = Path(token)
+    if not path.is_file() or path.read_text() != path.name:
+        return f"does not see {path.parent}; --results must be on storage that every node mounts there"
+    try:
+        path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}").write_text("")
+    except OSError as error:
+        return f"cannot write to {path.parent} ({error.strerror}); trials keep their checkpoints there"
+    for name in needed:
+        if not Path(name).exists():
+            return f"does not see {name}; put it at the same path on every node"
+    if version("lictune") != expected:
+        return f"has lictune {version('lictune')}, not {expected}; install the same version on every node"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

@@ -1,0 +1,232 @@
+"""How much the driver can take: many trials over many logical GPUs, with nothing trained.
+
+    python -m tests.bench.scale --trials 200 --gpus 64
+
+Runs the same made-up trainings (a result as soon as it is asked for, 9 epochs, a checkpoint of a few bytes)
+through this package's engine and core, with its own sampler and with random proposals, and through Ray
+Tune's plain recipe: OptunaSearch, ASHAScheduler, MLflowLoggerCallback. Of each side: trials and results a
+second, processor time of the driver for each result, and its memory after a third of the results and at the
+end. MLflow is written to SQLite on every side. Ray has as many CPUs as logical GPUs, whatever the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import psutil
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from rich.console import Console
+
+from lic.recipe import LAMBDAS
+from search import cluster, engine
+from search.core import Core
+from search.folder import storage_of
+from search.limits import Limits
+from search.monitor import Monitor
+from search.publishing import Publisher
+from search.space import Candidate, Plan
+from search.stopping import rungs
+from search.terminal import PlainView
+from search.tracking import Tracker
+
+EPOCHS, ETA = 9, 3
+
+
+def reading(alpha: float, quality: int, epoch: int) -> dict[str, float]:
+    """The figures of a made-up training: bits fall with the epochs, and are fewest at alpha 1e-7."""
+    gain = -3 + 4 * (math.log10(alpha) + 7) ** 2 if alpha else 0.0
+    rate = 0.2 * quality * (1 + gain / 100) * (1 + 1 / epoch)
+    return {"val/bpp": rate, "val/mse": 100.0 / quality, "time/measured_at": time.time()}
+
+
+class Instant(tune.Trainable):
+    """A training that takes no time, for either side."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        # Where our engine puts the point, or Ray's own search; that of ours ends by its scheduler alone.
+        self.point, self.ours = config.get("trial", config), "trial" in config
+        self.epoch = 0
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        self.epoch += 1
+        figures = reading(self.point["alpha"], self.point["quality"], self.epoch)
+        cost = figures["val/bpp"] + LAMBDAS[self.point["quality"]] * figures["val/mse"]
+        readings = SimpleNamespace(epoch=self.epoch, figures=figures, images=None)
+        done = not self.ours and self.epoch >= EPOCHS
+        return {**figures, "readings": readings, "rd_cost": cost, "done": done}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        (Path(checkpoint_dir) / "state.pt").write_text(str(self.epoch))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        self.epoch = int((Path(checkpoint) / "state.pt").read_text())
+
+
+class Gauge:
+    """Counts the results, and looks at this process while they come."""
+
+    def __init__(self, expected: int) -> None:
+        self.expected, self.results, self.early = expected, 0, 0.0
+        self.began, self.used = time.monotonic(), time.process_time()
+
+    def count(self) -> None:
+        self.results += 1
+        if self.results == self.expected // 3:
+            self.early = memory()
+
+    def read(self, side: str, trials: int) -> dict[str, Any]:
+        wall, used = time.monotonic() - self.began, time.process_time() - self.used
+        return {
+            "side": side, "trials": trials, "results": self.results, "wall_s": wall,
+            "trials_per_s": trials / wall, "results_per_s": self.results / wall,
+            "driver_ms_per_result": 1000 * used / self.results,
+            "memory_third_mib": self.early, "memory_end_mib": memory(),
+        }  # fmt: skip
+
+
+def memory() -> float:
+    """Memory of this process, MiB."""
+    gc.collect()
+    return psutil.Process().memory_info().rss / 2**20
+
+
+class Counted(Core):
+    """The core, counting what it is told."""
+
+    gauge: Gauge
+
+    def observe(self, *args: Any, **kwargs: Any) -> None:
+        self.gauge.count()
+        super().observe(*args, **kwargs)
+
+
+def ours(sampler: str, trials: int, gpus: int, root: Path, side: str) -> dict[str, Any]:
+    """The trials through this package's engine, core and monitor."""
+    levels = tuple(rungs(EPOCHS, 1, ETA))
+    plan = Plan(
+        qualities=tuple(LAMBDAS), strategies=("y", "z", "y+z"), alpha_min=1e-8, alpha_max=1e-5, epochs=EPOCHS,
+        rungs=levels, eta=ETA, budget=trials, seed=0, sampler=sampler, selection="val",
+    )  # fmt: skip
+    folder = root / side
+    folder.mkdir()
+    core = Counted(storage_of(folder), folder.name, plan)
+    core.gauge = Gauge(trials * 2)
+    with (root / "said.log").open("w") as log:
+        view = PlainView(Console(file=log))
+        publisher = Publisher(
+            Tracker(f"sqlite:///{root}/ours.db", folder.name, folder), plan.strategies, view.say
+        )
+        monitor = Monitor(folder, plan, "val", gpus, publisher, view)
+        engine.run(
+            core, _point, monitor.changed, Limits(None, None, 1), folder, lambda: gpus, 1, 0,
+            trainable=Instant,
+        )  # fmt: skip
+        found = core.gauge.read(side, trials)
+        monitor.close()
+        publisher.close(monitor.groups(), {}, "FINISHED")
+    return found
+
+
+def _point(candidate: Candidate) -> Any:
+    return {"alpha": candidate.alpha, "quality": candidate.quality}
+
+
+def plain(trials: int, gpus: int, root: Path) -> dict[str, Any]:
+    """The trials through Ray Tune's own recipe."""
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+    from ray.tune.search.optuna import OptunaSearch
+
+    gauge = Gauge(trials * 2)
+
+    class Count(tune.Callback):
+        def on_trial_result(self, *_args: Any, **_info: Any) -> None:
+            gauge.count()
+
+    space = {
+        "alpha": tune.loguniform(1e-8, 1e-5),
+        "strategy": tune.choice(["y", "z", "y+z"]),
+        "quality": tune.choice(list(LAMBDAS)),
+    }
+    tracking = MLflowLoggerCallback(tracking_uri=f"sqlite:///{root}/plain.db", experiment_name="plain")
+    tune.Tuner(
+        tune.with_resources(Instant, {"CPU": 1, "GPU": 1}),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearch(metric="rd_cost", mode="min"),
+            scheduler=ASHAScheduler(
+                metric="rd_cost", mode="min", max_t=EPOCHS, grace_period=1, reduction_factor=ETA
+            ),
+            num_samples=trials, max_concurrent_trials=gpus, reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="plain", storage_path=str(root), verbose=0, callbacks=[Count(), tracking],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+        ),
+    ).fit()  # fmt: skip
+    return gauge.read("Ray Tune's plain recipe", trials)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--gpus", type=int, default=64, help="logical ones")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="CSV file to write")
+    args = parser.parse_args()
+    cluster.prepare(None)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    ray.init(
+        num_cpus=args.gpus, num_gpus=args.gpus, include_dashboard=False, log_to_driver=False,
+        _node_ip_address="127.0.0.1", logging_level=logging.ERROR,
+    )  # fmt: skip
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        sides: list[Callable[[Path], dict[str, Any]]] = [
+            lambda root: ours("random", args.trials, args.gpus, root, "lictune, random proposals"),
+            lambda root: plain(args.trials, args.gpus, root),
+            lambda root: ours("surrogate", args.trials, args.gpus, root, "lictune, its own sampler"),
+        ]
+        for number in range(args.rounds):
+            for index, side in enumerate(sides):
+                root = Path(temporary) / f"{number}-{index}"
+                root.mkdir()
+                rows.append(side(root))
+                print(rows[-1], flush=True)
+    ray.shutdown()
+    table = pd.DataFrame(rows).groupby("side", sort=False).median()
+    print(table.round(2).to_string())
+    other = table.loc["Ray Tune's plain recipe"]
+    for side, row in table.iterrows():
+        print(
+            f"{side}: {row['results_per_s'] / other['results_per_s']:.2f} times the results a second, "
+            f"{row['driver_ms_per_result'] / other['driver_ms_per_result']:.2f} times the driver's time "
+            "for each"
+        )
+    print(
+        f"{os.cpu_count()} cores, Ray {ray.__version__}, {args.trials} trials over {args.gpus} logical GPUs"
+    )
+    if args.out:
+        table.round(4).to_csv(args.out)
+
+
+if __name__ == "__main__":
+    main()

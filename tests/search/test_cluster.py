@@ -1,0 +1,221 @@
+"""Searches on a Ray cluster of two hosts that share nothing but a folder, a database and MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lic.trial import Trial
+from search.config import Settings
+from search.engine import training_config_of
+from search.plan import template_of
+from search.space import Candidate
+from tests.hosts import MISSING, Host, TwoHosts, two_hosts
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+SMALL = [
+    *("--preset", "tiny", "--width", "8", "--start", "scratch", "--no-stopping", "--strategies", "y"),
+    *("--patch", "64", "--batch", "2", "--val-images", "2"),
+]
+
+_RECORDS = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from search.folder import open_search
+records = open_search(sys.argv[1], Path(sys.argv[2]), with_model=False).records.everything()
+print(json.dumps([asdict(record) for record in records]))
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[TwoHosts]:
+    draw = np.random.default_rng(0)
+    with two_hosts() as made:
+        for part, count in (("train", 6), ("test", 2)):
+            (made.shared / part).mkdir()
+            for number in range(count):
+                pixels = draw.integers(0, 256, (192, 200, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(made.shared / part / f"{number}.png")
+        yield made
+
+
+def command(hosts: TwoHosts, *arguments: str, results: Path | None = None) -> list[str]:
+    return [
+        sys.executable, "-m", "search.run", "--address", hosts.head,
+        "--results", str(results or hosts.shared / "results"), *arguments,
+    ]  # fmt: skip
+
+
+def new(hosts: TwoHosts, name: str, *arguments: str) -> list[str]:
+    where = ("--name", name, "--study", hosts.study, "--tracking-uri", hosts.mlflow)
+    return command(hosts, *where, *SMALL, *pictures(hosts), *arguments)
+
+
+def pictures(hosts: TwoHosts) -> list[str]:
+    return ["--data", str(hosts.shared / "train"), "--test", str(hosts.shared / "test")]
+
+
+def records_of(hosts: TwoHosts, name: str) -> list[dict[str, Any]]:
+    results = str(hosts.shared / "results")
+    done = hosts.first.run(sys.executable, "-c", _RECORDS, name, results, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def check(hosts: TwoHosts, name: str, trainings: int, cache: Path) -> None:
+    """Every training once, in Optuna's storage and in MLflow, with the figures that an undisturbed training
+    of its point has."""
+    records = records_of(hosts, name)
+    assert len({record["name"] for record in records}) == len(records) == trainings
+    assert {record["state"] for record in records} == {"finished"}, [
+        (r["name"], r["reason"]) for r in records
+    ]
+    folder = hosts.shared / "results" / name
+    template = template_of(Settings(**yaml.safe_load((folder / "settings.yaml").read_text())))
+    template = dataclasses.replace(template, images=dataclasses.replace(template.images, cache=str(cache)))
+    for record in records:
+        point = Candidate(*(record[key] for key in ("name", "role", "quality", "alpha", "strategy", "seed")))
+        trial = Trial(training_config_of(point, template))
+        assert len(record["readings"]) == template.training.epochs
+        for epoch in range(1, template.training.epochs + 1):
+            again = trial.run_epoch().figures
+            for key, value in record["readings"][str(epoch)].items():
+                if not key.startswith(("time/", "memory/")):
+                    assert again[key] == value, (record["name"], epoch, key)
+    words = ("-m", "search.track", name, "--results", str(folder.parent))
+    compared = hosts.first.run(sys.executable, *words, timeout=120)
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    assert f"MLflow holds {trainings} of {trainings} trainings" in compared.stdout
+
+
+def packed_images(host: Host) -> list[str]:
+    """The image sets in a host's own cache."""
+    found = host.run("find", str(host.private / ".cache"), "-name", "*.bin", timeout=20)
+    return found.stdout.split()
+
+
+@pytest.mark.parametrize("model", ["hyperprior", "cheng"])
+def test_a_search_runs_on_both_hosts(hosts: TwoHosts, model: str, cache: Path) -> None:
+    size = ("--rates", "1,6", "--budget", "4", "--epochs", "2", "--steps-per-epoch", "30")
+    done = hosts.first.run(*new(hosts, model, "--model", model, *size), timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check(hosts, model, 6, cache)
+    assert len(packed_images(hosts.first)) == len(packed_images(hosts.second)) == 3
+    settings = (hosts.shared / "results" / model / "settings.yaml").read_text()
+    assert hosts.first.token not in settings + done.stdout + done.stderr
+
+
+def test_a_wrong_token_is_refused(hosts: TwoHosts) -> None:
+    words = new(hosts, "stranger", "--model", "hyperprior")
+    done = hosts.first.run(*words, timeout=120, RAY_AUTH_TOKEN="0" * 64)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"lictune: there is no Ray cluster to join at {hosts.head}, or its token is"
+    )
+    assert not (hosts.shared / "results" / "stranger").exists()
+
+
+def test_a_node_that_does_not_see_the_storage_is_refused_by_name(hosts: TwoHosts) -> None:
+    private = hosts.first.private / "results"
+    words = ("--name", "unseen", "--model", "hyperprior", *SMALL, *pictures(hosts))
+    done = hosts.first.run(*command(hosts, *words, results=private), timeout=180)
+    assert done.returncode == 2
+    assert f"({hosts.second.address}) does not see {private}/unseen; --results must be" in done.stderr
+
+
+def test_a_name_that_the_database_has_is_refused(hosts: TwoHosts) -> None:
+    elsewhere = hosts.shared / "elsewhere"
+    words = (
+        "--name",
+        "hyperprior",
+        "--study",
+        hosts.study,
+        "--model",
+        "hyperprior",
+        *SMALL,
+        *pictures(hosts),
+    )
+    done = hosts.first.run(*command(hosts, *words, results=elsewhere), timeout=120)
+    assert (done.returncode, done.stderr.count("holds a search called hyperprior already")) == (2, 1)
+
+
+def kill_trainings(hosts: TwoHosts) -> None:
+    """kill -9 for what trains on the second host."""
+    found = subprocess.run(
+        ["ip", "netns", "pids", hosts.second.name], capture_output=True, text=True, check=True
+    )
+    training = [
+        int(pid)
+        for pid in found.stdout.split()
+        if b"ray::RayTrial" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert training, "nothing trains on the second host"
+    for pid in training:
+        os.kill(pid, signal.SIGKILL)
+
+
+def cut_the_link(hosts: TwoHosts) -> None:
+    """60 s without a link; what Ray gave up meanwhile is started again, as a service manager would."""
+    hosts.cut()
+    time.sleep(60)
+    hosts.restore()
+    joined = hosts.second.processes[-1]
+    time.sleep(10)
+    if joined.poll() is not None:
+        hosts.start_ray(hosts.second)
+
+
+def restart_the_database(hosts: TwoHosts) -> None:
+    hosts.database.stop()
+    time.sleep(5)
+    hosts.database.start()
+
+
+LONG = ("--rates", "1", "--budget", "4", "--epochs", "4", "--steps-per-epoch", "150")
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("fault", [kill_trainings, cut_the_link, restart_the_database])
+def test_a_fault_changes_no_figure(hosts: TwoHosts, fault: Callable[[TwoHosts], None], cache: Path) -> None:
+    name = fault.__name__
+    log = hosts.logs / f"{name}.log"
+    driver = hosts.first.start(*new(hosts, name, "--model", "hyperprior", *LONG), log=log)
+    wait_for_the_second_epoch(hosts, name, driver, log)
+    fault(hosts)
+    assert driver.wait(timeout=400) == 0, log.read_text()
+    check(hosts, name, 5, cache)
+
+
+@pytest.mark.chaos
+def test_a_killed_driver_is_resumed_from_the_other_host(hosts: TwoHosts, cache: Path) -> None:
+    log = hosts.logs / "driver.log"
+    driver = hosts.first.start(*new(hosts, "driver", "--model", "hyperprior", *LONG), log=log)
+    wait_for_the_second_epoch(hosts, "driver", driver, log)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    done = hosts.second.run(*command(hosts, "--resume", "driver"), timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check(hosts, "driver", 5, cache)
+
+
+def wait_for_the_second_epoch(hosts: TwoHosts, name: str, driver: subprocess.Popen, log: Path) -> None:
+    until, trials = time.monotonic() + 120, hosts.shared / "results" / name / "trials"
+    while not any(trials.glob("*/checkpoint_000001")):
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < until, f"no checkpoints: {log.read_text()}"
+        time.sleep(0.2)

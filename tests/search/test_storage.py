@@ -1,0 +1,92 @@
+"""A search's records in a database server."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from optuna.storages import InMemoryStorage
+
+from dashboards.servers import usable_port
+from search.core import Core
+from search.storage import StorageError, keep_password, open_storage
+from tests.database import MISSING, Database
+from tests.search.test_core import PLAN, run_all
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    if MISSING:
+        pytest.skip(MISSING)
+    # Not one that the system gives to clients: such a client can meet itself while the server is away.
+    port = next(port for port in random.sample(range(15000, 30000), 100) if usable_port(port) == port)
+    folder = Path(tempfile.mkdtemp(prefix="lictune-database-"))
+    folder.chmod(0o755)
+    made = Database(folder, "127.0.0.1", port, secrets.token_hex(16))
+    try:
+        made.create("lictune")
+        yield made
+        made.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def _password(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", database.password)
+
+
+@pytest.mark.usefixtures("_password")
+def test_a_search_decides_the_same_while_its_database_restarts(database: Database) -> None:
+    said: list[str] = []
+    core = Core(open_storage(database.url("lictune"), said.append), "restarts", PLAN)
+    over = threading.Event()
+
+    def restart() -> None:
+        for _ in range(3):
+            over.wait(1.0)
+            database.stop()
+            time.sleep(1.0)
+            database.start()
+
+    meanwhile = threading.Thread(target=restart)
+    meanwhile.start()
+    found = run_all(core)
+    over.set()
+    meanwhile.join()
+    assert found == run_all(Core(InMemoryStorage(), "restarts", PLAN))
+    assert len(core.trials.get_trials()) == PLAN.budget
+    address = database.url("lictune")
+    assert f"the database at {address} does not answer; waiting for it" in said
+    assert said[-1] == f"the database at {address} answers again"
+
+
+def test_a_password_goes_to_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "")
+    kept = keep_password("postgresql+psycopg://me:a%40b:c@db.example:5433/studies")
+    assert kept == "postgresql+psycopg://me@db.example:5433/studies"
+    assert os.environ["PGPASSWORD"] == "a@b:c"
+
+
+@pytest.mark.usefixtures("_password")
+def test_a_database_that_cannot_be_used_is_told_in_one_sentence(database: Database) -> None:
+    for url, reason in (
+        (database.url("nowhere"), 'database "nowhere" does not exist'),
+        (database.url("lictune").replace(str(database.port), "1"), "refused"),
+        ("postgresql+nothing://me@here/there", "sqlalchemy.dialects:postgresql.nothing"),
+    ):
+        with pytest.raises(StorageError, match=r"cannot be used .*--study takes an address") as error:
+            open_storage(url)
+        assert reason in str(error.value)
+        assert "\n" not in str(error.value)
+        assert database.password not in str(error.value)
+    with pytest.raises(StorageError, match="is no address of a database"):
+        keep_password("here")
