@@ -164,6 +164,18 @@ def test_mlflow_answers_to_its_name_and_to_no_other(tmp_path: Path) -> None:
     assert "mlflow:5000" in option("mlflow", "--allowed-hosts")
 
 
+def test_optunas_dashboard_opens_before_there_is_a_study(tmp_path: Path) -> None:
+    port, study = str(usable_port(0)), f"sqlite:///{tmp_path}/study.db"
+    *shell, command = services()["optuna-dashboard"]["command"]
+    command = command.replace("$$", "$").replace("0.0.0.0", HOST).replace("8081", port)
+    environment = {"STUDY": study, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    with Servers() as servers:
+        entrypoint = ["sh", str(DOCKER / "entrypoint.sh"), *shell, command]
+        servers.start("Optuna's dashboard", entrypoint, f"http://{HOST}:{port}/dashboard/", environment)
+        servers.wait_until_ready()
+        assert json.loads(fetch(f"http://{HOST}:{port}/api/studies"))["study_summaries"] == []
+
+
 def _postgres(text: str) -> str:
     return next(word for word in text.split() if word.startswith("postgresql"))
 

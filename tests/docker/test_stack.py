@@ -41,7 +41,7 @@ def test_every_service_that_is_spoken_to_is_there() -> None:
         *re.findall(r"--address=([\w-]+):", " ".join(services()["worker"]["command"])),
         *re.findall(r"@([\w-]+)/", option("mlflow", "--backend-store-uri")),
         *re.findall(r"@([\w-]+)/", (DOCKER / "mlflow-users.ini").read_text()),
-        *re.findall(r"@([\w-]+)/", services()["optuna-dashboard"]["command"][-1]),
+        *re.findall(r"@([\w-]+)/", services()["optuna-dashboard"]["environment"]["STUDY"]),
     }
     assert spoken == {"head", "mlflow", "postgres", "prometheus"} <= names
     allowed = option("mlflow", "--allowed-hosts").split(",")
