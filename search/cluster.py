@@ -56,7 +56,7 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ClusterError(
-            f"there is no Ray cluster to join at {address}, or its token is not the one in RAY_AUTH_TOKEN or at "
+            f"there is no Ray cluster to join at {address}, or its token is not that of RAY_AUTH_TOKEN or "
             f"RAY_AUTH_TOKEN_PATH ({_first_line(error)})"
         ) from error
 

@@ -14,7 +14,8 @@ import psutil
 
 from search.core import studies
 from search.folder import storage_of
-from search.progress import progress_of
+from search.metrics import Gauges
+from search.progress import Progress, progress_of
 from search.publishing import Publisher
 from search.records import FINISHED, RUNNING, RecordReader, SearchRecords
 from search.space import Plan
@@ -22,6 +23,9 @@ from search.terminal import View
 
 #: Seconds between two looks at the records, and between two at the memory in use.
 _LOOK_EVERY, _MEMORY_EVERY = 1.0, 60.0
+
+#: Seconds between two times that the gauges are set: Ray forgets one that was not set for 20.
+_GAUGES_EVERY = 5.0
 
 #: Reading the records takes no more than one part in so many of the time, the report of the machine's.
 _READING, _REPORTING = 20, 200
@@ -42,8 +46,11 @@ class Monitor:
         workers: int,
         publisher: Publisher,
         view: View,
+        gauges: Gauges | None = None,
     ) -> None:
         self._plan, self._workers, self._publisher, self._view = plan, workers, publisher, view
+        self._gauges = gauges
+        self._progress: Progress | None = None
         self._reader = RecordReader(studies(storage_of(folder), folder.name), plan, test_set)
         #: How many trainings are planned to confirm what the search found.
         self.confirming = 0
@@ -80,7 +87,9 @@ class Monitor:
 
     def _follow(self) -> None:
         while not self._over.is_set():
-            self._news.wait(_MEMORY_EVERY)
+            idle_until = time.monotonic() + _MEMORY_EVERY
+            while not self._news.wait(_GAUGES_EVERY) and time.monotonic() < idle_until:
+                self._set_gauges()
             self._news.clear()
             began = time.monotonic()
             self._look()
@@ -94,11 +103,17 @@ class Monitor:
         self._view.show(replace(progress, trouble=self._publisher.trouble, news=news))
         self._told |= {record.name for record in news}
         self._publisher.offer(groups)
+        self._progress = progress
+        self._set_gauges()
         if any(trial.state == FINISHED for trial in groups[0].trials):
             self._report.refresh()
         if time.monotonic() - self._memory_seen > _MEMORY_EVERY:
             self._memory_seen = time.monotonic()
             self.peak_memory = max(self.peak_memory, tree_memory())
+
+    def _set_gauges(self) -> None:
+        if self._gauges is not None and self._progress is not None:
+            self._gauges.show(self._progress, self._publisher.behind)
 
 
 class _Report:

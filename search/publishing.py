@@ -42,11 +42,21 @@ class Publisher:
         self._last: Callable[[], None] | None = None
         #: Why MLflow cannot be written to at the moment; empty if it can.
         self.trouble = ""
+        #: Since when MLflow lacks something that was offered, on the monotonic clock.
+        self._lacking: float | None = None
         self._thread = threading.Thread(target=self._follow, name="publishing", daemon=True)
         self._thread.start()
 
+    @property
+    def behind(self) -> float:
+        """Seconds for which MLflow has lacked something that was offered; 0 if it has everything."""
+        since = self._lacking
+        return 0.0 if since is None else time.monotonic() - since
+
     def offer(self, groups: list[SearchRecords]) -> None:
         """The records so far, of the search and of each confirmation seed. Returns at once."""
+        if self._lacking is None:
+            self._lacking = time.monotonic()
         self._replace(functools.partial(self._write, groups))
 
     def close(self, groups: list[SearchRecords], figures: Mapping[str, float], status: str) -> bool:
@@ -81,6 +91,8 @@ class Publisher:
                 time.sleep(_AGAIN)
                 job = self._take() or job
             self._queue.task_done()
+            if self._queue.empty():
+                self._lacking = None
             if job is self._last:
                 return
 

@@ -25,6 +25,7 @@ from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
 from search.folder import driver_lock, is_running, last_checkpoint, name_of, storage_of
 from search.limits import Limits
+from search.metrics import Gauges
 from search.monitor import Monitor, start_report
 from search.publishing import Publisher
 from search.recommend import expectations
@@ -63,7 +64,8 @@ class Session:
         limits = Limits(self.settings.max_hours, self.settings.max_gpu_hours, self.settings.gpus_per_trial)
         view = view_for(self.console)
         publisher = Publisher(self.tracker, self.plan.strategies, view.say)
-        monitor = Monitor(self.folder, self.plan, self.test_set, self.workers, publisher, view)
+        gauges = Gauges(self.folder.name, self.settings.batch * self.settings.steps_per_epoch)
+        monitor = Monitor(self.folder, self.plan, self.test_set, self.workers, publisher, view, gauges)
         train = functools.partial(
             engine.run,
             configure=functools.partial(engine.training_config_of, template=self.template),
