@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 IMAGES := $(wildcard ../shared/data/bsds500)
 
-.PHONY: search test lint ui screenshots starter lock smoke clean
+.PHONY: search test lint ui chaos screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
 .venv: requirements.lock pyproject.toml
@@ -28,6 +28,10 @@ test: lint
 # Three trials of every supported model: minutes each.
 smoke: .venv
 	$(BIN)/python -m pytest -m smoke
+
+# Faults in the middle of searches: minutes each.
+chaos: .venv
+	$(BIN)/python -m pytest -m chaos
 
 ui: .venv
 	$(BIN)/python -m dashboards.open

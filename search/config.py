@@ -133,7 +133,9 @@ class Settings(BaseModel):
         "Machine", 3, "times a training that broke off is tried again, from its checkpoint", ge=0
     )
     address: str | None = _setting(
-        "Machine", None, "of a Ray cluster to join: auto, host:port (default: this machine)"
+        "Machine",
+        None,
+        "of a Ray cluster: auto or host:port from its nodes, ray://host:10001 (default: this machine)",
     )
 
     results: str = _setting("Results", "results", "folder of all searches")

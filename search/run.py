@@ -30,6 +30,7 @@ from search.cluster import ClusterError
 from search.config import SETTINGS, ConfigError, Resolved, Settings, add_arguments, resolve, resolve_again
 from search.folder import FolderError, find_folder, is_search
 from search.provenance import ENVIRONMENT, provenance, public
+from search.remote import remote_address, run_on_head
 from search.space import Plan
 from search.storage import StorageError, keep_password, open_storage
 from search.tracking import Tracker, TrackingError, tracking_address
@@ -40,8 +41,11 @@ USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     folder: Path | None = None
+    given = sys.argv[1:] if argv is None else argv
     try:
-        resolved, options = parse(sys.argv[1:] if argv is None else argv)
+        if (address := remote_address(given, os.environ)) and not {"-h", "--help"} & set(given):
+            return run_on_head(address, given)
+        resolved, options = parse(given)
         if options.print_config:
             print(resolved.report())
             return 0

@@ -120,6 +120,16 @@ def test_a_search_runs_on_both_hosts(hosts: TwoHosts, model: str, cache: Path) -
     assert hosts.first.token not in settings + done.stdout + done.stderr
 
 
+@pytest.mark.chaos
+def test_a_machine_outside_the_cluster_starts_a_search_on_its_head(hosts: TwoHosts, cache: Path) -> None:
+    words = new(hosts, "outside", "--model", "hyperprior", *LONG)
+    words[words.index("--address") + 1] = f"ray://{hosts.first.address}:10001"
+    done = hosts.first.run(*words, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Against the baselines on test" in done.stdout
+    check(hosts, "outside", 5, cache)
+
+
 def test_a_wrong_token_is_refused(hosts: TwoHosts) -> None:
     words = new(hosts, "stranger", "--model", "hyperprior")
     done = hosts.first.run(*words, timeout=120, RAY_AUTH_TOKEN="0" * 64)

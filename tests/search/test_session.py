@@ -9,6 +9,7 @@ import pytest
 
 from search.config import ConfigError, resolve, resolve_again
 from search.folder import CHECKPOINT, FolderError, find_folder, is_running, last_checkpoint, set_aside
+from search.remote import remote_address
 from search.session import only_driver
 
 
@@ -37,6 +38,29 @@ def test_a_search_goes_on_with_its_own_settings_and_a_larger_budget(begun: Path)
     address = "http://me:secret@mlflow"
     again = resolve_again({"budget": "16", "tracking_uri": address}, begun, lambda _: 1).settings
     assert (again.budget, again.preset, again.trials_per_gpu, again.name) == (16, "tiny", 0, "begun")
+
+
+def test_a_folder_that_lost_its_searchs_name_is_told_so(begun: Path) -> None:
+    settings = begun / "settings.yaml"
+    settings.write_text(settings.read_text().replace("name: null", "name: begun"))
+    assert resolve_again({"tracking_uri": "sqlite:///x.db"}, begun, lambda _: 0).settings.name == "begun"
+    moved = begun.rename(begun.with_name("moved"))
+    with pytest.raises(ConfigError, match="was called begun; give its folder that name again"):
+        resolve_again({"tracking_uri": "sqlite:///x.db"}, moved, lambda _: 0)
+
+
+def test_a_setting_of_another_version_does_not_keep_a_search_from_going_on(begun: Path) -> None:
+    with (begun / "settings.yaml").open("a") as settings:
+        settings.write("\na_former_setting: 0.5\n")
+    again = resolve_again({"tracking_uri": "sqlite:///x.db"}, begun, lambda _: 0).settings
+    assert again.budget == 8
+
+
+def test_only_a_ray_address_sends_the_driver_away() -> None:
+    assert remote_address(["--budget", "8", "--address", "ray://head:10001"], {}) == "ray://head:10001"
+    assert remote_address(["--address=auto"], {"LICTUNE_ADDRESS": "ray://head:10001"}) is None
+    assert remote_address([], {"LICTUNE_ADDRESS": "ray://head:10001"}) == "ray://head:10001"
+    assert remote_address(["--model", "cheng"], {}) is None
 
 
 def test_what_would_make_trials_incomparable_is_refused_by_name(begun: Path) -> None:
