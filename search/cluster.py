@@ -29,7 +29,6 @@ def prepare(address: str | None) -> None:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to answer
     # All free places of a cluster are filled at once, not one after another; `Room` says how many there are.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what matters comes as an exception too
     if not address and "RAY_AUTH_MODE" not in os.environ:
         # A token of our own, for this process and its workers. Left to itself Ray writes one to the
         # home folder, which changes what a later `ray start` does.

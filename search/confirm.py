@@ -81,14 +81,19 @@ class Confirmation:
         images: dict[str, list[float]] | None = None,
     ) -> None:
         trial = self._find(name)
+        if trial.state.is_finished():
+            return  # as the core's (search.core.Core.observe)
         for key, value in attributes_of(epoch, figures, images).items():
             self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on: until its full length."""
+        trial = self._find(name)
+        if trial.state.is_finished():
+            return False
         if epoch < self.plan.epochs:
             return True
-        self.study.tell(self._find(name).number, 0.0)
+        self.study.tell(trial.number, 0.0)
         return False
 
     def fail(self, name: str, reason: str) -> None:

@@ -204,8 +204,11 @@ class Core:
     ) -> None:
         """Record what the training measured after `epoch`, and whatever follows from it: its own
         rate change, or, if it is a baseline, those of the trials that were waiting for it. `images`
-        are per-image columns named as the figures are."""
+        are per-image columns named as the figures are. Of a training that has ended nothing more is
+        recorded: one whose node was lost with the news of its end is trained again from its checkpoint."""
         study, trial = self._find(name)
+        if trial.state.is_finished():
+            return
         for key, value in attributes_of(epoch, figures, images).items():
             self._keep(study, trial, key, value)
         if trial.user_attrs["role"] == TRIAL:
@@ -252,9 +255,9 @@ class Core:
         among the best of its rate, or not worth finishing (search.stopping); never on a value that
         has no baseline of the same epoch.
         """
-        if epoch >= self.plan.epochs:
-            return False
         _, trial = self._find(name)
+        if epoch >= self.plan.epochs or trial.state.is_finished():
+            return False
         value = trial.intermediate_values.get(epoch)
         if trial.user_attrs["role"] == BASELINE or epoch not in self.plan.rungs or value is None:
             return True

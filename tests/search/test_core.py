@@ -351,8 +351,16 @@ def test_a_reading_sent_twice_counts_once() -> None:
         core.observe(trial.name, 1, figures(trial, 1))
         assert core.decide(trial.name, 1)
     train(core, trial)
-    assert records(core).trials[0].state in (FINISHED, STOPPED)
+    ended = records(core)
+    assert ended.trials[0].state in (FINISHED, STOPPED)
     assert len(core.trials.trials) == 1
+    # Trained again from a checkpoint, by a worker that does not know that they have ended.
+    for candidate in (trial, run[0]):
+        assert candidate is not None
+        core.observe(candidate.name, PLAN.epochs, {"val/bpp": 99.0, "val/mse": 1.0})
+        assert not core.decide(candidate.name, PLAN.epochs)
+        assert not core.decide(candidate.name, 1)
+    assert records(core) == ended
 
 
 def test_rungs_and_the_rule() -> None:
