@@ -196,7 +196,7 @@ def restart_the_database(hosts: TwoHosts) -> None:
     hosts.database.start()
 
 
-LONG = ("--rates", "1", "--budget", "4", "--epochs", "4", "--steps-per-epoch", "150")
+LONG = ("--no-reuse-baselines", "--rates", "1", "--budget", "4", "--epochs", "4", "--steps-per-epoch", "150")
 
 
 @pytest.mark.chaos
