@@ -45,19 +45,24 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not address:
-        ray.init(
-            num_cpus=workers, num_gpus=gpus or None, include_dashboard=False,
-            _node_ip_address="127.0.0.1", **quiet,
-        )  # fmt: skip
-        return
     try:
-        ray.init(address=address, **quiet)
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                num_cpus=workers, num_gpus=gpus or None, include_dashboard=False,
+                _node_ip_address="127.0.0.1", **quiet,
+            )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if not address:
+            raise
         raise ClusterError(
             f"there is no Ray cluster to join at {address}, or its token is not that of RAY_AUTH_TOKEN or "
             f"RAY_AUTH_TOKEN_PATH ({first_line(error)})"
         ) from error
+    # What Ray logs goes where all libraries' logs go, not to the terminal.
+    logging.getLogger("ray").handlers.clear()
+    logging.getLogger("ray").propagate = True
 
 
 def disconnect() -> None:

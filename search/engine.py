@@ -103,9 +103,10 @@ class CoreSearcher(_NotRestored, Searcher):
         unfinished: dict[Candidate, Path | None],
         gpus_per_trial: float,
         room: Callable[[], int],
+        given_up: Callable[[str], None],
     ) -> None:
         super().__init__(metric="rd_cost", mode="min")
-        self.gpus_per_trial, self.room = gpus_per_trial, room
+        self.gpus_per_trial, self.room, self.given_up = gpus_per_trial, room, given_up
         self.live: set[str] = set()
         self.core, self.configure, self.changed, self.limits = core, configure, changed, limits
         self.unfinished = unfinished
@@ -132,6 +133,8 @@ class CoreSearcher(_NotRestored, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         self.live.discard(trial_id)
+        if error:
+            self.given_up(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         pass  # everything is in Optuna's storage
@@ -146,6 +149,8 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
     def __init__(self, core: Decisions, changed: Callable[[], None], limits: Limits) -> None:
         super().__init__()
         self.core, self.changed, self.limits = core, changed, limits
+        #: By Ray's number the name of a trial that broke off, and why it did so the last time.
+        self.broken: dict[str, tuple[str, str]] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         name = trial.config["name"]
@@ -162,8 +167,13 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         return TrialScheduler.CONTINUE if goes_on else self._ended(name)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        error = trial.get_error()
-        self._fail(trial.config["name"], str(error).strip().splitlines()[-1] if error else "unknown")
+        """Ray calls this whenever a trial breaks off, also if it is to be tried again; the searcher hears only
+        of the last time (`give_up`)."""
+        self.broken[trial.trial_id] = (trial.config["name"], _reason(trial))
+
+    def give_up(self, trial_id: str) -> None:
+        """The trial has broken off and is not tried again."""
+        self._fail(*self.broken[trial_id])
 
     def _fail(self, name: str, reason: str) -> str:
         self.core.fail(name, reason)
@@ -173,6 +183,15 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         self.limits.ended(name)
         self.changed()
         return TrialScheduler.STOP
+
+
+def _reason(trial: Any) -> str:
+    """Why a trial broke off: the last line of what Ray wrote about it."""
+    try:
+        lines = Path(trial.error_file).read_text().strip().splitlines()
+    except (OSError, TypeError):
+        lines = []
+    return lines[-1].strip() if lines else "its worker died"
 
 
 def run(
@@ -194,14 +213,16 @@ def run(
     quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
     last checkpoint, `retries` times. Checkpoints go to folder/subfolder; of each trial the last and the best
     on the selection images are kept. Ray must be connected (search.cluster)."""
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     unfinished = {c: set_aside(folder / subfolder / c.name) for c in core.unfinished()}
     share = {"CPU": 1.0, "GPU": gpus_per_trial}
+    scheduler = CoreScheduler(core, changed, limits)
     tuner = tune.Tuner(
         tune.with_resources(trainable, share),
         tune_config=tune.TuneConfig(
-            search_alg=CoreSearcher(core, configure, changed, limits, unfinished, gpus_per_trial, room),
-            scheduler=CoreScheduler(core, changed, limits),
+            search_alg=CoreSearcher(
+                core, configure, changed, limits, unfinished, gpus_per_trial, room, scheduler.give_up
+            ),
+            scheduler=scheduler,
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
