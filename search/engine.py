@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,8 +166,8 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         return TrialScheduler.CONTINUE if goes_on else self._ended(name)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Ray calls this whenever a trial breaks off, also if it is to be tried again; the searcher hears only
-        of the last time (`give_up`)."""
+        """Ray calls this whenever a trial breaks off, also if it is to be tried again; the searcher hears
+        only of the last time (`give_up`)."""
         self.broken[trial.trial_id] = (trial.config["name"], _reason(trial))
 
     def give_up(self, trial_id: str) -> None:

@@ -210,8 +210,10 @@ def search(resolved: Resolved, folder: Path) -> int:
     with session.only_driver(folder):
         _record_start(resolved, folder, images)
         try:
+            if settings.address:
+                session.join_cluster(settings, folder)
             tracker = Tracker(uri, folder.name, folder)
-        except TrackingError:
+        except (ClusterError, TrackingError):
             if new:
                 shutil.rmtree(folder)
             raise

@@ -60,7 +60,7 @@ class Session:
         for name in self.tracker.sweep_others(self._broken_off):
             self._say(f"{'MLflow':<12} the runs of {name}, which was broken off, are KILLED now")
         core = self._open_core(earlier)
-        self._join()
+        cluster.connect(self.settings.address, self.workers, self.gpus)
         limits = Limits(self.settings.max_hours, self.settings.max_gpu_hours, self.settings.gpus_per_trial)
         view = view_for(self.console)
         publisher = Publisher(self.tracker, self.plan.strategies, view.say)
@@ -117,14 +117,6 @@ class Session:
             f"      python -m search.export {self.folder} --verify"
         )
         return status
-
-    def _join(self) -> None:
-        """Be on the cluster, all of whose nodes must be fit for the search."""
-        settings = self.settings
-        cluster.connect(settings.address, self.workers, self.gpus)
-        if settings.address:
-            given = (settings.data, settings.kodak, settings.test, settings.start)
-            cluster.check_nodes(self.folder, [Path(path) for path in given if path and Path(path).exists()])
 
     @property
     def _room(self) -> Callable[[], int]:
@@ -219,6 +211,14 @@ def only_driver(folder: Path) -> Iterator[None]:
         raise ConfigError(
             f"{folder} is being searched by another process on this machine; wait for it"
         ) from error
+
+
+def join_cluster(settings: Settings, folder: Path) -> None:
+    """Be on the cluster that the settings name, all of whose nodes must be fit for the search in this folder.
+    Raises ClusterError."""
+    cluster.connect(settings.address)
+    given = (settings.data, settings.kodak, settings.test, settings.start)
+    cluster.check_nodes(folder, [Path(path) for path in given if path and Path(path).exists()])
 
 
 @contextlib.contextmanager

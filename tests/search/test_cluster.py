@@ -146,6 +146,7 @@ def test_a_node_that_does_not_see_the_storage_is_refused_by_name(hosts: TwoHosts
     done = hosts.first.run(*command(hosts, *words, results=private), timeout=180)
     assert done.returncode == 2
     assert f"({hosts.second.address}) does not see {private}/unseen; --results must be" in done.stderr
+    assert hosts.first.run("ls", str(private), timeout=20).stdout == ""
 
 
 def test_a_name_that_the_database_has_is_refused(hosts: TwoHosts) -> None:

@@ -24,7 +24,7 @@ from search.config import Settings
 from search.core import studies
 from search.engine import training_config_of
 from search.plan import plan_of, template_of
-from search.records import FINISHED, STOPPED, SearchRecords, read_records
+from search.records import FINISHED, STOPPED, SearchRecords, TrialRecord, read_records
 from search.space import Candidate
 from search.surfaces import read_table, seed_noise
 from tests.conftest import HAVE_DATA, run_search, search_command
@@ -179,17 +179,48 @@ def test_nothing_of_ray_is_left_behind(real: tuple[Path, subprocess.CompletedPro
 def test_a_trials_figures_are_a_function_of_its_point_and_seed(
     real: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
-    """Trained again alone, outside Ray: the same figures to the last bit."""
     results, _ = real
     records = records_of(results, "real", "kodak" if HAVE_DATA else "deadleaves")
-    record = records.trials[-1]
+    assert_as_trained_alone(records.trials[-1], settings_of(results, "real"))
+
+
+def assert_as_trained_alone(record: TrialRecord, settings: Settings) -> None:
+    """Trained again, outside Ray: the same figures to the last bit."""
     point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
-    trial = Trial(training_config_of(point, template_of(settings_of(results, "real"))))
+    trial = Trial(training_config_of(point, template_of(settings)))
     for epoch in range(1, record.last_epoch + 1):
         again = trial.run_epoch().figures
         for name, value in record.readings[epoch].items():
             if not name.startswith(("time/", "memory/")):
                 assert again[name] == value, (epoch, name)
+
+
+def test_a_killed_worker_is_trained_on_from_its_checkpoint(tmp_path: Path) -> None:
+    arguments = ["--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "1", "--no-stopping"]
+    command = [*search_command(tmp_path, "killed"), *arguments, "--epochs", "3", "--steps-per-epoch", "80"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not any((tmp_path / "killed" / "trials" / "trial-000").glob("checkpoint_*")):
+        assert driver.poll() is None and time.monotonic() < until, driver.communicate()
+        time.sleep(0.1)
+    training = [
+        process
+        for process in psutil.Process(driver.pid).children(recursive=True)
+        if process.name().startswith(("ray::RayTrial", "ray::Resource"))
+    ]
+    assert training
+    for process in training:
+        process.kill()
+    printed, errors = driver.communicate(timeout=300)
+    assert (driver.returncode, errors) == (0, ""), printed + errors
+    records = records_of(tmp_path, "killed", "deadleaves")
+    assert [(r.name, r.state) for r in records.everything()] == [
+        ("baseline-q1", FINISHED),
+        ("trial-000", FINISHED),
+    ]
+    for record in records.everything():
+        assert len(record.readings) == 3
+        assert_as_trained_alone(record, settings_of(tmp_path, "killed"))
 
 
 def test_two_runs_with_one_worker_are_identical(tmp_path: Path) -> None:
