@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import math
 import os
@@ -25,22 +26,26 @@ from typing import Any
 
 import pandas as pd
 import psutil
-import ray
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 from rich.console import Console
 
 from lic.recipe import LAMBDAS
-from search import cluster, engine
-from search.core import Core
-from search.folder import storage_of
-from search.limits import Limits
-from search.monitor import Monitor
-from search.publishing import Publisher
-from search.space import Candidate, Plan
-from search.stopping import rungs
-from search.terminal import PlainView
-from search.tracking import Tracker
+from search import cluster
+
+cluster.prepare(None)  # Ray reads its environment when it is imported
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.schedulers import ASHAScheduler  # noqa: E402
+
+from search import engine  # noqa: E402
+from search.core import Core  # noqa: E402
+from search.folder import storage_of  # noqa: E402
+from search.limits import Limits  # noqa: E402
+from search.monitor import Monitor  # noqa: E402
+from search.publishing import Publisher  # noqa: E402
+from search.space import Candidate, Plan  # noqa: E402
+from search.stopping import rungs  # noqa: E402
+from search.terminal import PlainView  # noqa: E402
+from search.tracking import Tracker  # noqa: E402
 
 EPOCHS, ETA = 9, 3
 
@@ -126,6 +131,8 @@ def ours(sampler: str, trials: int, gpus: int, root: Path, side: str) -> dict[st
     )  # fmt: skip
     folder = root / side
     folder.mkdir()
+    (folder / "settings.yaml").write_text("model: hyperprior\n")
+    (folder / "environment.json").write_text(json.dumps({"test_set": "val"}))
     core = Counted(storage_of(folder), folder.name, plan)
     core.gauge = Gauge(trials * 2)
     with (root / "said.log").open("w") as log:
@@ -192,7 +199,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="CSV file to write")
     args = parser.parse_args()
-    cluster.prepare(None)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     ray.init(
         num_cpus=args.gpus, num_gpus=args.gpus, include_dashboard=False, log_to_driver=False,
