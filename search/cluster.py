@@ -58,7 +58,7 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
             raise
         raise ClusterError(
             f"there is no Ray cluster to join at {address}, or its token is not that of RAY_AUTH_TOKEN or "
-            f"RAY_AUTH_TOKEN_PATH ({first_line(error)})"
+            f"RAY_AUTH_TOKEN_PATH ({last_line(error)})"
         ) from error
     # What Ray logs goes where all libraries' logs go, not to the terminal.
     logging.getLogger("ray").handlers.clear()
@@ -121,7 +121,7 @@ def check_nodes(folder: Path, needed: Iterable[Path]) -> None:
             try:
                 trouble = ray.get(answer, timeout=_PATIENCE)
             except Exception as error:  # whatever keeps a node from running a task
-                trouble = f"cannot run a task of this package ({first_line(error)}); install it there"
+                trouble = f"cannot run a task of this package ({last_line(error)}); install it there"
             if trouble:
                 raise ClusterError(f"the node {name} {trouble}")
     finally:
@@ -146,6 +146,6 @@ def _visit(token: str, needed: list[str], expected: str) -> str:
     return ""
 
 
-def first_line(error: BaseException) -> str:
-    """What Ray says went wrong: the last line of it."""
+def last_line(error: BaseException) -> str:
+    """What went wrong, by the last line of what Ray says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

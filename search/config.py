@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,8 +150,9 @@ class Settings(BaseModel):
 
     @property
     def gpus_per_trial(self) -> float:
-        """The share of a GPU that a trial gets; 0 on the CPU."""
-        return 1 / self.trials_per_gpu if self.trials_per_gpu else 0.0
+        """The share of a GPU that a trial gets; 0 on the CPU. Ray counts in steps of 1e-4; rounded up,
+        as many shares would not fit."""
+        return math.floor(10_000 / self.trials_per_gpu) / 10_000 if self.trials_per_gpu else 0.0
 
     @field_validator("rates", mode="before")
     @classmethod

@@ -82,7 +82,7 @@ def run_on_head(address: str, argv: Sequence[str]) -> int:
             ray.get(driver.interrupt.remote())
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise ClusterError(
-                f"the connection to {address} is lost ({cluster.first_line(error)}); the search goes on "
+                f"the connection to {address} is lost ({cluster.last_line(error)}); the search goes on "
                 "there as long as its head does, and can be gone on with by --resume if it ends"
             ) from error
     ray.kill(driver)

@@ -2,16 +2,18 @@
 
     python -m tests.bench.scale --trials 200 --gpus 64
 
-Runs the same made-up trainings (a result as soon as it is asked for, 9 epochs, a checkpoint of a few bytes)
-through this package's engine and core, with its own sampler and with random proposals, and through Ray
-Tune's plain recipe: OptunaSearch, ASHAScheduler, MLflowLoggerCallback. Of each side: trials and results a
-second, processor time of the driver for each result, and its memory after a third of the results and at the
-end. MLflow is written to SQLite on every side. Ray has as many CPUs as logical GPUs, whatever the machine.
+Runs the same made-up trainings (a result every --seconds, 9 epochs, a checkpoint of a few bytes) through
+this package's engine and core, with its own sampler and with random proposals, and through Ray Tune's plain
+recipe: OptunaSearch, ASHAScheduler, MLflowLoggerCallback. Of each side, from the first result on: trials and
+results a second, processor time of the driver for each result, and its memory after a third of the results
+and at the end. MLflow is written to SQLite on every side. Ray has as many CPUs as logical GPUs, whatever
+the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import logging
@@ -71,6 +73,7 @@ class Instant(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self.epoch += 1
+        time.sleep(self.point["seconds"])
         figures = reading(self.point["alpha"], self.point["quality"], self.epoch)
         cost = figures["val/bpp"] + LAMBDAS[self.point["quality"]] * figures["val/mse"]
         readings = SimpleNamespace(epoch=self.epoch, figures=figures, images=None)
@@ -89,9 +92,11 @@ class Gauge:
 
     def __init__(self, expected: int) -> None:
         self.expected, self.results, self.early = expected, 0, 0.0
-        self.began, self.used = time.monotonic(), time.process_time()
+        self.began, self.used = 0.0, 0.0
 
     def count(self) -> None:
+        if not self.results:  # the first workers are there; what starting them took is not counted
+            self.began, self.used = time.monotonic(), time.process_time()
         self.results += 1
         if self.results == self.expected // 3:
             self.early = memory()
@@ -122,7 +127,7 @@ class Counted(Core):
         super().observe(*args, **kwargs)
 
 
-def ours(sampler: str, trials: int, gpus: int, root: Path, side: str) -> dict[str, Any]:
+def ours(sampler: str, trials: int, gpus: int, seconds: float, root: Path, side: str) -> dict[str, Any]:
     """The trials through this package's engine, core and monitor."""
     levels = tuple(rungs(EPOCHS, 1, ETA))
     plan = Plan(
@@ -142,8 +147,8 @@ def ours(sampler: str, trials: int, gpus: int, root: Path, side: str) -> dict[st
         )
         monitor = Monitor(folder, plan, "val", gpus, publisher, view)
         engine.run(
-            core, _point, monitor.changed, Limits(None, None, 1), folder, lambda: gpus, 1, 0,
-            trainable=Instant,
+            core, functools.partial(_point, seconds), monitor.changed, Limits(None, None, 1), folder,
+            lambda: gpus, 1, 0, trainable=Instant,
         )  # fmt: skip
         found = core.gauge.read(side, trials)
         monitor.close()
@@ -151,11 +156,11 @@ def ours(sampler: str, trials: int, gpus: int, root: Path, side: str) -> dict[st
     return found
 
 
-def _point(candidate: Candidate) -> Any:
-    return {"alpha": candidate.alpha, "quality": candidate.quality}
+def _point(seconds: float, candidate: Candidate) -> Any:
+    return {"alpha": candidate.alpha, "quality": candidate.quality, "seconds": seconds}
 
 
-def plain(trials: int, gpus: int, root: Path) -> dict[str, Any]:
+def plain(trials: int, gpus: int, seconds: float, root: Path) -> dict[str, Any]:
     """The trials through Ray Tune's own recipe."""
     from ray.air.integrations.mlflow import MLflowLoggerCallback
     from ray.tune.search.optuna import OptunaSearch
@@ -170,6 +175,7 @@ def plain(trials: int, gpus: int, root: Path) -> dict[str, Any]:
         "alpha": tune.loguniform(1e-8, 1e-5),
         "strategy": tune.choice(["y", "z", "y+z"]),
         "quality": tune.choice(list(LAMBDAS)),
+        "seconds": seconds,
     }
     tracking = MLflowLoggerCallback(tracking_uri=f"sqlite:///{root}/plain.db", experiment_name="plain")
     tune.Tuner(
@@ -196,6 +202,7 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--gpus", type=int, default=64, help="logical ones")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a made-up epoch")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="CSV file to write")
     args = parser.parse_args()
@@ -204,12 +211,12 @@ def main() -> None:
         num_cpus=args.gpus, num_gpus=args.gpus, include_dashboard=False, log_to_driver=False,
         _node_ip_address="127.0.0.1", logging_level=logging.ERROR,
     )  # fmt: skip
-    rows = []
+    rows, size = [], (args.trials, args.gpus, args.seconds)
     with tempfile.TemporaryDirectory() as temporary:
         sides: list[Callable[[Path], dict[str, Any]]] = [
-            lambda root: ours("random", args.trials, args.gpus, root, "lictune, random proposals"),
-            lambda root: plain(args.trials, args.gpus, root),
-            lambda root: ours("surrogate", args.trials, args.gpus, root, "lictune, its own sampler"),
+            lambda root: ours("random", *size, root, "lictune, random proposals"),
+            lambda root: plain(*size, root),
+            lambda root: ours("surrogate", *size, root, "lictune, its own sampler"),
         ]
         for number in range(args.rounds):
             for index, side in enumerate(sides):

@@ -140,6 +140,12 @@ def test_the_command_prints_one_line_and_status_2(capsys: pytest.CaptureFixture[
     assert [path.name for path in tmp_path.iterdir()] == ["old"]  # nothing was started
 
 
+def test_as_many_trials_fit_on_a_gpu_as_were_asked_for() -> None:
+    for trials in (1, 2, 3, 6, 7, 13):
+        share = resolve({"trials_per_gpu": str(trials)}, {}, lambda _: 1).settings.gpus_per_trial
+        assert trials * round(10_000 * share) <= 10_000 < (trials + 1) * round(10_000 * share) + trials + 1
+
+
 def test_the_address_of_any_source_is_asked_for_its_gpus() -> None:
     asked = []
     resolve({}, {"LICTUNE_ADDRESS": "ray://head:10001"}, lambda address: asked.append(address) or 4)
