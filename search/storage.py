@@ -32,8 +32,7 @@ def open_storage(url: str, say: Callable[[str], None] = _log.warning) -> BaseSto
     if url.startswith("sqlite:"):
         return get_storage(url)
     try:
-        # A connection that the server closed meanwhile is noticed before it is used.
-        backend = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        backend = _connect(url)
     except (OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split("\n(Background")[0].split())
         raise StorageError(
@@ -41,6 +40,19 @@ def open_storage(url: str, say: Callable[[str], None] = _log.warning) -> BaseSto
             "as postgresql+psycopg://user@host/database, its password in PGPASSWORD or ~/.pgpass"
         ) from error
     return _Patient(get_storage(backend), public(url), say)
+
+
+def _connect(url: str) -> RDBStorage:
+    for attempt in (1, 2):
+        try:
+            # A connection that the server closed meanwhile is noticed before it is used.
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            # Two searches that begin at once on a new database both make its tables.
+            if attempt == 2:
+                raise
+            time.sleep(_AGAIN)
+    raise AssertionError
 
 
 def keep_password(url: str) -> str:
