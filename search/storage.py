@@ -43,16 +43,14 @@ def open_storage(url: str, say: Callable[[str], None] = _log.warning) -> BaseSto
 
 
 def _connect(url: str) -> RDBStorage:
-    for attempt in (1, 2):
-        try:
-            # A connection that the server closed meanwhile is noticed before it is used.
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
-            # Two searches that begin at once on a new database both make its tables.
-            if attempt == 2:
-                raise
-            time.sleep(_AGAIN)
-    raise AssertionError
+    # A connection that the server closed meanwhile is noticed before it is used.
+    options = {"pool_pre_ping": True}
+    try:
+        return RDBStorage(url, engine_kwargs=options)
+    except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+        # Two searches that begin at once on a new database both make its tables.
+        time.sleep(_AGAIN)
+        return RDBStorage(url, engine_kwargs=options)
 
 
 def keep_password(url: str) -> str:
