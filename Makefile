@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 IMAGES := $(wildcard ../shared/data/bsds500)
 
-.PHONY: search test lint ui chaos screenshots starter lock smoke clean
+.PHONY: search test lint ui chaos stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
 .venv: requirements.lock pyproject.toml
@@ -32,6 +32,10 @@ smoke: .venv
 # Faults in the middle of searches: minutes each.
 chaos: .venv
 	$(BIN)/python -m pytest -m chaos
+
+# The services of docker/compose.yaml, as far as they can be started without containers.
+stack: .venv
+	$(BIN)/python -m pytest -m stack
 
 ui: .venv
 	$(BIN)/python -m dashboards.open

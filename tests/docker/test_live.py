@@ -56,6 +56,7 @@ def compose_command(service: str, **changed: str) -> list[str]:
     return [str(BIN / kept[0]), *kept[1:], *(f"--{name}={value}" for name, value in options.items())]
 
 
+@pytest.mark.stack
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
 def test_every_panel_of_the_board_finds_what_it_draws(scratch: Path) -> None:
     gcs, dashboard, metrics, port = (str(usable_port(0)) for _ in range(4))
@@ -138,6 +139,7 @@ def test_prometheus_takes_its_configuration() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.stack
 def test_mlflow_answers_to_its_name_and_to_no_other(tmp_path: Path) -> None:
     port, store = str(usable_port(0)), f"sqlite:///{tmp_path}"
     for name in ("mlflow_password", "mlflow_key", "postgres_password"):
@@ -164,6 +166,7 @@ def test_mlflow_answers_to_its_name_and_to_no_other(tmp_path: Path) -> None:
     assert "mlflow:5000" in option("mlflow", "--allowed-hosts")
 
 
+@pytest.mark.stack
 def test_optunas_dashboard_opens_before_there_is_a_study(tmp_path: Path) -> None:
     port, study = str(usable_port(0)), f"sqlite:///{tmp_path}/study.db"
     *shell, command = services()["optuna-dashboard"]["command"]
