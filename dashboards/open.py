@@ -20,7 +20,6 @@ from dashboards import report
 from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
 from search import views
 from search.folder import (
-    STUDY,
     FolderError,
     OpenedSearch,
     address_of,
@@ -29,6 +28,7 @@ from search.folder import (
     searches_in,
 )
 from search.provenance import public
+from search.storage import sqlite_file
 from search.tracking import first_line, tracking_address
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ def _mlflow(search: OpenedSearch, servers: Servers, port: int) -> dict[str, str]
 
     records, results = search.records, search.folder.resolve().parent
     uri = tracking_address(search.settings.tracking_uri, results)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        return _without_mlflow(f"there is no MLflow store at {uri.removeprefix('sqlite:///')}")
+    database = sqlite_file(uri)
+    if database is not None and not database.is_file():
+        return _without_mlflow(f"there is no MLflow store at {database}")
     try:
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(records.name)
@@ -160,9 +161,9 @@ def _optuna(search: OpenedSearch, servers: Servers, wanted: int) -> str:
     """Start Optuna's dashboard on the search's storage (SQLite's read-only); returns the link."""
     import optuna
 
-    storage, own = address_of(search.folder), f"sqlite:///{search.folder.resolve()}"
-    if storage.startswith(own):
-        database = (search.folder / STUDY).resolve()
+    storage = address_of(search.folder)
+    database = sqlite_file(storage)
+    if database is not None:
         storage = f"sqlite:///file:{urllib.parse.quote(str(database))}?mode=ro&uri=true"
     number = optuna.storages.RDBStorage(storage).get_study_id_from_name(search.records.name)
     port = _port("Optuna's dashboard", wanted)

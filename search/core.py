@@ -79,8 +79,8 @@ def earlier_trials(storage: BaseStorage | str, name: str) -> list[FrozenTrial]:
         return []
 
 
-def _described(trial: FrozenTrial) -> bool:
-    """Whether the trial was proposed to the end."""
+def described(trial: FrozenTrial) -> bool:
+    """Whether the trial was proposed to the end: it is described in steps."""
     return "seed" in trial.user_attrs
 
 
@@ -105,7 +105,7 @@ class Core:
         for trial in _all(self.trials):
             for epoch, value in trial.intermediate_values.items():
                 self._note(trial, epoch, value)
-            if trial.state == TrialState.RUNNING and _described(trial):
+            if trial.state == TrialState.RUNNING and described(trial):
                 self._know(trial_name(trial.number), trial)
 
     def earlier(self) -> list[FrozenTrial]:
@@ -145,7 +145,7 @@ class Core:
         qualities = [quality for quality in self.plan.qualities if quality not in failed]
         trials = _all(self.trials)
         # Of a process that was killed while it proposed one: this one goes on with it.
-        begun = next((t for t in trials if t.state == TrialState.RUNNING and not _described(t)), None)
+        begun = next((t for t in trials if t.state == TrialState.RUNNING and not described(t)), None)
         if not qualities or (begun is None and len(trials) >= self.plan.budget):
             return None
         return self._start_trial(begun, len(trials) if begun is None else begun.number, qualities)
@@ -157,7 +157,7 @@ class Core:
             for trial in _all(study):
                 attrs = trial.user_attrs
                 whole = max(readings_of(trial), default=0) >= self.plan.epochs
-                if trial.state != TrialState.RUNNING or whole or not _described(trial):
+                if trial.state != TrialState.RUNNING or whole or not described(trial):
                     continue
                 role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
                 name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
@@ -192,7 +192,7 @@ class Core:
         return Candidate(name, TRIAL, quality, alpha, strategy, plan.seed)
 
     def _description(self, role: str, quality: int) -> dict[str, Any]:
-        # The seed comes last: with it a trial's description is whole (_described).
+        # The seed comes last: with it a trial's description is whole (described).
         return {"role": role, "quality": quality, "lambda": LAMBDAS[quality], "seed": self.plan.seed}
 
     def observe(
@@ -316,11 +316,10 @@ class Core:
     def _find(self, name: str) -> tuple[optuna.Study, FrozenTrial]:
         role, _, number = name.partition("-")
         study = self.trials if role == TRIAL else self.baselines
-        if name not in self._known:
-            everything = _all(study)
-            if role == TRIAL:
-                self._know(name, everything[int(number)])
-            for trial in everything if role == BASELINE else []:
+        if name not in self._known and role == TRIAL:
+            self._know(name, _all(study)[int(number)])
+        elif name not in self._known:
+            for trial in _all(study):
                 self._know(baseline_name(trial.user_attrs["quality"]), trial)
         return study, self._known[name]
 

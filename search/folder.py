@@ -23,7 +23,7 @@ from search.provenance import ENVIRONMENT
 from search.recommend import believe, expected_of
 from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord
 from search.space import Plan, trial_name
-from search.storage import StorageError, open_storage
+from search.storage import StorageError, open_storage, sqlite_address
 
 #: Optuna's storage in a search's folder, unless its settings name another.
 STUDY = "study.db"
@@ -69,7 +69,7 @@ class OpenedSearch:
 
 def address_of(folder: Path) -> str:
     """The address of the Optuna storage of the search in a folder."""
-    return _setting(folder, "study") or f"sqlite:///{folder.resolve() / STUDY}"
+    return _setting(folder, "study") or sqlite_address(folder / STUDY)
 
 
 def storage_of(folder: Path, **options: Any) -> BaseStorage:

@@ -16,6 +16,7 @@ from typing import Any
 from lic import zoo
 from search import registered_codec
 from search.folder import OpenedSearch
+from search.storage import sqlite_file
 from search.tracking import TRIAL_TAG, TrackingError, runs_of, tracking_address
 
 ALIAS, DIGEST_TAG = "champion", "lictune.sha256"
@@ -25,8 +26,8 @@ def _client(search: OpenedSearch) -> Any:
     from mlflow import MlflowClient
 
     uri = tracking_address(search.settings.tracking_uri, search.folder.parent)
-    database = uri.removeprefix("sqlite:///")
-    if database != uri and not Path(database).is_file():
+    database = sqlite_file(uri)
+    if database is not None and not database.is_file():
         return None  # asking MLflow would make an empty one
     return MlflowClient(uri)
 

@@ -28,10 +28,16 @@ _ASK_EVERY = 1.0
 
 def remote_address(argv: Sequence[str], environment: Mapping[str, str]) -> str | None:
     """The ray:// address that the command line or the environment names, if one does."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--address", default=environment.get(f"{ENVIRONMENT}ADDRESS"))
-    address = parser.parse_known_args(list(argv))[0].address
+    address = _options(argv)[0].address or environment.get(f"{ENVIRONMENT}ADDRESS")
     return address if address and address.startswith(SCHEME) else None
+
+
+def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options that mean something else on the head, and all others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--address")
+    parser.add_argument("--config", type=Path)
+    return parser.parse_known_args(list(argv))
 
 
 class Driver:
@@ -92,10 +98,7 @@ def run_on_head(address: str, argv: Sequence[str]) -> int:
 
 def _for_head(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The command line for the head, and the settings in the environment here."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--address")
-    parser.add_argument("--config", type=Path)
-    known, rest = parser.parse_known_args(list(argv))
+    known, rest = _options(argv)
     if known.config is not None:
         raise ConfigError(
             f"--config {known.config} is a file of this machine, and the search runs on the cluster's head; "

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy.exc
@@ -26,10 +27,21 @@ class StorageError(ValueError):
     """A storage that cannot be used; one sentence with its address and what to do."""
 
 
+def sqlite_address(file: Path) -> str:
+    """The address of a database in a file, as SQLAlchemy, and with it Optuna and MLflow, has it."""
+    return f"sqlite:///{file.resolve()}"
+
+
+def sqlite_file(address: str) -> Path | None:
+    """The file at an address; None if that is not one of `sqlite_address`."""
+    scheme, _, path = address.partition(":///")
+    return Path(path) if scheme == "sqlite" else None
+
+
 def open_storage(url: str, say: Callable[[str], None] = _log.warning) -> BaseStorage:
     """The storage at this SQLAlchemy address. A server (not SQLite) that goes away later is waited for;
     `say` is told. Raises StorageError."""
-    if url.startswith("sqlite:"):
+    if sqlite_file(url) is not None:
         return get_storage(url)
     try:
         backend = _connect(url)

@@ -21,6 +21,7 @@ from search.provenance import ENVIRONMENT, parent_description
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_so_far
 from search.space import BASELINE
+from search.storage import sqlite_address, sqlite_file
 from search.views import final_figure, install_views
 
 # MLflow asks for these when it is imported: fail in seconds when the server is away.
@@ -51,12 +52,12 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"
 
 def tracking_address(given: str | None, results: Path) -> str:
     """Where MLflow is: as given, or as the environment says, or an SQLite file in the results folder."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve()}/mlflow.db"
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(results / "mlflow.db")
 
 
 def is_file(uri: str) -> bool:
     """Whether MLflow's store at this address is a file that needs no server."""
-    return uri.startswith("sqlite:")
+    return sqlite_file(uri) is not None
 
 
 class TrackingError(RuntimeError):

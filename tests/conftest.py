@@ -12,6 +12,10 @@ from PIL import Image
 
 from lic.data.cache import PackedImages
 from lic.data.deadleaves import pack_dead_leaves
+from lic.trial import Trial, TrialConfig
+from search.engine import training_config_of
+from search.records import TrialRecord
+from search.space import Candidate
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
@@ -45,6 +49,17 @@ def kodak_folder() -> Path:
     if not (SHARED / "kodak").is_dir():
         pytest.skip("the Kodak images are not at ../shared/data/kodak")
     return SHARED / "kodak"
+
+
+def assert_as_trained_alone(record: TrialRecord, template: TrialConfig) -> None:
+    """Trained again, outside Ray: the same figures to the last bit."""
+    point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
+    trial = Trial(training_config_of(point, template))
+    for epoch in range(1, record.last_epoch + 1):
+        again = trial.run_epoch().figures
+        for name, value in record.readings[epoch].items():
+            if not name.startswith(("time/", "memory/")):
+                assert again[name] == value, (record.name, epoch, name)
 
 
 def search_command(results: Path, name: str | None) -> list[str]:

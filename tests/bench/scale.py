@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
-import json
 import logging
 import math
 import os
@@ -48,6 +47,7 @@ from search.space import Candidate, Plan  # noqa: E402
 from search.stopping import rungs  # noqa: E402
 from search.terminal import PlainView  # noqa: E402
 from search.tracking import Tracker  # noqa: E402
+from tests.bench.tracking import made_up_search  # noqa: E402
 
 EPOCHS, ETA = 9, 3
 
@@ -134,10 +134,7 @@ def ours(sampler: str, trials: int, gpus: int, seconds: float, root: Path, side:
         qualities=tuple(LAMBDAS), strategies=("y", "z", "y+z"), alpha_min=1e-8, alpha_max=1e-5, epochs=EPOCHS,
         rungs=levels, eta=ETA, budget=trials, seed=0, sampler=sampler, selection="val",
     )  # fmt: skip
-    folder = root / side
-    folder.mkdir()
-    (folder / "settings.yaml").write_text("model: hyperprior\n")
-    (folder / "environment.json").write_text(json.dumps({"test_set": "val"}))
+    folder = made_up_search(root / side, "val")
     core = Counted(storage_of(folder), folder.name, plan)
     core.gauge = Gauge(trials * 2)
     with (root / "said.log").open("w") as log:

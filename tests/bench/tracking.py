@@ -30,9 +30,11 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from search.config import SETTINGS
 from search.core import Core
 from search.folder import storage_of
 from search.monitor import Monitor
+from search.provenance import ENVIRONMENT
 from search.publishing import Publisher
 from search.space import Plan
 from search.terminal import PlainView
@@ -98,13 +100,18 @@ def replay(core: Core, changed: Callable[[], None], pace: float) -> dict[str, fl
     }  # fmt: skip
 
 
+def made_up_search(folder: Path, test_set: str) -> Path:
+    """Make the folder of a search with what the tracking reads from it; the folder."""
+    folder.mkdir()
+    (folder / SETTINGS).write_text("model: hyperprior\n")
+    (folder / ENVIRONMENT).write_text(json.dumps({"test_set": test_set}))
+    return folder
+
+
 def side(uri: str | None, root: Path, name: str, pace: float, epochs: int) -> dict[str, float]:
     """One replay into a fresh folder; with `uri`, followed and written to MLflow there."""
     plan = dataclasses.replace(PLAN, epochs=epochs)
-    folder = root / name
-    folder.mkdir()
-    (folder / "settings.yaml").write_text("model: hyperprior\n")
-    (folder / "environment.json").write_text(json.dumps({"test_set": "kodak"}))
+    folder = made_up_search(root / name, "kodak")
     core = Core(storage_of(folder), name, plan)
     if uri is None:
         return replay(core, lambda: None, pace)

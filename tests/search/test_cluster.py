@@ -12,18 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from lic.trial import Trial
 from search.config import Settings
-from search.engine import training_config_of
 from search.plan import template_of
-from search.space import Candidate
+from search.records import FINISHED, TrialRecord
+from tests.conftest import assert_as_trained_alone
 from tests.hosts import MISSING, Host, TwoHosts, two_hosts
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -71,33 +69,31 @@ def pictures(hosts: TwoHosts) -> list[str]:
     return ["--data", str(hosts.shared / "train"), "--test", str(hosts.shared / "test")]
 
 
-def records_of(hosts: TwoHosts, name: str) -> list[dict[str, Any]]:
+def records_of(hosts: TwoHosts, name: str) -> list[TrialRecord]:
     results = str(hosts.shared / "results")
     done = hosts.first.run(sys.executable, "-c", _RECORDS, name, results, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    found = []
+    for record in json.loads(done.stdout):
+        readings = {
+            int(epoch): figures for epoch, figures in record["readings"].items()
+        }  # JSON's keys are text
+        found.append(TrialRecord(**{**record, "readings": readings}))
+    return found
 
 
 def check(hosts: TwoHosts, name: str, trainings: int, cache: Path) -> None:
     """Every training once, in Optuna's storage and in MLflow, with the figures that an undisturbed training
     of its point has."""
     records = records_of(hosts, name)
-    assert len({record["name"] for record in records}) == len(records) == trainings
-    assert {record["state"] for record in records} == {"finished"}, [
-        (r["name"], r["reason"]) for r in records
-    ]
+    assert len({record.name for record in records}) == len(records) == trainings
+    assert {record.state for record in records} == {FINISHED}, [(r.name, r.reason) for r in records]
     folder = hosts.shared / "results" / name
     template = template_of(Settings(**yaml.safe_load((folder / "settings.yaml").read_text())))
     template = dataclasses.replace(template, images=dataclasses.replace(template.images, cache=str(cache)))
     for record in records:
-        point = Candidate(*(record[key] for key in ("name", "role", "quality", "alpha", "strategy", "seed")))
-        trial = Trial(training_config_of(point, template))
-        assert len(record["readings"]) == template.training.epochs
-        for epoch in range(1, template.training.epochs + 1):
-            again = trial.run_epoch().figures
-            for key, value in record["readings"][str(epoch)].items():
-                if not key.startswith(("time/", "memory/")):
-                    assert again[key] == value, (record["name"], epoch, key)
+        assert len(record.readings) == template.training.epochs
+        assert_as_trained_alone(record, template)
     words = ("-m", "search.track", name, "--results", str(folder.parent))
     compared = hosts.first.run(sys.executable, *words, timeout=120)
     assert compared.returncode == 0, compared.stdout + compared.stderr

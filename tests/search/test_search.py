@@ -19,17 +19,15 @@ from mlflow import MlflowClient
 from lic.architectures import ARCHITECTURES
 from lic.recipe import LAMBDAS
 from lic.training import read_checkpoint
-from lic.trial import Trial
 from search import simulate
 from search.config import Settings
 from search.core import studies
-from search.engine import CoreScheduler, CoreSearcher, training_config_of
+from search.engine import CoreScheduler, CoreSearcher
 from search.limits import Limits
 from search.plan import plan_of, template_of
-from search.records import FINISHED, STOPPED, SearchRecords, TrialRecord, read_records
-from search.space import Candidate
+from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.surfaces import read_table, seed_noise
-from tests.conftest import HAVE_DATA, run_search, search_command
+from tests.conftest import HAVE_DATA, assert_as_trained_alone, run_search, search_command
 
 SMALL = [
     *("--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2", "--steps-per-epoch", "3"),
@@ -183,18 +181,7 @@ def test_a_trials_figures_are_a_function_of_its_point_and_seed(
 ) -> None:
     results, _ = real
     records = records_of(results, "real", "kodak" if HAVE_DATA else "deadleaves")
-    assert_as_trained_alone(records.trials[-1], settings_of(results, "real"))
-
-
-def assert_as_trained_alone(record: TrialRecord, settings: Settings) -> None:
-    """Trained again, outside Ray: the same figures to the last bit."""
-    point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
-    trial = Trial(training_config_of(point, template_of(settings)))
-    for epoch in range(1, record.last_epoch + 1):
-        again = trial.run_epoch().figures
-        for name, value in record.readings[epoch].items():
-            if not name.startswith(("time/", "memory/")):
-                assert again[name] == value, (epoch, name)
+    assert_as_trained_alone(records.trials[-1], template_of(settings_of(results, "real")))
 
 
 class Deeds:
@@ -249,7 +236,7 @@ def test_a_killed_worker_is_trained_on_from_its_checkpoint(tmp_path: Path) -> No
     ]
     for record in records.everything():
         assert len(record.readings) == 3
-        assert_as_trained_alone(record, settings_of(tmp_path, "killed"))
+        assert_as_trained_alone(record, template_of(settings_of(tmp_path, "killed")))
 
 
 def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted(tmp_path: Path) -> None:
