@@ -213,7 +213,7 @@ def run(
     last checkpoint, `retries` times. Checkpoints go to folder/subfolder; of each trial the last and the best
     on the selection images are kept. Ray must be connected (search.cluster)."""
     unfinished = {c: set_aside(folder / subfolder / c.name) for c in core.unfinished()}
-    share = {"CPU": 1.0, "GPU": gpus_per_trial}
+    share, home = {"CPU": 1.0, "GPU": gpus_per_trial}, folder.resolve()
     scheduler = CoreScheduler(core, changed, limits)
     tuner = tune.Tuner(
         tune.with_resources(trainable, share),
@@ -228,8 +228,10 @@ def run(
             trial_name_creator=_folder_name,
         ),
         run_config=tune.RunConfig(
-            name=subfolder,
-            storage_path=str(folder.resolve()),
+            # With the search's name in it: Ray keeps what is of one name and second in one place on the head,
+            # and gives trials whose names it finds there other folders.
+            name=f"{home.name}/{subfolder}",
+            storage_path=str(home.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries),
             checkpoint_config=tune.CheckpointConfig(
