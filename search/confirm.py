@@ -12,15 +12,16 @@ import numpy as np
 import optuna
 import pandas as pd
 from numpy.typing import NDArray
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages import BaseStorage, get_storage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.bdrate import CurveError, Interval, bd_rate_interval
 from lic.recipe import LAMBDAS
-from search.core import attributes_of, images_of
+from search.core import attributes_of, goes_on_again, images_of
 from search.objective import image_costs
 from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
 from search.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
+from search.storage import Mirror
 
 _RESAMPLES = 1000
 
@@ -53,7 +54,7 @@ class Confirmation:
         self.plan, self.candidates = plan, candidates
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
-            storage=storage, study_name=confirmation_name(name), load_if_exists=True
+            storage=Mirror(get_storage(storage)), study_name=confirmation_name(name), load_if_exists=True
         )
 
     def suggest(self) -> Candidate | None:
@@ -61,10 +62,8 @@ class Confirmation:
         started = {trial.user_attrs["name"] for trial in self._trials()}
         for candidate in self.candidates:
             if candidate.name not in started:
-                trial = self.study.ask()
-                for key, value in asdict(candidate).items():
-                    trial.set_user_attr(key, value)
-                trial.set_user_attr("lambda", LAMBDAS[candidate.quality])
+                attributes = {**asdict(candidate), "lambda": LAMBDAS[candidate.quality]}
+                self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
                 return candidate
         return None
 
@@ -90,7 +89,7 @@ class Confirmation:
         """Whether the training goes on: until its full length."""
         trial = self._find(name)
         if trial.state.is_finished():
-            return False
+            return goes_on_again(trial, epoch)
         if epoch < self.plan.epochs:
             return True
         self.study.tell(trial.number, 0.0)

@@ -6,11 +6,10 @@ it goes on. A new process that opens the storage decides as the old one would ha
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.recipe import LAMBDAS
@@ -19,6 +18,7 @@ from search.objective import rate_change, rate_change_variance
 from search.sampler import RateSampler, fitted, make_sampler
 from search.space import BASELINE, TRIAL, Candidate, Plan, baseline_name, trial_name
 from search.stopping import should_stop, worth_finishing
+from search.storage import Mirror
 
 _READINGS, _IMAGES = "readings:", "images:"
 
@@ -43,6 +43,12 @@ def attributes_of(
     its Optuna trial."""
     columns = {f"{_IMAGES}{epoch}": images} if images else {}
     return {**columns, f"{_READINGS}{epoch}": figures}
+
+
+def goes_on_again(ended: FrozenTrial, epoch: int) -> bool:
+    """Whether a training that had ended, and was tried again from a checkpoint before its end since the last
+    was lost with its worker, goes on after `epoch`: to where it ended."""
+    return ended.state != TrialState.FAIL and epoch < max(readings_of(ended), default=0)
 
 
 def _by_epoch(trial: FrozenTrial, prefix: str) -> dict:
@@ -79,11 +85,6 @@ def earlier_trials(storage: BaseStorage | str, name: str) -> list[FrozenTrial]:
         return []
 
 
-def described(trial: FrozenTrial) -> bool:
-    """Whether the trial was proposed to the end: it is described in steps."""
-    return "seed" in trial.user_attrs
-
-
 def _all(study: optuna.Study) -> list[FrozenTrial]:
     # Not copied: read only, and the per-image columns are long.
     return study.get_trials(deepcopy=False)
@@ -94,19 +95,10 @@ class Core:
     how it trains (search.reuse), kept with its baselines."""
 
     def __init__(self, storage: BaseStorage | str, name: str, plan: Plan, setup: str = "") -> None:
-        self.plan, self.setup, self._storage = plan, setup, storage
+        self.plan, self.setup = plan, setup
+        self._storage = Mirror(get_storage(storage))
         self._earlier: list[FrozenTrial] | None = None
-        self.trials, self.baselines = studies(storage, name)
-        # By rung (quality, epoch) the value of every trial that reached it, and the baselines and running
-        # trials by name: the storage's own, at hand. This process alone writes them, and reading all that
-        # they measured again at every report would take longer with every epoch.
-        self._rungs: dict[tuple[int, int], dict[int, float]] = {}
-        self._known: dict[str, FrozenTrial] = {}
-        for trial in _all(self.trials):
-            for epoch, value in trial.intermediate_values.items():
-                self._note(trial, epoch, value)
-            if trial.state == TrialState.RUNNING and described(trial):
-                self._know(trial_name(trial.number), trial)
+        self.trials, self.baselines = studies(self._storage, name)
 
     def earlier(self) -> list[FrozenTrial]:
         """The trials of another search that inform the sampler (`learn_from`)."""
@@ -143,12 +135,9 @@ class Core:
             trial.user_attrs["quality"] for trial in _all(self.baselines) if trial.state == TrialState.FAIL
         }
         qualities = [quality for quality in self.plan.qualities if quality not in failed]
-        trials = _all(self.trials)
-        # Of a process that was killed while it proposed one: this one goes on with it.
-        begun = next((t for t in trials if t.state == TrialState.RUNNING and not described(t)), None)
-        if not qualities or (begun is None and len(trials) >= self.plan.budget):
+        if not qualities or len(_all(self.trials)) >= self.plan.budget:
             return None
-        return self._start_trial(begun, len(trials) if begun is None else begun.number, qualities)
+        return self._start_trial(qualities)
 
     def unfinished(self) -> list[Candidate]:
         """The trainings that were started and have neither ended nor been trained to their full length."""
@@ -157,7 +146,7 @@ class Core:
             for trial in _all(study):
                 attrs = trial.user_attrs
                 whole = max(readings_of(trial), default=0) >= self.plan.epochs
-                if trial.state != TrialState.RUNNING or whole or not described(trial):
+                if trial.state != TrialState.RUNNING or whole:
                     continue
                 role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
                 name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
@@ -170,16 +159,10 @@ class Core:
         self.baselines.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
         return Candidate(baseline_name(quality), BASELINE, quality, 0.0, "", self.plan.seed)
 
-    def _start_trial(self, begun: FrozenTrial | None, number: int, qualities: list[int]) -> Candidate:
-        plan = self.plan
+    def _start_trial(self, qualities: list[int]) -> Candidate:
+        plan, number = self.plan, len(_all(self.trials))
         self.trials.sampler = make_sampler(plan, number, qualities, self.earlier())
-        if begun is None:
-            trial = self.trials.ask()
-        else:
-            trial = optuna.Trial(self.trials, begun._trial_id)
-            for name, distribution in begun.distributions.items():
-                # What is kept is not drawn again; what is drawn after it must come out the same.
-                self.trials.sampler.sample_independent(self.trials, begun, name, distribution)
+        trial = self.trials.ask()
         quality = qualities[number % len(qualities)]
         if isinstance(self.trials.sampler, RateSampler):
             quality = trial.suggest_categorical("quality", plan.qualities)
@@ -188,11 +171,10 @@ class Core:
         strategy = trial.suggest_categorical("strategy", plan.strategies)
         for key, value in self._description(TRIAL, quality).items():
             trial.set_user_attr(key, value)
-        name = trial_name(trial.number)
-        return Candidate(name, TRIAL, quality, alpha, strategy, plan.seed)
+        self._storage.keep(self.trials._study_id)
+        return Candidate(trial_name(number), TRIAL, quality, alpha, strategy, plan.seed)
 
     def _description(self, role: str, quality: int) -> dict[str, Any]:
-        # The seed comes last: with it a trial's description is whole (described).
         return {"role": role, "quality": quality, "lambda": LAMBDAS[quality], "seed": self.plan.seed}
 
     def observe(
@@ -206,24 +188,23 @@ class Core:
         rate change, or, if it is a baseline, those of the trials that were waiting for it. `images`
         are per-image columns named as the figures are. Of a training that has ended nothing more is
         recorded: one whose node was lost with the news of its end is trained again from its checkpoint."""
-        study, trial = self._find(name)
+        trial = self._find(name)
         if trial.state.is_finished():
             return
         for key, value in attributes_of(epoch, figures, images).items():
-            self._keep(study, trial, key, value)
+            self._keep(trial, key, value)
         if trial.user_attrs["role"] == TRIAL:
             self._settle(trial)
             return
         if epoch == self.plan.epochs:
             self._tell(name, TrialState.COMPLETE, 0.0)
-        for waiting in list(self._known.values()):
-            attrs, running = waiting.user_attrs, waiting.state == TrialState.RUNNING
-            if running and attrs["role"] == TRIAL and attrs["quality"] == trial.user_attrs["quality"]:
+        for waiting in _all(self.trials):
+            same_rate = waiting.user_attrs["quality"] == trial.user_attrs["quality"]
+            if same_rate and waiting.state == TrialState.RUNNING:
                 self._settle(waiting)
 
-    def _keep(self, study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:
-        study._storage.set_trial_user_attr(trial._trial_id, key, value)
-        trial.user_attrs[key] = value
+    def _keep(self, trial: FrozenTrial, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(trial._trial_id, key, value)
 
     def _settle(self, trial: FrozenTrial) -> None:
         """Give a running trial the rate changes that the readings so far allow, and its end."""
@@ -237,26 +218,23 @@ class Core:
             pair = [t.user_attrs.get(f"{_IMAGES}{epoch}", {}) for t in (trial, found) if t]
             if all(f"{selection}/bpp" in columns for columns in pair):
                 variance = rate_change_variance(pair[0], pair[1], selection, lmbda)
-                self._keep(self.trials, trial, f"{VARIANCE}{epoch}", variance)
-            self.trials._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-            values[epoch] = value
-            self._note(trial, epoch, value)
+                self._keep(trial, f"{VARIANCE}{epoch}", variance)
+            self._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
         if self.plan.epochs in values:
             self._tell(trial_name(trial.number), TrialState.COMPLETE, values[self.plan.epochs])
-
-    def _note(self, trial: FrozenTrial, epoch: int, value: float) -> None:
-        if epoch in self.plan.rungs:
-            self._rungs.setdefault((trial.user_attrs["quality"], epoch), {})[trial.number] = value
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on after `epoch`.
 
         A baseline always does. A trial is stopped, and pruned in Optuna, at a rung where it is not
         among the best of its rate, or not worth finishing (search.stopping); never on a value that
-        has no baseline of the same epoch.
+        has no baseline of the same epoch. One that has ended and lost its last checkpoint goes on to
+        where it ended.
         """
-        _, trial = self._find(name)
-        if epoch >= self.plan.epochs or trial.state.is_finished():
+        trial = self._find(name)
+        if trial.state.is_finished():
+            return goes_on_again(trial, epoch)
+        if epoch >= self.plan.epochs:
             return False
         value = trial.intermediate_values.get(epoch)
         if trial.user_attrs["role"] == BASELINE or epoch not in self.plan.rungs or value is None:
@@ -271,27 +249,28 @@ class Core:
         is worth. Of a long search the rank is enough, and quicker."""
         theta, everything = fitted(self.trials), _all(self.trials)
         if self.plan.sampler != "surrogate" or theta is None or len(everything) > MOST_TRIALS:
-            rung = self._rungs[trial.user_attrs["quality"], epoch]
-            others = [rung[number] for number in rung if number != trial.number]
-            return not should_stop(rung[trial.number], others, self.plan.eta)
+            rivals = [t for t in everything if t.user_attrs["quality"] == trial.user_attrs["quality"]]
+            rung = [t.intermediate_values[epoch] for t in rivals if epoch in t.intermediate_values]
+            rung.remove(trial.intermediate_values[epoch])
+            return not should_stop(trial.intermediate_values[epoch], rung, self.plan.eta)
         return worth_finishing(
             Belief(self.plan, everything, theta, self.earlier()).gain(everything[trial.number])
         )
 
     def fail(self, name: str, reason: str) -> None:
         """Record that a training broke off, and why."""
-        study, trial = self._find(name)
+        trial = self._find(name)
         if trial.state == TrialState.RUNNING:
-            self._keep(study, trial, "reason", reason)
+            self._keep(trial, "reason", reason)
             self._tell(name, TrialState.FAIL)
 
     def end(self, name: str, reason: str) -> None:
         """Record that a training was ended before its time for a reason that is not its own."""
-        study, trial = self._find(name)
+        trial = self._find(name)
         if trial.user_attrs["role"] == BASELINE:
             self.fail(name, reason)
         elif trial.state == TrialState.RUNNING:
-            self._keep(study, trial, "reason", reason)
+            self._keep(trial, "reason", reason)
             self._tell(name, TrialState.PRUNED)
 
     def close(self) -> None:
@@ -309,29 +288,16 @@ class Core:
                 self.fail(trial_name(trial.number), reason)
 
     def _tell(self, name: str, state: TrialState, value: float | None = None) -> None:
-        study, trial = self._find(name)
+        trial = self._find(name)
+        study = self.baselines if trial.user_attrs["role"] == BASELINE else self.trials
         study.tell(trial.number, value, state)
-        del self._known[name]
 
-    def _find(self, name: str) -> tuple[optuna.Study, FrozenTrial]:
+    def _find(self, name: str) -> FrozenTrial:
         role, _, number = name.partition("-")
-        study = self.trials if role == TRIAL else self.baselines
-        if name not in self._known and role == TRIAL:
-            self._know(name, _all(study)[int(number)])
-        elif name not in self._known:
-            for trial in _all(study):
-                self._know(baseline_name(trial.user_attrs["quality"]), trial)
-        return study, self._known[name]
-
-    def _know(self, name: str, trial: FrozenTrial) -> None:
-        # With its own tables: those of the storage are not ours to change.
-        own = copy.copy(trial)
-        own.user_attrs, own.intermediate_values = dict(trial.user_attrs), dict(trial.intermediate_values)
-        self._known[name] = own
+        if role == TRIAL:
+            return _all(self.trials)[int(number)]
+        return next(t for t in _all(self.baselines) if baseline_name(t.user_attrs["quality"]) == name)
 
     def baseline(self, quality: int) -> FrozenTrial | None:
         """The baseline of a rate, if it was started."""
-        try:
-            return self._find(baseline_name(quality))[1]
-        except KeyError:
-            return None
+        return next((t for t in _all(self.baselines) if t.user_attrs["quality"] == quality), None)

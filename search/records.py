@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
 from search.belief import Expectation
-from search.core import SOURCE, described, images_of, readings_of
+from search.core import SOURCE, images_of, readings_of
 from search.objective import rate_change
 from search.space import BASELINE, TRIAL, Plan, baseline_name, confirmation_name, trial_name
 
@@ -230,7 +230,7 @@ class RecordReader:
         return groups
 
     def _all(self, study: Study) -> list[TrialRecord]:
-        return [self._record(t) for t in study.get_trials(deepcopy=False) if described(t)]
+        return [self._record(trial) for trial in study.get_trials(deepcopy=False)]
 
     def _group(self, baselines: list[TrialRecord], trials: list[TrialRecord]) -> SearchRecords:
         plan = self._plan

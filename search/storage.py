@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import abc
+import copy
+import datetime
 import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy.exc
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import OptunaError, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 
 from search.provenance import public
@@ -99,7 +104,24 @@ def _is_away(error: StorageInternalError) -> bool:
     return isinstance(cause, away)
 
 
-class _Waiting:
+#: Optuna asks a storage by these; taken from its own list so that none is forgotten.
+_CALLS = [name for name, value in vars(BaseStorage).items() if callable(value) and not name.startswith("_")]
+
+
+def _relay(storage: Any) -> Any:
+    """Let the calls that this storage class does not answer itself go through its `_call`."""
+    for name in _CALLS:
+        if name not in vars(storage):
+            setattr(storage, name, functools.partialmethod(storage._call, name))
+    return abc.update_abstractmethods(storage)
+
+
+# Not BaseStorage itself: mypy does not see what `_relay` adds.
+_Base: Any = BaseStorage
+
+
+@_relay
+class _Patient(_Base):
     """Passes every call on to `storage`, and again while its server is away."""
 
     def __init__(self, storage: BaseStorage, address: str, say: Callable[[str], None]) -> None:
@@ -109,7 +131,9 @@ class _Waiting:
         since = None
         while True:
             try:
-                found = getattr(self._storage, name)(*args, **kwargs)
+                found = self._made(*args, **kwargs) if since and name == "create_new_trial" else None
+                if found is None:
+                    found = getattr(self._storage, name)(*args, **kwargs)
             except StorageInternalError as error:
                 if not _is_away(error) or (since and time.monotonic() - since > _PATIENCE):
                     raise
@@ -127,11 +151,112 @@ class _Waiting:
                 self._say(f"the database at {self._address} answers again")
             return found
 
+    def _made(self, study: int, template_trial: FrozenTrial | None = None) -> int | None:
+        """The number in the database of a trial like this if it is the newest: what made it may have reached
+        the server though its answer was lost."""
+        newest = self._storage.get_all_trials(study, deepcopy=False)[-1:]
+        for trial in newest if template_trial else []:
+            if all(
+                getattr(trial, what) == getattr(template_trial, what) for what in ("params", "user_attrs")
+            ):
+                return trial._trial_id
+        return None
 
-#: Optuna asks a storage by these; made from its own list so that none is forgotten.
-_CALLS = [name for name, value in vars(BaseStorage).items() if callable(value) and not name.startswith("_")]
-_Patient: Any = type(
-    "_Patient",
-    (_Waiting, BaseStorage),
-    {name: functools.partialmethod(_Waiting._call, name) for name in _CALLS},
-)
+
+#: The number of a trial that is only a draft.
+_DRAFT = -1
+
+
+@_relay
+class Mirror(_Base):
+    """A storage that this process alone writes to: what it holds is read once, and from then on known from
+    what is written, since reading what all running trials have measured takes longer with every epoch. Trials
+    are not copied: they are to be read only.
+
+    A trial that is asked for is a draft, which no other process sees, until `keep`: then it is written at
+    once, and whole."""
+
+    def __init__(self, backend: BaseStorage) -> None:
+        self._backend = backend
+        #: By study its trials and its user attributes, and every trial by its number in the database.
+        self._trials: dict[int, list[FrozenTrial]] = {}
+        self._attributes: dict[int, dict[str, Any]] = {}
+        self._known: dict[int, FrozenTrial] = {}
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._backend, name)(*args, **kwargs)
+
+    def _of(self, study: int) -> list[FrozenTrial]:
+        if study not in self._trials:
+            self._trials[study] = self._backend.get_all_trials(study)
+            self._known |= {trial._trial_id: trial for trial in self._trials[study]}
+        return self._trials[study]
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        found = [trial for trial in self._of(study_id) if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self._known[trial_id]
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        return self._of(study_id)[trial_number]._trial_id
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        number = len(self._of(study_id))
+        if template_trial is None:
+            trial = create_trial(state=TrialState.RUNNING)
+            trial._trial_id = _DRAFT
+        else:
+            trial = copy.deepcopy(template_trial)
+            trial._trial_id = self._backend.create_new_trial(study_id, template_trial)
+            self._trials[study_id].append(trial)
+        trial.number = number
+        self._known[trial._trial_id] = trial
+        return trial._trial_id
+
+    def keep(self, study_id: int) -> FrozenTrial:
+        """Write the draft."""
+        return self._known[self.create_new_trial(study_id, self._known.pop(_DRAFT))]
+
+    def _write(self, name: str, trial_id: int, *args: Any) -> FrozenTrial:
+        if trial_id != _DRAFT:
+            getattr(self._backend, name)(trial_id, *args)
+        return self._known[trial_id]
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        trial = self._write("set_trial_param", trial_id, param_name, param_value_internal, distribution)
+        trial.params[param_name] = distribution.to_external_repr(param_value_internal)
+        trial.distributions[param_name] = distribution
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._write("set_trial_user_attr", trial_id, key, value).user_attrs[key] = value
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._write("set_trial_system_attr", trial_id, key, value).system_attrs[key] = value
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        trial = self._write("set_trial_intermediate_value", trial_id, step, intermediate_value)
+        trial.intermediate_values[step] = intermediate_value
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        trial = self._write("set_trial_state_values", trial_id, state, values)
+        trial.state, trial.values = state, values
+        if state.is_finished():
+            trial.datetime_complete = datetime.datetime.now()
+        return True
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        if study_id not in self._attributes:
+            self._attributes[study_id] = dict(self._backend.get_study_user_attrs(study_id))
+        return self._attributes[study_id]
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._backend.set_study_user_attr(study_id, key, value)
+        self.get_study_user_attrs(study_id)[key] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import secrets
@@ -13,13 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy.exc import OperationalError
 
 from dashboards.servers import usable_port
-from search.core import Core
-from search.storage import StorageError, keep_password, open_storage
+from search.core import Core, studies
+from search.storage import StorageError, _Patient, keep_password, open_storage, sqlite_address
 from tests.database import MISSING, Database
-from tests.search.test_core import PLAN, run_all
+from tests.search.test_core import PLAN, figures, run_all
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,46 @@ def test_a_search_decides_the_same_while_its_database_restarts(database: Databas
     address = database.url("lictune")
     assert f"the database at {address} does not answer; waiting for it" in said
     assert said[-1] == f"the database at {address} answers again"
+
+
+class Forgetful(InMemoryStorage):
+    """Does what it is told, but of the first answer that it owes for a new trial nothing is heard."""
+
+    lost = False
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        made = super().create_new_trial(study_id, template_trial)
+        if self.lost or template_trial is None or "alpha" not in template_trial.params:
+            return made
+        self.lost = True
+        raise StorageInternalError from OperationalError("insert", None, Exception())
+
+
+def test_a_trial_whose_making_was_not_answered_is_made_once() -> None:
+    storage, said = Forgetful(), []
+    core = Core(_Patient(storage, "there", said.append), "s", PLAN)
+    found = run_all(core)
+    assert storage.lost and len(said) == 2
+    assert found == run_all(Core(InMemoryStorage(), "s", PLAN))
+
+
+@pytest.mark.parametrize("sampler", ["surrogate", "gp"])
+def test_what_the_core_keeps_at_hand_is_what_the_storage_holds(tmp_path: Path, sampler: str) -> None:
+    address, plan = sqlite_address(tmp_path / "study.db"), dataclasses.replace(PLAN, sampler=sampler)
+    core = Core(address, "s", plan)
+    left = core.suggest()
+    assert left is not None
+    core.observe(left.name, 1, figures(left, 1), {"val/bpp": [0.1, 0.2], "val/mse": [1.0, 2.0]})
+    run_all(core)
+    for known, held in zip((core.trials, core.baselines), studies(address, "s"), strict=True):
+        assert known.user_attrs == held.user_attrs
+        trials = known.get_trials(), held.get_trials()
+        assert len(trials[0]) == len(trials[1]) > 0
+        for ours, theirs in zip(*trials, strict=True):
+            if ours.datetime_complete and theirs.datetime_complete:
+                assert abs((ours.datetime_complete - theirs.datetime_complete).total_seconds()) < 10
+                ours.datetime_complete = theirs.datetime_complete
+            assert ours == theirs
 
 
 def test_a_password_goes_to_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
