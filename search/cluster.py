@@ -22,9 +22,11 @@ class ClusterError(ValueError):
 
 def prepare(address: str | None) -> None:
     """Set the environment that Ray reads when it is imported."""
-    # Ray's own table of trials and its log files would only repeat what is in the results.
+    # Ray's own table of trials, its log files and its record of their states would only repeat what is in
+    # the results.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to answer
     # All free places of a cluster are filled at once, not one after another; `Room` says how many there are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from lic.training import DivergedError
 from lic.trial import Readings, Trial, TrialConfig
 from search.folder import CHECKPOINT, TRIALS_FOLDER, set_aside
 from search.limits import Limits
-from search.objective import rd_cost
 from search.space import Candidate, Plan
 
 
@@ -54,7 +54,6 @@ class RayTrial(tune.Trainable):
     trial: Trial
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.selection: str = config["selection"]
         if 0 < config["gpus"] < 1:
             # No trial on a shared GPU can take the memory of the others.
             torch.cuda.set_per_process_memory_fraction(config["gpus"])
@@ -71,9 +70,8 @@ class RayTrial(tune.Trainable):
             readings = self.trial.run_epoch()
         except DivergedError as error:
             # Not an error to Ray: training it again from the checkpoint would fail the same way.
-            return {"failure": str(error), "rd_cost": float("inf")}
-        lmbda = self.trial.config.training.lmbda
-        return {"readings": readings, "rd_cost": rd_cost(readings.figures, self.selection, lmbda)}
+            return {"failure": str(error)}
+        return {"readings": readings}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self.trial.trainer.save(Path(checkpoint_dir) / CHECKPOINT)
@@ -104,7 +102,7 @@ class CoreSearcher(_NotRestored, Searcher):
         room: Callable[[], int],
         given_up: Callable[[str], None],
     ) -> None:
-        super().__init__(metric="rd_cost", mode="min")
+        super().__init__()
         self.gpus_per_trial, self.room, self.given_up = gpus_per_trial, room, given_up
         self.live: set[str] = set()
         self.core, self.configure, self.changed, self.limits = core, configure, changed, limits
@@ -124,7 +122,6 @@ class CoreSearcher(_NotRestored, Searcher):
         self.changed()
         return {
             "name": candidate.name,
-            "selection": self.core.plan.selection,
             "trial": self.configure(candidate),
             "checkpoint": checkpoint and str(checkpoint.resolve()),
             "gpus": self.gpus_per_trial,
@@ -184,6 +181,24 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         return TrialScheduler.STOP
 
 
+class KeepLast(tune.Callback):
+    """Keeps the last checkpoint of every trial. Ray would keep it too, and for that write down the state of
+    all trials, which nothing reads, at every checkpoint."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Any] = {}
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+    ) -> None:
+        """Ray calls this when a checkpoint is where it shall be, whole."""
+        before = self._last.get(trial.trial_id)
+        self._last[trial.trial_id] = checkpoint
+        if before is not None and before.path != checkpoint.path:
+            with contextlib.suppress(OSError):  # it takes space, no more
+                before.filesystem.delete_dir(before.path)
+
+
 def _reason(trial: Any) -> str:
     """Why a trial broke off: the last line of what Ray wrote about it."""
     try:
@@ -210,8 +225,8 @@ def run(
 
     `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
     quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
-    last checkpoint, `retries` times. Checkpoints go to folder/subfolder; of each trial the last and the best
-    on the selection images are kept. Ray must be connected (search.cluster)."""
+    last checkpoint, `retries` times. Checkpoints go to folder/subfolder; of each trial the last is kept. Ray
+    must be connected (search.cluster)."""
     unfinished = {c: set_aside(folder / subfolder / c.name) for c in core.unfinished()}
     share, home = {"CPU": 1.0, "GPU": gpus_per_trial}, folder.resolve()
     scheduler = CoreScheduler(core, changed, limits)
@@ -234,12 +249,8 @@ def run(
             storage_path=str(home.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries),
-            checkpoint_config=tune.CheckpointConfig(
-                checkpoint_frequency=1,
-                num_to_keep=1,
-                checkpoint_score_attribute="rd_cost",
-                checkpoint_score_order="min",
-            ),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+            callbacks=[KeepLast()],
         ),
     )
     tuner.fit()
