@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FileSelector, FileSystem
 
 from search import checkpoints as module
 from search.checkpoints import CHECKPOINT, Checkpoints, prepare_storage
 from search.cluster import _visit
 from search.config import ConfigError, resolve, storage_address
-from search.folder import FolderError, checkpoints_of, fetch_folder
+from search.folder import FolderError, checkpoints_of, fetch_folder, final_weights, open_search
+from search.plan import template_of
 from search.storage import StorageError
 from tests import objects
-from tests.objects import ACCOUNT, ObjectStore, object_store
+from tests.conftest import assert_as_trained_alone, run_search, search_command
+from tests.objects import ACCOUNT, SECRET, ObjectStore, object_store
 
 TRIAL = "trials/trial-000"
 
@@ -256,3 +261,45 @@ def test_an_address_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert storage_address("s3://bucket/x/?region=eu-west-1") == "s3://bucket/x?region=eu-west-1"
     assert storage_address("gs://anonymous@bucket/x") == "gs://anonymous@bucket/x"
     assert module._open("gs://bucket/x")[1] == "bucket/x"
+
+
+TINY = [
+    *("--model", "hyperprior", "--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2"),
+    *("--steps-per-epoch", "3", "--data", "deadleaves", "--test", "deadleaves", "--test-images", "2"),
+    *("--val-images", "2", "--workers", "1", "--rates", "1", "--budget", "2", "--no-stopping"),
+]
+
+
+def test_a_search_keeps_its_checkpoints_in_an_object_store(store: ObjectStore, tmp_path: Path) -> None:
+    url = store.url("searches")
+    command = [*search_command(tmp_path / "results", "far"), *TINY, "--storage", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        printed = ""
+        for text in process.stdout:
+            printed += text
+            if text.startswith("[  1/"):
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130, printed
+    assert f"checkpoints  {url}" in printed
+    place, folder = Checkpoints(url, "far"), tmp_path / "results" / "far"
+    assert (folder / "settings.yaml").read_text() == place.read("settings.yaml")
+    taken = run_search(tmp_path / "elsewhere", "far", *TINY, "--storage", url)
+    assert taken.returncode == 2 and "there is a search at s3://lictune/searches/far already" in taken.stderr
+
+    done = run_search(tmp_path / "results", None, "--resume", "far")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (folder / "trials").exists()
+    assert place.kept("report.html") and place.kept("tables/rates.csv") and place.kept("best/q1.pt")
+    search = open_search("far", tmp_path / "results")
+    for record in search.records.everything():
+        assert_as_trained_alone(record, template_of(search.settings))
+    shutil.rmtree(folder / "best")
+    for record in search.records.everything():
+        assert final_weights(search, record)
+    for path in [*folder.rglob("*"), *tmp_path.glob("results/mlflow.db")]:
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    kept = place.filesystem.get_file_info(FileSelector(place.root, recursive=True))
+    for info in kept:
+        if info.is_file:
+            assert SECRET.encode() not in place.filesystem.open_input_stream(info.path).read(), info.path
