@@ -10,7 +10,10 @@ import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.checkpoints import Checkpoints
 
 #: Seconds that a node has to answer whether it can take part.
 _PATIENCE = 120.0
@@ -100,14 +103,15 @@ class Room:
         return self._room
 
 
-def check_nodes(folder: Path, needed: Iterable[Path]) -> None:
-    """Make sure that every node has this package, sees what is `needed`, and can write to the search's
-    folder, which all must share. Raises ClusterError, which names the node."""
+def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path]) -> None:
+    """Make sure that every node has this package, sees what is `needed`, and can read from and write to the
+    place that all must share, which `setting` names. Raises ClusterError, which names the node and the place;
+    OSError if this process cannot write there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    token = folder / f".probe-{secrets.token_hex(8)}"
-    token.write_text(token.name)
+    token = f".probe-{secrets.token_hex(8)}"
+    place.write(token, token)
     visits, seen = {}, [str(path.resolve()) for path in needed]
     visit = ray.remote(num_cpus=0, max_retries=0)(_visit)
     try:
@@ -116,7 +120,7 @@ def check_nodes(folder: Path, needed: Iterable[Path]) -> None:
                 here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
                 task = visit.options(scheduling_strategy=here)
-                visits[name] = task.remote(str(token.resolve()), seen, version("lictune"))
+                visits[name] = task.remote(place, setting, token, seen, version("lictune"))
         if not visits:
             raise ClusterError("no node of the cluster has a CPU for a trial; start one with ray start")
         for name, answer in visits.items():
@@ -127,19 +131,31 @@ def check_nodes(folder: Path, needed: Iterable[Path]) -> None:
             if trouble:
                 raise ClusterError(f"the node {name} {trouble}")
     finally:
-        for path in folder.glob(f"{token.name}*"):
-            path.unlink()
+        place.remove(token)
 
 
-def _visit(token: str, needed: list[str], expected: str) -> str:
+def _visit(place: Checkpoints, setting: str, token: str, needed: list[str], expected: str) -> str:
     """Runs on a node: why it cannot take part; empty if it can."""
-    path = Path(token)
-    if not path.is_file() or path.read_text() != path.name:
-        return f"does not see {path.parent}; --results must be on storage that every node mounts there"
+    from search.checkpoints import refusal
+    from search.storage import StorageError
+
+    fix = f"{setting} must be on storage that every node mounts there"
+    if not place.is_local:
+        fix = "every node needs the network, the credentials and the endpoint that the driver has"
     try:
-        path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}").write_text("")
+        if place.read(token) != token:
+            return f"does not see {place}; {fix}"
+    except FileNotFoundError:
+        return f"does not see {place}; {fix}"
     except OSError as error:
-        return f"cannot write to {path.parent} ({error.strerror}); trials keep their checkpoints there"
+        return f"cannot read {place} ({refusal(place.storage, error)}); {fix}"
+    except StorageError as error:
+        return f"says: {error}; {fix}"
+    try:
+        place.write(f"{token}-{socket.gethostname()}-{os.getpid()}", "")
+    except OSError as error:
+        why = refusal(place.storage, error)
+        return f"cannot write to {place} ({why}); trials keep their checkpoints there"
     for name in needed:
         if not Path(name).exists():
             return f"does not see {name}; put it at the same path on every node"

@@ -6,12 +6,14 @@ import argparse
 import difflib
 import functools
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -33,6 +35,8 @@ ENVIRONMENT = "LICTUNE_"
 
 #: The settings of a search, in its folder.
 SETTINGS = "settings.yaml"
+
+_SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
 
 class ConfigError(ValueError):
@@ -124,11 +128,11 @@ class Settings(BaseModel):
     workers: int | None = _setting(
         "Machine", None, "trials at once (default: one a GPU share or CPU core)", ge=1
     )
-    trials_per_gpu: int | None = _setting(
+    trials_per_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] | None = _setting(
         "Machine",
         None,
-        "trials that share a GPU, its memory in equal parts; 0 for the CPU (default: 1 if there is a GPU)",
-        ge=0,
+        "trials that share a GPU, its memory in equal parts; 0 for the CPU; auto measures what is "
+        "fastest and fits the memory (default: 1 if there is a GPU)",
     )
     retries: int = _setting(
         "Machine", 3, "times a training that broke off is tried again, from its checkpoint", ge=0
@@ -140,6 +144,12 @@ class Settings(BaseModel):
     )
 
     results: str = _setting("Results", "results", "folder of all searches")
+    storage: str | None = _setting(
+        "Results",
+        None,
+        "where checkpoints are kept: a folder that every node mounts, s3://bucket/prefix or "
+        "gs://bucket/prefix (default: in results)",
+    )
     name: str | None = _setting("Results", None, "of this search, its folder there (default: model and time)")
     study: str | None = _setting(
         "Results", None, "of a database for Optuna, postgresql+psycopg://... (default: SQLite in results)"
@@ -149,10 +159,15 @@ class Settings(BaseModel):
     )
 
     @property
+    def shares(self) -> int:
+        """The parts that a GPU is divided into, one if that is still to be measured; 0 on the CPU."""
+        return 1 if self.trials_per_gpu == "auto" else self.trials_per_gpu or 0
+
+    @property
     def gpus_per_trial(self) -> float:
         """The share of a GPU that a trial gets; 0 on the CPU. Ray counts in steps of 1e-4; rounded up,
         as many shares would not fit."""
-        return math.floor(10_000 / self.trials_per_gpu) / 10_000 if self.trials_per_gpu else 0.0
+        return math.floor(10_000 / self.shares) / 10_000 if self.shares else 0.0
 
     @field_validator("rates", mode="before")
     @classmethod
@@ -364,12 +379,47 @@ def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], i
         changes["start"] = _starter(settings)
     if settings.trials_per_gpu is None:
         changes["trials_per_gpu"] = 1 if gpus() else 0
+    if settings.trials_per_gpu == "auto" and not gpus():
+        changes["trials_per_gpu"] = 0
     for key in changes:
-        if sources[key] == "default" or key == "start":
+        if sources[key] == "default" or key in ("start", "trials_per_gpu"):
             sources[key] += " (worked out)"
+    if settings.storage is not None:
+        changes["storage"] = storage_address(settings.storage)
     settings = settings.model_copy(update=changes)
     _check_together(settings, gpus)
     return Resolved(settings, sources)
+
+
+#: The variables that an object store's credentials are read from, by its scheme.
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
+}
+
+
+def storage_address(value: str) -> str:
+    """The absolute path of a folder, or the URL of a place in an object store, from what --storage is given.
+    Raises ConfigError if that is neither, or has a secret in it."""
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", value):
+        return str(Path(value).expanduser().resolve())
+    if value.startswith("file:///"):
+        return str(Path(value.removeprefix("file://")).resolve())
+    parts = urlsplit(value)
+    secret = any(_SECRET.search(key) for key, _ in parse_qsl(parts.query, keep_blank_values=True))
+    if secret or "@" in value.removeprefix("gs://anonymous@"):
+        names = CREDENTIALS.get(parts.scheme, CREDENTIALS["s3"])
+        raise ConfigError(
+            "the address of --storage has a key or an account in it, which files and logs would show; leave "
+            f"it out and set {names} in the environment of every node"
+        )
+    if parts.scheme not in CREDENTIALS or not parts.netloc:
+        raise ConfigError(
+            f"storage '{value}' is none that checkpoints can be kept in; --storage takes a folder, "
+            "s3://bucket/prefix or gs://bucket/prefix"
+        )
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/")))
 
 
 def _starter(settings: Settings) -> str:
@@ -466,6 +516,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _metavar(annotation: Any) -> str:
     if typing.get_origin(annotation) in (UnionType, typing.Union):
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
     return {int: "N", float: "X", str: "TEXT"}.get(
         annotation, "LIST" if "tuple" in str(annotation) else "NAME"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import posixpath
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from ray.tune.search import Searcher
 from lic.recipe import LAMBDAS
 from lic.training import DivergedError
 from lic.trial import Readings, Trial, TrialConfig
-from search.folder import CHECKPOINT, TRIALS_FOLDER, set_aside
+from search.checkpoints import CHECKPOINT, TRIALS_FOLDER, Checkpoints, StoredFile
 from search.limits import Limits
 from search.space import Candidate, Plan
 
@@ -59,7 +60,8 @@ class RayTrial(tune.Trainable):
             torch.cuda.set_per_process_memory_fraction(config["gpus"])
         self.trial = Trial(config["trial"])
         if config["checkpoint"] is not None:
-            self.trial.trainer.load(Path(config["checkpoint"]))
+            with config["checkpoint"].local() as path:
+                self.trial.trainer.load(path)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -97,7 +99,7 @@ class CoreSearcher(_NotRestored, Searcher):
         configure: Callable[[Candidate], TrialConfig],
         changed: Callable[[], None],
         limits: Limits,
-        unfinished: dict[Candidate, Path | None],
+        unfinished: dict[Candidate, StoredFile | None],
         gpus_per_trial: float,
         room: Callable[[], int],
         given_up: Callable[[str], None],
@@ -123,7 +125,7 @@ class CoreSearcher(_NotRestored, Searcher):
         return {
             "name": candidate.name,
             "trial": self.configure(candidate),
-            "checkpoint": checkpoint and str(checkpoint.resolve()),
+            "checkpoint": checkpoint,
             "gpus": self.gpus_per_trial,
         }
 
@@ -213,7 +215,7 @@ def run(
     configure: Callable[[Candidate], TrialConfig],
     changed: Callable[[], None],
     limits: Limits,
-    folder: Path,
+    checkpoints: Checkpoints,
     room: Callable[[], int],
     gpus_per_trial: float,
     retries: int,
@@ -225,10 +227,10 @@ def run(
 
     `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
     quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
-    last checkpoint, `retries` times. Checkpoints go to folder/subfolder; of each trial the last is kept. Ray
-    must be connected (search.cluster)."""
-    unfinished = {c: set_aside(folder / subfolder / c.name) for c in core.unfinished()}
-    share, home = {"CPU": 1.0, "GPU": gpus_per_trial}, folder.resolve()
+    last checkpoint, `retries` times. Ray writes the checkpoints below `subfolder`; of each trial the last is
+    kept. Ray must be connected (search.cluster)."""
+    unfinished = {c: checkpoints.set_aside(f"{subfolder}/{c.name}") for c in core.unfinished()}
+    share, (place, search) = {"CPU": 1.0, "GPU": gpus_per_trial}, posixpath.split(checkpoints.root)
     scheduler = CoreScheduler(core, changed, limits)
     tuner = tune.Tuner(
         tune.with_resources(trainable, share),
@@ -245,8 +247,9 @@ def run(
         run_config=tune.RunConfig(
             # With the search's name in it: Ray keeps what is of one name and second in one place on the head,
             # and gives trials whose names it finds there other folders.
-            name=f"{home.name}/{subfolder}",
-            storage_path=str(home.parent),
+            name=f"{search}/{subfolder}",
+            storage_path=place,
+            storage_filesystem=checkpoints.filesystem,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),

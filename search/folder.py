@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from optuna.storages import BaseStorage
 from pydantic import ValidationError
 
 from search.belief import Belief, Expectation
+from search.checkpoints import TRIALS_FOLDER, Checkpoints, StoredFile, refusal
 from search.config import SETTINGS, ConfigError, Settings, recorded_settings
 from search.core import earlier_trials, studies
 from search.plan import plan_of
@@ -23,13 +23,10 @@ from search.provenance import ENVIRONMENT
 from search.recommend import believe, expected_of
 from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord
 from search.space import Plan, trial_name
-from search.storage import StorageError, open_storage, sqlite_address
+from search.storage import StorageError, open_storage, sqlite_address, sqlite_file
 
 #: Optuna's storage in a search's folder, unless its settings name another.
 STUDY = "study.db"
-CHECKPOINT = "state.pt"
-TRIALS_FOLDER = "trials"
-RESUMED = "resumed"
 
 
 class FolderError(ValueError):
@@ -82,6 +79,12 @@ def name_of(folder: Path) -> str:
     return _setting(folder, "name") or folder.resolve().name
 
 
+def checkpoints_of(folder: Path) -> Checkpoints:
+    """The checkpoints of the search in a folder: there, unless its settings name a storage."""
+    storage = _setting(folder, "storage")
+    return Checkpoints(storage, name_of(folder)) if storage else Checkpoints(str(folder.resolve()))
+
+
 def _setting(folder: Path, key: str) -> str | None:
     try:
         return recorded_settings(folder).get(key)
@@ -117,6 +120,30 @@ def find_folder(name: str, results: Path) -> Path:
             return folder
     there = ", ".join(sorted(path.name for path in found)) or "none"
     raise FolderError(f"there is no search '{name}' in {results}; there is {there}")
+
+
+def fetch_folder(name: str, results: Path, storage: str) -> Path:
+    """Make the results folder of a search that was begun on another machine from what it keeps beside its
+    checkpoints; nothing is done if it is here. Raises FolderError, StorageError."""
+    folder, kept = results / name, Checkpoints(storage, name)
+    if is_search(folder):
+        return folder
+    try:
+        found = [kept.kept(file) for file in (SETTINGS, ENVIRONMENT)]
+        if found[0] is None:
+            raise FolderError(f"there is no search '{name}' in {results}, and none at {kept}")
+        study = yaml.safe_load(kept.read(SETTINGS)).get("study")
+        if study is None or sqlite_file(study) is not None:
+            raise FolderError(
+                f"the search at {kept} kept its trials in a SQLite file of its results folder, which is not "
+                f"at {folder}; go on where that folder is (with --study on a database server any host could)"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in reversed([file for file in found if file]):  # a folder with settings is a search
+            file.copy_to(folder / Path(file.path).name)
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise FolderError(f"the search at {kept} cannot be fetched: {refusal(storage, error)}") from error
+    return folder
 
 
 def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSearch:
@@ -178,43 +205,41 @@ def _test_set(records: SearchRecords) -> str:
     return min(names, default=records.selection)
 
 
-def set_aside(trial: Path) -> Path | None:
-    """Move the newest checkpoint in a trial's folder to where Ray, which counts from 0 again when a search
-    goes on, does not write; where it is now, or None if there is none."""
-    aside = trial / RESUMED / CHECKPOINT
-    for newest in _checkpoints(trial)[-1:]:
-        aside.parent.mkdir(exist_ok=True)
-        newest.replace(aside)
-    for old in trial.glob("checkpoint_*"):
-        shutil.rmtree(old)
-    return aside if aside.is_file() else None
+def last_checkpoint(folder: Path, name: str) -> StoredFile:
+    """The newest checkpoint of a trial. Raises FileNotFoundError if it has none, OSError and StorageError if
+    the storage cannot be read."""
+    return checkpoints_of(folder).newest(f"{TRIALS_FOLDER}/{name}")
 
 
-def _checkpoints(trial: Path) -> list[Path]:
-    return sorted(trial.glob(f"checkpoint_*/{CHECKPOINT}"))
+def _newest_state(folder: Path, name: str) -> tuple[dict[str, Any], str]:
+    """The state in the newest checkpoint of a trial, and where that is. Raises CheckpointError,
+    FileNotFoundError."""
+    from lic.training import CheckpointError, read_checkpoint
 
-
-def last_checkpoint(folder: Path, name: str) -> Path:
-    """The newest checkpoint of a trial. Raises FileNotFoundError if it has none."""
-    trial = folder / TRIALS_FOLDER / name
-    found = _checkpoints(trial) or [*(trial / RESUMED).glob(CHECKPOINT)]
-    if not found:
-        raise FileNotFoundError(f"{name} has no checkpoint below {folder / TRIALS_FOLDER}")
-    return found[-1]
+    try:
+        file = last_checkpoint(folder, name)
+        with file.local() as path:
+            try:
+                return read_checkpoint(path), str(file)
+            except CheckpointError as error:
+                raise CheckpointError(str(error).replace(str(path), str(file))) from error
+    except FileNotFoundError:
+        raise
+    except (OSError, StorageError) as error:
+        raise CheckpointError(f"the checkpoints of {name} cannot be read ({error})") from error
 
 
 def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
     """The weights of a training at its end. Raises CheckpointError, FileNotFoundError."""
     from lic.training import CheckpointError, read_checkpoint
 
-    settings, path = search.settings, last_checkpoint(search.folder, record.name)
+    settings, kept = search.settings, search.folder / "best" / f"q{record.quality}.pt"
     try:
-        state = read_checkpoint(path)
-    except CheckpointError:
-        kept = search.folder / "best" / f"q{record.quality}.pt"  # a copy, once the search has ended
-        if not kept.is_file():
+        state, path = _newest_state(search.folder, record.name)
+    except (CheckpointError, FileNotFoundError):
+        if not kept.is_file():  # a copy, once the search has ended
             raise
-        state, path = read_checkpoint(kept), kept
+        state, path = read_checkpoint(kept), str(kept)
     point = {"lmbda": record.lmbda, "alpha": record.alpha, "seed": record.seed}
     for key, value in point.items():
         if state["config"].get(key) != value:

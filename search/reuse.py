@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
+import logging
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.data.sets import ImageSet
 from lic.trial import TrialConfig
+from search.checkpoints import TRIALS_FOLDER
 from search.core import SETUP, SOURCE, Core, readings_of, studies
-from search.folder import TRIALS_FOLDER, name_of, searches_in, storage_of
+from search.folder import checkpoints_of, name_of, searches_in, storage_of
 from search.space import baseline_name
 from search.storage import StorageError
+
+_log = logging.getLogger(__name__)
 
 #: What a trial's training does not depend on, or what is told apart by the rate.
 _POINT = ("lmbda", "alpha", "strategy")
@@ -40,24 +43,31 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
 
 def reuse_baselines(core: Core, folder: Path) -> dict[int, str]:
     """Take over the baselines that other searches beside `folder` have finished, with their last
-    checkpoints; per quality the search each came from."""
+    checkpoints, wherever each search keeps its own; per quality the search each came from. One whose
+    checkpoints cannot be copied is passed over."""
     wanted = [q for q in core.plan.qualities if core.baseline(q) is None]
     taken: dict[int, str] = {}
     for other in reversed([path for path in searches_in(folder.parent) if path != folder]):
         for trial in _finished(other) if len(taken) < len(wanted) else []:
             quality = trial.user_attrs["quality"]
-            checkpoints = other / TRIALS_FOLDER / baseline_name(quality)
             if quality not in wanted or quality in taken or not _same(trial, core):
                 continue
-            if not any(checkpoints.glob("checkpoint_*")):
+            if not _take_over(other, folder, f"{TRIALS_FOLDER}/{baseline_name(quality)}"):
                 continue  # nothing to export from
-            shutil.copytree(checkpoints, folder / TRIALS_FOLDER / baseline_name(quality))
             attributes = {**trial.user_attrs, SOURCE: other.name}
             core.baselines.add_trial(
                 create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs=attributes)
             )
             taken[quality] = other.name
     return dict(sorted(taken.items()))
+
+
+def _take_over(other: Path, folder: Path, training: str) -> bool:
+    try:
+        return checkpoints_of(folder).take_over(checkpoints_of(other), training)
+    except (OSError, StorageError) as error:
+        _log.warning("%s of %s is not taken over: %s", training, other, error)
+        return False
 
 
 def _same(trial: FrozenTrial, core: Core) -> bool:

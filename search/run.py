@@ -16,8 +16,10 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from rich.console import Console
@@ -26,14 +28,27 @@ from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
 from lic.data.sets import ImageSet
 from search import cluster
+from search.checkpoints import Checkpoints, prepare_storage, refusal
 from search.cluster import ClusterError
-from search.config import SETTINGS, ConfigError, Resolved, Settings, add_arguments, resolve, resolve_again
-from search.folder import FolderError, find_folder, is_search
+from search.config import (
+    SETTINGS,
+    ConfigError,
+    Resolved,
+    Settings,
+    add_arguments,
+    resolve,
+    resolve_again,
+    storage_address,
+)
+from search.folder import FolderError, checkpoints_of, fetch_folder, find_folder, is_search
 from search.provenance import ENVIRONMENT, provenance, public
 from search.remote import remote_address, run_on_head
 from search.space import Plan
 from search.storage import StorageError, keep_password, open_storage
 from search.tracking import Tracker, TrackingError, tracking_address
+
+if TYPE_CHECKING:
+    from search.sharing import Sharing
 
 USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
 
@@ -110,8 +125,19 @@ def parse(argv: list[str]) -> tuple[Resolved, argparse.Namespace]:
         return resolve(values, os.environ, _gpus, known.config), known
     if known.config is not None:
         raise ConfigError("--resume goes on with the settings that the search has; leave --config out")
-    known.resume = find_folder(known.resume, Path(values.get("results", "results")))
+    known.resume = _find_again(known.resume, Path(values.get("results", "results")), values.get("storage"))
     return resolve_again({**values, "results": str(known.resume.parent)}, known.resume, _gpus), known
+
+
+def _find_again(name: str, results: Path, storage: str | None) -> Path:
+    """The folder of the search to go on with, fetched from the storage if it is not here. Raises FolderError,
+    ConfigError, StorageError."""
+    try:
+        return find_folder(name, results)
+    except FolderError:
+        if storage is None or name == "last" or "/" in name:
+            raise
+    return fetch_folder(name, results, storage_address(storage))
 
 
 @functools.cache
@@ -152,15 +178,18 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     from search.plan import plan_of, template_of
     from search.terminal import duration
 
+    images = open_images(template_of(resolved.settings).images)
+    gpus = _gpus(resolved.settings.address)
+    resolved, sharing = _with_sharing(resolved, gpus, functools.partial(print, flush=True))
     settings = resolved.settings
     plan, template = plan_of(settings), template_of(settings)
-    images = open_images(template.images)
-    gpus = _gpus(settings.address)
     workers = settings.workers or _default_workers(settings, gpus)
-    for label, text in _choices(resolved, plan, images, gpus, workers).items():
+    for label, text in _choices(resolved, plan, images, gpus, workers, sharing).items():
         print(f"{label:<12} {text}")
     print("measuring a few steps ...", flush=True)
     pace = measure(template)
+    if sharing is not None:
+        pace = replace(pace, step=pace.step * sharing.slowdown)
     expected = estimate(plan, template, pace, workers, settings.gpus_per_trial)
     share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
     print(
@@ -188,32 +217,37 @@ def search(resolved: Resolved, folder: Path) -> int:
     from search.reuse import setup_of
 
     settings = resolved.settings
+    if settings.storage:
+        prepare_storage(settings.storage)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
     say = functools.partial(console.print, markup=False)
     earlier = _earlier_search(settings)
-    plan, template = plan_of(settings), template_of(settings)
     say("preparing the images ...")
-    images = open_images(template.images)
+    images = open_images(template_of(settings).images)
     if settings.select_on == "kodak" and images[2].name != "kodak":
         raise ConfigError(
             f"--select-on kodak needs the Kodak images, not {images[2].source}; give --kodak DIR"
         )
     gpus = _gpus(settings.address)  # joins the cluster, if there is one
+    new = not folder.exists()
+    if new:
+        _check_new(settings, folder.name)
+    resolved, sharing = _with_sharing(resolved, gpus, say)
+    settings = resolved.settings
+    plan, template = plan_of(settings), template_of(settings)
     workers = settings.workers or _default_workers(settings, gpus)
     uri = tracking_address(settings.tracking_uri, folder.parent)
-    for label, text in _choices(resolved, plan, images, gpus, workers).items():
+    for label, text in _choices(resolved, plan, images, gpus, workers, sharing).items():
         say(f"{label:<12} {text}")
     say(f"{'results':<12} {folder}\n{'MLflow':<12} {public(uri)}")
-    new = not folder.exists()
-    if new and settings.study:
-        _check_new(settings.study, folder.name)
     with session.only_driver(folder):
         _record_start(resolved, folder, images)
         try:
             if settings.address:
                 session.join_cluster(settings, folder)
             tracker = Tracker(uri, folder.name, folder)
-        except (ClusterError, TrackingError):
+            _keep_start(folder)
+        except (ClusterError, StorageError, TrackingError):
             if new:
                 shutil.rmtree(folder)
             raise
@@ -224,9 +258,39 @@ def search(resolved: Resolved, folder: Path) -> int:
         ).run(earlier)
 
 
-def _check_new(study: str, name: str) -> None:
-    """Raises ConfigError if the database holds a search of this name, StorageError if it cannot be used."""
-    if name in optuna.get_all_study_names(open_storage(study)):
+def _with_sharing(
+    resolved: Resolved, gpus: int, say: Callable[[str], None]
+) -> tuple[Resolved, Sharing | None]:
+    """The settings with the number of trials on each GPU in place of 'auto', and what was measured for it;
+    the same settings where that is known already. Raises ClusterError."""
+    settings = resolved.settings
+    if settings.trials_per_gpu != "auto":
+        return resolved, None
+    from search.plan import template_of
+    from search.sharing import measure_sharing
+
+    say("measuring how many trials share a GPU ...")
+    cores = _cores(settings)
+    cluster.connect(settings.address, cores, gpus)
+    try:
+        sharing = measure_sharing(template_of(settings), max(1, cores // gpus))
+    finally:
+        if not settings.address:
+            cluster.disconnect()
+    settings = settings.model_copy(update={"trials_per_gpu": sharing.trials})
+    sources = {**resolved.sources, "trials_per_gpu": f"{resolved.sources['trials_per_gpu']} (measured)"}
+    return Resolved(settings, sources), sharing
+
+
+def _check_new(settings: Settings, name: str) -> None:
+    """Raises ConfigError if the storage or the database holds a search of this name, StorageError if one
+    cannot be used."""
+    if settings.storage and (there := Checkpoints(settings.storage, name)).kept(SETTINGS):
+        raise ConfigError(
+            f"there is a search at {there} already; choose another --name, or go on by --resume"
+        )
+    study = settings.study
+    if study and name in optuna.get_all_study_names(open_storage(study)):
         raise ConfigError(
             f"the database at {public(study)} holds a search called {name} already; choose another --name, "
             "or go on with it by --resume"
@@ -241,7 +305,12 @@ def _earlier_search(settings: Settings) -> Path | None:
 
 
 def _choices(
-    resolved: Resolved, plan: Plan, images: tuple[ImageSet, ...], gpus: int, workers: int
+    resolved: Resolved,
+    plan: Plan,
+    images: tuple[ImageSet, ...],
+    gpus: int,
+    workers: int,
+    sharing: Sharing | None,
 ) -> dict[str, str]:
     """What the search chose, by label, for its first lines."""
     settings, (train, val, test) = resolved.settings, images
@@ -252,6 +321,7 @@ def _choices(
         f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale)",
         "preset": f"{settings.preset}, from {resolved.sources['preset']}",
         "device": f"{_device(settings, gpus)}, {workers} trials at once",
+        **({"measured": str(sharing)} if sharing else {}),
         "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
         f"{settings.patch}x{settings.patch}, from {Path(settings.start).name}",
         "train on": train.source,
@@ -259,6 +329,7 @@ def _choices(
         "report on": f"{test.name}: {test.source}",
         "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines; "
         f"{stops if plan.rungs else 'no early stopping'}",
+        **({"checkpoints": settings.storage} if settings.storage else {}),
     }
 
 
@@ -273,15 +344,27 @@ def _record_start(resolved: Resolved, folder: Path, images: tuple[ImageSet, ...]
         (folder / ENVIRONMENT).write_text(json.dumps(provenance(images), indent=2) + "\n")
 
 
+def _keep_start(folder: Path) -> None:
+    """Keep what another machine needs to go on beside the checkpoints. Raises StorageError."""
+    place = checkpoints_of(folder)
+    try:
+        place.keep(folder, SETTINGS, ENVIRONMENT)
+    except OSError as error:
+        raise StorageError(f"{place} cannot be written to: {refusal(place.storage, error)}") from error
+
+
 def _device(settings: Settings, gpus: int) -> str:
     if not settings.gpus_per_trial:
         return "CPU" if gpus else "CPU (there is no GPU)"
-    return f"{gpus} GPU, {settings.trials_per_gpu} trials on each"
+    return f"{gpus} GPU, {settings.shares} trials on each"
 
 
 def _default_workers(settings: Settings, gpus: int) -> int:
-    if settings.trials_per_gpu:
-        return max(1, gpus * settings.trials_per_gpu)
+    return max(1, gpus * settings.shares) if settings.shares else _cores(settings)
+
+
+def _cores(settings: Settings) -> int:
+    """CPU cores of the cluster, or of this machine."""
     if settings.address:
         return max(1, int(cluster.resource("CPU")))
     return len(os.sched_getaffinity(0))

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import logging
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +19,11 @@ from rich.console import Console
 
 from lic.trial import TrialConfig
 from search import cluster, confirm, engine, results, summary
+from search.checkpoints import TRIALS_FOLDER, Checkpoints, refusal
 from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
-from search.folder import driver_lock, is_running, last_checkpoint, name_of, storage_of
+from search.folder import checkpoints_of, driver_lock, is_running, name_of, storage_of
 from search.limits import Limits
 from search.metrics import Gauges
 from search.monitor import Monitor, start_report
@@ -71,7 +71,7 @@ class Session:
             configure=functools.partial(engine.training_config_of, template=self.template),
             changed=monitor.changed,
             limits=limits,
-            folder=self.folder,
+            checkpoints=checkpoints_of(self.folder),
             room=self._room,
             gpus_per_trial=self.settings.gpus_per_trial,
             retries=self.settings.retries,
@@ -102,13 +102,16 @@ class Session:
             return INTERRUPTED
         by_strategy = results.strategy_results(records, self.plan.strategies)
         results.write_tables(records, by_strategy, self.folder / "tables")
-        keep_best(records, self.folder)
+        lacking = keep_best(records, checkpoints_of(self.folder), self.folder / "best")
         effort = summary.effort(records, wall, self.workers, monitor.peak_memory, monitor.since)
         status = self._say_results(records, by_strategy, effort, limits.reached())
+        for sentence in lacking:
+            self._say(sentence)
         if confirmation is not None:
             self._conclude_confirmation(confirmation, records)
         self._say("making the report ...")
         start_report(self.folder).wait()
+        self._store_results()
         figures = results.parent_figures(by_strategy, self.test_set)
         self._end_tracking(publisher, monitor, figures, _MLFLOW_STATUS.get(status, "FAILED"))
         self._say(
@@ -178,6 +181,15 @@ class Session:
         self._say(f"best checkpoints in {self.folder / 'best'}, tables in {self.folder / 'tables'}")
         return INTERRUPTED if started < budget and not ended_by else DONE
 
+    def _store_results(self) -> None:
+        """Put what the search found beside its checkpoints, if those are elsewhere."""
+        place = checkpoints_of(self.folder)
+        try:
+            place.keep(self.folder, "tables", "best", "report.html")
+        except OSError as error:
+            why = refusal(place.storage, error)
+            self._say(f"tables, best checkpoints and report are only in {self.folder}, not at {place}: {why}")
+
     def _conclude_confirmation(self, confirmation: Confirmation, records: SearchRecords) -> None:
         """The confirmed points: table, file, and BD-rates over seeds and images."""
         found = confirm.confirmed(confirmation, records.test_set)
@@ -218,7 +230,9 @@ def join_cluster(settings: Settings, folder: Path) -> None:
     Raises ClusterError."""
     cluster.connect(settings.address)
     given = (settings.data, settings.kodak, settings.test, settings.start)
-    cluster.check_nodes(folder, [Path(path) for path in given if path and Path(path).exists()])
+    setting = "--storage" if settings.storage else "--results"
+    place = Checkpoints(settings.storage or str(folder.resolve()))
+    cluster.check_nodes(place, setting, [Path(path) for path in given if path and Path(path).exists()])
 
 
 @contextlib.contextmanager
@@ -243,15 +257,34 @@ def log_to(path: Path) -> None:
     logging.captureWarnings(True)
 
 
-def keep_best(records: SearchRecords, folder: Path) -> None:
-    """Copy the last checkpoint of the kept point of every rate to folder/best/qN.pt, with an index."""
-    best = folder / "best"
+def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> list[str]:
+    """Copy the last checkpoint of the kept point of every rate to best/qN.pt, with an index of them; of every
+    rate that lacks one, a sentence. What an earlier sitting kept of the same point stays."""
     best.mkdir(exist_ok=True)
-    index = {}
+    listed = best / "index.json"
+    earlier = json.loads(listed.read_text()) if listed.is_file() else {}
+    index, lacking = {}, []
     for quality, record in results.best_per_rate(records).items():
         target = best / f"q{quality}.pt"
-        shutil.copyfile(last_checkpoint(folder, record.name), target)
+        try:
+            checkpoints.newest(f"{TRIALS_FOLDER}/{record.name}").copy_to(target)
+        except OSError as error:
+            if not target.is_file() or earlier.get(target.name, {}).get("trial") != record.name:
+                target.unlink(missing_ok=True)
+                lacking.append(
+                    f"quality {quality} has no best checkpoint: {_cannot_copy(record.name, error)}"
+                )
+                continue
         index[target.name] = {"trial": record.name, "lambda": record.lmbda, "alpha": record.alpha,
                               "strategy": record.strategy, "seed": record.seed,
                               "figures": record.readings[records.epochs]}  # fmt: skip
-    (best / "index.json").write_text(json.dumps(index, indent=2) + "\n")
+    partial = best / ".index.json.partial"
+    partial.write_text(json.dumps(index, indent=2) + "\n")
+    partial.replace(listed)
+    return lacking
+
+
+def _cannot_copy(name: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return str(error)  # what Checkpoints.newest says
+    return f"that of {name} cannot be copied ({error})"

@@ -39,7 +39,7 @@ from ray.tune.schedulers import ASHAScheduler  # noqa: E402
 
 from search import engine  # noqa: E402
 from search.core import Core  # noqa: E402
-from search.folder import storage_of  # noqa: E402
+from search.folder import checkpoints_of, storage_of  # noqa: E402
 from search.limits import Limits  # noqa: E402
 from search.monitor import Monitor  # noqa: E402
 from search.publishing import Publisher  # noqa: E402
@@ -144,8 +144,8 @@ def ours(sampler: str, trials: int, gpus: int, seconds: float, root: Path, side:
         )
         monitor = Monitor(folder, plan, "val", gpus, publisher, view)
         engine.run(
-            core, functools.partial(_point, seconds), monitor.changed, Limits(None, None, 1), folder,
-            lambda: gpus, 1, 0, trainable=Instant,
+            core, functools.partial(_point, seconds), monitor.changed, Limits(None, None, 1),
+            checkpoints_of(folder), lambda: gpus, 1, 0, trainable=Instant,
         )  # fmt: skip
         found = core.gauge.read(side, trials)
         monitor.close()

@@ -69,9 +69,8 @@ def pictures(hosts: TwoHosts) -> list[str]:
     return ["--data", str(hosts.shared / "train"), "--test", str(hosts.shared / "test")]
 
 
-def records_of(hosts: TwoHosts, name: str) -> list[TrialRecord]:
-    results = str(hosts.shared / "results")
-    done = hosts.first.run(sys.executable, "-c", _RECORDS, name, results, timeout=120)
+def records_of(hosts: TwoHosts, name: str, results: Path) -> list[TrialRecord]:
+    done = hosts.first.run(sys.executable, "-c", _RECORDS, name, str(results), timeout=120)
     assert done.returncode == 0, done.stderr
     found = []
     for record in json.loads(done.stdout):
@@ -82,13 +81,14 @@ def records_of(hosts: TwoHosts, name: str) -> list[TrialRecord]:
     return found
 
 
-def check(hosts: TwoHosts, name: str, trainings: int, cache: Path) -> None:
+def check(hosts: TwoHosts, name: str, trainings: int, cache: Path, results: Path | None = None) -> None:
     """Every training once, in Optuna's storage and in MLflow, with the figures that an undisturbed training
     of its point has."""
-    records = records_of(hosts, name)
+    results = results or hosts.shared / "results"
+    records = records_of(hosts, name, results)
     assert len({record.name for record in records}) == len(records) == trainings
     assert {record.state for record in records} == {FINISHED}, [(r.name, r.reason) for r in records]
-    folder = hosts.shared / "results" / name
+    folder = results / name
     template = template_of(Settings(**yaml.safe_load((folder / "settings.yaml").read_text())))
     template = dataclasses.replace(template, images=dataclasses.replace(template.images, cache=str(cache)))
     for record in records:
@@ -141,13 +141,32 @@ def test_a_wrong_token_is_refused(hosts: TwoHosts) -> None:
     assert not (hosts.shared / "results" / "stranger").exists()
 
 
-def test_a_node_that_does_not_see_the_storage_is_refused_by_name(hosts: TwoHosts) -> None:
-    private = hosts.first.private / "results"
-    words = ("--name", "unseen", "--model", "hyperprior", *SMALL, *pictures(hosts))
-    done = hosts.first.run(*command(hosts, *words, results=private), timeout=180)
+@pytest.mark.parametrize("setting", ["--results", "--storage"])
+def test_a_node_that_does_not_see_the_storage_is_refused_by_name(hosts: TwoHosts, setting: str) -> None:
+    private, name = hosts.first.private / setting.strip("-"), f"unseen{setting}"
+    words = [*new(hosts, name, "--model", "hyperprior"), setting, str(private)]
+    done = hosts.first.run(*words, timeout=180)
     assert done.returncode == 2
-    assert f"({hosts.second.address}) does not see {private}/unseen; --results must be" in done.stderr
-    assert hosts.first.run("ls", str(private), timeout=20).stdout == ""
+    place = private if setting == "--storage" else private / name
+    assert f"({hosts.second.address}) does not see {place}; {setting} must be" in done.stderr
+    assert hosts.first.run("ls", "-A", str(private), timeout=20).stdout == ""
+    assert not (hosts.shared / "results" / name).exists()
+
+
+def test_only_the_storage_need_be_shared(hosts: TwoHosts, cache: Path) -> None:
+    private, storage = hosts.first.private / "own", hosts.shared / "storage"
+    words = [*new(hosts, "apart", "--model", "hyperprior"), "--results", str(private), "--rates", "1"]
+    size = ("--budget", "3", "--epochs", "2", "--steps-per-epoch", "30", "--storage", str(storage))
+    done = hosts.first.run(*words, *size, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(packed_images(hosts.first)) == len(packed_images(hosts.second)) == 3
+    assert (storage / "apart" / "best" / "q1.pt").is_file()
+    # Another host goes on with it from what is beside the checkpoints.
+    words = ["--resume", "apart", "--storage", str(storage), "--budget", "4"]
+    elsewhere = hosts.shared / "fetched"
+    done = hosts.second.run(*command(hosts, *words, results=elsewhere), timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check(hosts, "apart", 5, cache, elsewhere)
 
 
 @pytest.mark.chaos

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from search.checkpoints import CHECKPOINT, Checkpoints
 from search.config import ConfigError, resolve, resolve_again
-from search.folder import CHECKPOINT, FolderError, find_folder, is_running, last_checkpoint, set_aside
+from search.folder import FolderError, find_folder, is_running
 from search.remote import remote_address
-from search.session import only_driver
+from search.session import keep_best, only_driver
+from tests.search.test_results import record
+from tests.search.test_results import search as searched
 
 
 def test_only_one_process_drives_a_search(tmp_path: Path) -> None:
@@ -64,26 +69,39 @@ def test_only_a_ray_address_sends_the_driver_away() -> None:
 
 
 def test_what_would_make_trials_incomparable_is_refused_by_name(begun: Path) -> None:
-    for key, value in (("lr", "1e-3"), ("model", "cheng"), ("seed", "1"), ("data", "elsewhere")):
+    for key, value in (("lr", "1e-3"), ("model", "cheng"), ("seed", "1"), ("storage", "s3://b")):
         with pytest.raises(ConfigError, match=f"^{key} was .* cannot change when it goes on"):
             resolve_again({key: value, "tracking_uri": "sqlite:///here.db"}, begun, lambda _: 0)
     with pytest.raises(ConfigError, match="give --tracking-uri again"):
         resolve_again({}, begun, lambda _: 0)
 
 
-def test_a_checkpoint_set_aside_is_still_the_last_until_there_is_a_newer(tmp_path: Path) -> None:
-    trial = tmp_path / "trials" / "trial-000"
-    assert set_aside(trial) is None
-    for number in (3, 5):
-        (trial / f"checkpoint_{number:06d}").mkdir(parents=True)
-        (trial / f"checkpoint_{number:06d}" / CHECKPOINT).write_text(str(number))
-    for _ in range(2):  # set aside twice: killed before it trained on
-        aside = set_aside(trial)
-        assert aside is not None and aside.read_text() == "5"
-        assert last_checkpoint(tmp_path, "trial-000") == aside
-    (trial / "checkpoint_000000").mkdir()
-    (trial / "checkpoint_000000" / CHECKPOINT).write_text("6")
-    assert last_checkpoint(tmp_path, "trial-000").read_text() == "6"
+def test_a_kept_trial_without_a_checkpoint_costs_its_rate_only(tmp_path: Path) -> None:
+    gains = [record(f"trial-{quality:03d}", quality, -5.0) for quality in range(1, 7)]
+    records, place, best = searched(*gains), Checkpoints(str(tmp_path)), tmp_path / "best"
+    for trial in gains:
+        folder = tmp_path / "trials" / trial.name / "checkpoint_000000"
+        folder.mkdir(parents=True)
+        (folder / CHECKPOINT).write_text(trial.name)
+    shutil.rmtree(tmp_path / "trials" / "trial-002")
+
+    assert keep_best(records, place, best) == [
+        f"quality 2 has no best checkpoint: trial-002 has no checkpoint below {tmp_path}/trials"
+    ]
+    index = json.loads((best / "index.json").read_text())
+    assert sorted(index) == [f"q{quality}.pt" for quality in (1, 3, 4, 5, 6)]
+    assert sorted(path.name for path in best.iterdir()) == ["index.json", *sorted(index)]
+    assert all((best / name).read_text() == entry["trial"] for name, entry in index.items())
+
+    # What was kept before is of the same point at one rate, and of another at the other.
+    shutil.rmtree(tmp_path / "trials" / "trial-003")
+    shutil.rmtree(tmp_path / "trials" / "trial-004")
+    index["q4.pt"]["trial"] = "trial-999"
+    (best / "index.json").write_text(json.dumps(index))
+    told = keep_best(records, place, best)
+    assert [sentence.partition(" has no best")[0] for sentence in told] == ["quality 2", "quality 4"]
+    assert sorted(json.loads((best / "index.json").read_text())) == ["q1.pt", "q3.pt", "q5.pt", "q6.pt"]
+    assert (best / "q3.pt").read_text() == "trial-003" and not (best / "q4.pt").exists()
 
 
 def test_the_last_search_is_found(tmp_path: Path) -> None:

@@ -1,0 +1,305 @@
+"""Checkpoints in a folder and in an object store: the same figures, and none lost."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow.fs import FileSelector, FileSystem
+
+from search import checkpoints as module
+from search.checkpoints import CHECKPOINT, Checkpoints, prepare_storage
+from search.cluster import _visit
+from search.config import ConfigError, resolve, storage_address
+from search.folder import FolderError, checkpoints_of, fetch_folder, final_weights, open_search
+from search.plan import template_of
+from search.storage import StorageError
+from tests import objects
+from tests.conftest import assert_as_trained_alone, run_search, search_command
+from tests.objects import ACCOUNT, SECRET, ObjectStore, object_store
+
+TRIAL = "trials/trial-000"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    if objects.MISSING:
+        pytest.skip(objects.MISSING)
+    with object_store() as made, pytest.MonkeyPatch.context() as environment:
+        for key, value in ACCOUNT.items():
+            environment.setenv(key, value)
+        yield made
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
+    """The checkpoints of a search called mine."""
+    if request.param == "folder":
+        return Checkpoints(str(tmp_path / "storage"), "mine")
+    return Checkpoints(request.getfixturevalue("store").url(tmp_path.name), "mine")
+
+
+def save(place: Checkpoints, content: str, *where: str) -> None:
+    place.filesystem.create_dir(place._path(*where))
+    with place.filesystem.open_output_stream(place._path(*where, CHECKPOINT)) as file:
+        file.write(content.encode())
+
+
+def newest(place: Checkpoints) -> str:
+    with place.newest(TRIAL).local() as path:
+        return path.read_text()
+
+
+def test_a_checkpoint_set_aside_is_the_last_until_there_is_a_newer(place: Checkpoints) -> None:
+    assert place.set_aside(TRIAL) is None
+    with pytest.raises(FileNotFoundError, match=r"^trial-000 has no checkpoint below .*mine/trials$"):
+        place.newest(TRIAL)
+    for number in (3, 5):
+        save(place, str(number), TRIAL, f"checkpoint_{number:06d}")
+    for _ in range(2):  # set aside twice: killed before it trained on
+        aside = place.set_aside(TRIAL)
+        assert aside is not None and aside.path.endswith(f"mine/{TRIAL}/resumed/state.pt")
+        assert newest(place) == "5"
+    save(place, "6", TRIAL, "checkpoint_000000")
+    assert newest(place) == "6"
+    place.set_aside(TRIAL)
+    assert newest(place) == "6"
+
+
+class Breaking:
+    """A file system that breaks off at the n-th thing that changes it; a move, between copy and deletion."""
+
+    def __init__(self, whole: FileSystem, after: int) -> None:
+        self._whole, self._left = whole, after
+
+    def __getattr__(self, name: str) -> Any:
+        whole = getattr(self._whole, name)
+        if name not in ("move", "delete_dir", "create_dir"):
+            return whole
+
+        def change(*paths: str) -> None:
+            self._left -= 1
+            if self._left == 0:
+                if name == "move":
+                    self._whole.copy_file(*paths)
+                raise OSError("killed")
+            whole(*paths)
+
+        return change
+
+
+def test_wherever_setting_aside_breaks_off_the_newest_is_not_lost(
+    place: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, after, broke = place.filesystem, 0, True
+    while broke:
+        after, broke = after + 1, False
+        save(place, "1", TRIAL, "resumed")
+        for number in (2, 3, 5):
+            save(place, str(number), TRIAL, f"checkpoint_{number:06d}")
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "filesystem", Breaking(whole, after))
+            try:
+                place.set_aside(TRIAL)
+            except OSError:
+                broke = True
+        assert newest(place) == "5", after
+        place.set_aside(TRIAL)
+        assert newest(place) == "5", after
+        left = place._list(place._path(TRIAL))
+        assert [Path(info.path).name for info in left] == ["resumed"]
+    assert after > 4  # it was broken off at every step, and at last went through
+
+
+def test_a_training_is_taken_over_from_another_storage(
+    place: Checkpoints, tmp_path: Path, store: ObjectStore
+) -> None:
+    for number, source in enumerate((tmp_path / "other", store.url(f"other/{tmp_path.name}"))):
+        trial, other = f"trials/baseline-q{number}", Checkpoints(str(source))
+        assert not place.take_over(other, trial)
+        save(other, f"weights {number}", trial, "checkpoint_000007")
+        assert place.take_over(other, trial)
+        with place.newest(trial).local() as path:
+            assert path.read_text() == f"weights {number}"
+        with other.newest(trial).local() as path:
+            assert path.is_file()
+
+
+def test_a_copy_replaces_the_old_file_whole_or_not_at_all(place: Checkpoints, tmp_path: Path) -> None:
+    save(place, "new", TRIAL, "checkpoint_000000")
+    target = tmp_path / "q1.pt"
+    target.write_text("old")
+    file = place.newest(TRIAL)
+    place.filesystem.delete_file(file.path)
+    with pytest.raises(FileNotFoundError):
+        file.copy_to(target)
+    assert target.read_text() == "old"
+    save(place, "new", TRIAL, "checkpoint_000000")
+    file.copy_to(target)
+    assert target.read_text() == "new"
+    assert [path.name for path in tmp_path.glob("*.pt*")] == ["q1.pt"]
+
+
+def test_what_is_kept_beside_the_checkpoints_is_what_the_folder_has(
+    place: Checkpoints, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    (folder / "best").mkdir(parents=True)
+    for name in ("settings.yaml", "best/q1.pt", "best/q2.pt"):
+        (folder / name).write_text(name)
+    place.keep(folder, "settings.yaml", "best", "report.html")
+    (folder / "best" / "q1.pt").unlink()
+    place.keep(folder, "settings.yaml", "best", "report.html")
+    assert place.read("settings.yaml") == "settings.yaml"
+    assert place.kept("best/q2.pt") and not place.kept("best/q1.pt") and not place.kept("report.html")
+
+
+def test_a_search_that_keeps_its_checkpoints_in_its_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "results" / "mine").mkdir(parents=True)
+    (tmp_path / "results" / "mine" / "settings.yaml").write_text("here")
+    for place in (
+        Checkpoints(str(tmp_path / "results" / "mine")),
+        Checkpoints(str(tmp_path / "results"), "mine"),
+    ):
+        place.keep(tmp_path / "results" / "mine", "settings.yaml")
+        assert place.read("settings.yaml") == "here"
+
+
+def test_the_folder_of_a_search_is_fetched_only_if_its_trials_are_on_a_server(
+    place: Checkpoints, tmp_path: Path
+) -> None:
+    results, folder = tmp_path / "results", tmp_path / "first" / "mine"
+    with pytest.raises(FolderError, match=r"no search 'mine' in .*results, and none at .*/mine"):
+        fetch_folder("mine", results, place.storage)
+    folder.mkdir(parents=True)
+    (folder / "environment.json").write_text("{}")
+    for study, told in (("null", "kept its trials in a SQLite file"), ("sqlite:////x.db", "SQLite file")):
+        (folder / "settings.yaml").write_text(f"study: {study}\nname: mine\n")
+        place.keep(folder, "settings.yaml", "environment.json")
+        with pytest.raises(FolderError, match=told):
+            fetch_folder("mine", results, place.storage)
+        assert not results.exists()
+    (folder / "settings.yaml").write_text(f"study: postgresql://x/y\nname: mine\nstorage: {place.storage}\n")
+    place.keep(folder, "settings.yaml", "environment.json")
+    found = fetch_folder("mine", results, place.storage)
+    assert (found / "settings.yaml").read_text() == (folder / "settings.yaml").read_text()
+    assert (found / "environment.json").read_text() == "{}"
+    assert checkpoints_of(found) == place
+
+
+def test_a_storage_that_can_be_used_is_left_as_it_was(place: Checkpoints) -> None:
+    prepare_storage(place.storage)
+    assert Checkpoints(place.storage)._list(Checkpoints(place.storage).root) == []
+
+
+def test_what_is_wrong_with_an_object_store_is_said(store: ObjectStore) -> None:
+    elsewhere = store.url("x").replace(objects.BUCKET, "elsewhere")
+    nobody = "s3://lictune/x?endpoint_override=http://127.0.0.1:9"
+    for url, told in (
+        (elsewhere, "there is no bucket elsewhere; make it first"),
+        (nobody, "it does not answer; check AWS_ENDPOINT_URL"),
+        (store.url("x") + "&colour=red", "Unexpected query parameter in S3 URI: 'colour'"),
+    ):
+        with pytest.raises(StorageError) as raised:
+            prepare_storage(url)
+        assert str(raised.value).startswith(f"--storage {url} cannot be used: ") and told in str(raised.value)
+    # As a node says it, which has an environment of its own.
+    place = Checkpoints(nobody)
+    assert _visit(place, "--storage", ".probe", [], "0").startswith(f"cannot read {place} (")
+    place = Checkpoints(store.url("x"))
+    assert _visit(place, "--storage", ".probe", [], "0").startswith(f"does not see {place}; every node needs")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_store_that_refuses_an_account_names_the_variables() -> None:
+    with object_store(with_accounts=True) as guarded, pytest.raises(StorageError) as raised:
+        prepare_storage(guarded.url("x"))
+    assert "access is denied; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(raised.value)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/x cannot be used: Not a directory; name a folder"):
+        prepare_storage(str(tmp_path / "file" / "x"))
+
+
+SECRETS = [
+    "s3://AKIAhunter:hunter2@bucket/x", "s3://AKIAhunter@bucket/x",
+    "s3://AKIAhunter:hun/ter2@bucket/x", "s3:/AKIAhunter:hunter2@bucket",
+    "s3://bucket/x?secret_key=hunter2", "s3://bucket/x?access_key=hunter2", "gs://me:hunter2@bucket",
+    "s3://bucket/x?session_token=hunter2", "ftp://me:hunter2@host/x",
+    "s3://bucket/x?endpoint_override=http://me:hunter2@host",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", SECRETS)
+def test_a_secret_in_the_address_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        resolve({"storage": address}, {}, lambda _: 0)
+    told = str(raised.value)
+    variables = "GOOGLE_APPLICATION_CREDENTIALS" if address.startswith("gs") else "AWS_SECRET_ACCESS_KEY"
+    assert variables in told and "\n" not in told
+    assert "hun" not in told and "ter2" not in told
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://host/x", "s3:/bucket/x", "s3://", "https://bucket.s3.amazonaws.com"]
+)
+def test_an_address_of_another_kind_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"--storage takes a folder, s3://bucket/prefix or gs://bucket"):
+        storage_address(address)
+
+
+def test_an_address_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage_address("here/there/") == storage_address(f"file://{tmp_path}/here/there")
+    assert storage_address("s3://bucket/x/?region=eu-west-1") == "s3://bucket/x?region=eu-west-1"
+    assert storage_address("gs://anonymous@bucket/x") == "gs://anonymous@bucket/x"
+    assert module._open("gs://bucket/x")[1] == "bucket/x"
+
+
+TINY = [
+    *("--model", "hyperprior", "--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2"),
+    *("--steps-per-epoch", "3", "--data", "deadleaves", "--test", "deadleaves", "--test-images", "2"),
+    *("--val-images", "2", "--workers", "1", "--rates", "1", "--budget", "2", "--no-stopping"),
+]
+
+
+def test_a_search_keeps_its_checkpoints_in_an_object_store(store: ObjectStore, tmp_path: Path) -> None:
+    url = store.url("searches")
+    command = [*search_command(tmp_path / "results", "far"), *TINY, "--storage", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        printed = ""
+        for text in process.stdout:
+            printed += text
+            if text.startswith("[  1/"):
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130, printed
+    assert f"checkpoints  {url}" in printed
+    place, folder = Checkpoints(url, "far"), tmp_path / "results" / "far"
+    assert (folder / "settings.yaml").read_text() == place.read("settings.yaml")
+    taken = run_search(tmp_path / "elsewhere", "far", *TINY, "--storage", url)
+    assert taken.returncode == 2 and "there is a search at s3://lictune/searches/far already" in taken.stderr
+
+    done = run_search(tmp_path / "results", None, "--resume", "far")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (folder / "trials").exists()
+    assert place.kept("report.html") and place.kept("tables/rates.csv") and place.kept("best/q1.pt")
+    search = open_search("far", tmp_path / "results")
+    for record in search.records.everything():
+        assert_as_trained_alone(record, template_of(search.settings))
+    shutil.rmtree(folder / "best")
+    for record in search.records.everything():
+        assert final_weights(search, record)
+    for path in [*folder.rglob("*"), *tmp_path.glob("results/mlflow.db")]:
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    kept = place.filesystem.get_file_info(FileSelector(place.root, recursive=True))
+    for info in kept:
+        if info.is_file:
+            assert SECRET.encode() not in place.filesystem.open_input_stream(info.path).read(), info.path
