@@ -18,6 +18,7 @@ from search.cluster import _visit
 from search.config import ConfigError, resolve, storage_address
 from search.folder import FolderError, checkpoints_of, fetch_folder, final_weights, open_search
 from search.plan import template_of
+from search.run import _check_new
 from search.storage import StorageError
 from tests import objects
 from tests.conftest import assert_as_trained_alone, run_search, search_command
@@ -265,8 +266,8 @@ def test_an_address_has_one_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 TINY = [
     *("--model", "hyperprior", "--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2"),
-    *("--steps-per-epoch", "3", "--data", "deadleaves", "--test", "deadleaves", "--test-images", "2"),
-    *("--val-images", "2", "--workers", "1", "--rates", "1", "--budget", "2", "--no-stopping"),
+    *("--steps-per-epoch", "25", "--data", "deadleaves", "--test", "deadleaves", "--test-images", "2"),
+    *("--val-images", "2", "--workers", "1", "--rates", "1", "--budget", "3", "--no-stopping"),
 ]
 
 
@@ -284,14 +285,14 @@ def test_a_search_keeps_its_checkpoints_in_an_object_store(store: ObjectStore, t
     assert f"checkpoints  {url}" in printed
     place, folder = Checkpoints(url, "far"), tmp_path / "results" / "far"
     assert (folder / "settings.yaml").read_text() == place.read("settings.yaml")
-    taken = run_search(tmp_path / "elsewhere", "far", *TINY, "--storage", url)
-    assert taken.returncode == 2 and "there is a search at s3://lictune/searches/far already" in taken.stderr
 
     done = run_search(tmp_path / "results", None, "--resume", "far")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (folder / "trials").exists()
     assert place.kept("report.html") and place.kept("tables/rates.csv") and place.kept("best/q1.pt")
     search = open_search("far", tmp_path / "results")
+    with pytest.raises(ConfigError, match="there is a search at s3://lictune/searches/far already"):
+        _check_new(search.settings, "far")
     for record in search.records.everything():
         assert_as_trained_alone(record, template_of(search.settings))
     shutil.rmtree(folder / "best")
