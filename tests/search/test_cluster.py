@@ -153,6 +153,7 @@ def test_a_node_that_does_not_see_the_storage_is_refused_by_name(hosts: TwoHosts
     assert not (hosts.shared / "results" / name).exists()
 
 
+@pytest.mark.chaos
 def test_only_the_storage_need_be_shared(hosts: TwoHosts, cache: Path) -> None:
     private, storage = hosts.first.private / "own", hosts.shared / "storage"
     words = [*new(hosts, "apart", "--model", "hyperprior"), "--results", str(private), "--rates", "1"]
