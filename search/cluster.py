@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
@@ -82,6 +83,19 @@ def resource(name: str) -> float:
     import ray
 
     return float(ray.cluster_resources().get(name, 0))
+
+
+@functools.cache
+def gpus(address: str | None) -> int:
+    """GPUs of the cluster at `address`, or of this machine."""
+    if address:
+        connect(address)
+        return int(resource("GPU"))
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return 0  # without the seconds that importing torch takes
+    import torch
+
+    return torch.cuda.device_count()
 
 
 class Room:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import functools
 import math
@@ -11,7 +10,6 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -486,39 +484,3 @@ def _sentence(error: ValidationError, sources: dict[str, str]) -> str:
         what = f"choose one of {', '.join(options)}{_nearest(str(first['input']), options)}"
         what = what.replace("; --help lists them", "")
     return f"{key} {first['input']!r} ({sources.get(key, '')}) cannot be used: {what}"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser one option per setting, grouped, with its default."""
-    groups: dict[str, Any] = {}
-    for key, field in Settings.model_fields.items():
-        extra = typing.cast(dict[str, Any], field.json_schema_extra)
-        group = groups.setdefault(extra["group"], parser.add_argument_group(extra["group"]))
-        option, default = f"--{key.replace('_', '-')}", field.default
-        if field.annotation is bool:
-            group.add_argument(
-                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
-                help=field.description,
-            )  # fmt: skip
-            continue
-        shown = "" if default in (None, ()) or "default:" in (field.description or "") else default
-        if key == "rates":
-            shown = "1-6"
-        if extra["group"] == "Training" or key in ("grace", "eta", "val_images", "val_crop"):
-            shown = ""  # the preset says
-        group.add_argument(
-            option,
-            default=argparse.SUPPRESS,
-            metavar=_metavar(field.annotation),
-            help=f"{field.description}{f' (default: {shown})' if shown != '' else ''}",
-        )
-
-
-def _metavar(annotation: Any) -> str:
-    if typing.get_origin(annotation) in (UnionType, typing.Union):
-        annotation = typing.get_args(annotation)[0]
-    if typing.get_origin(annotation) is Annotated:
-        annotation = typing.get_args(annotation)[0]
-    return {int: "N", float: "X", str: "TEXT"}.get(
-        annotation, "LIST" if "tuple" in str(annotation) else "NAME"
-    )

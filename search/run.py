@@ -8,7 +8,6 @@ MLflow; and leaves the best checkpoint per rate in the results folder.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import functools
 import json
@@ -28,19 +27,11 @@ from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
 from lic.data.sets import ImageSet
 from search import cluster
+from search.arguments import parse
 from search.checkpoints import Checkpoints, prepare_storage, refusal
 from search.cluster import ClusterError
-from search.config import (
-    SETTINGS,
-    ConfigError,
-    Resolved,
-    Settings,
-    add_arguments,
-    resolve,
-    resolve_again,
-    storage_address,
-)
-from search.folder import FolderError, checkpoints_of, fetch_folder, find_folder, is_search
+from search.config import SETTINGS, ConfigError, Resolved, Settings
+from search.folder import FolderError, checkpoints_of, find_folder, is_search
 from search.provenance import ENVIRONMENT, provenance, public
 from search.remote import remote_address, run_on_head
 from search.space import Plan
@@ -60,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if (address := remote_address(given, os.environ)) and not {"-h", "--help"} & set(given):
             return run_on_head(address, given)
-        resolved, options = parse(given)
+        resolved, options = parse(given, __doc__)
         if options.print_config:
             print(resolved.report())
             return 0
@@ -91,68 +82,6 @@ def main(argv: list[str] | None = None) -> int:
         return OWN_ERROR
 
 
-def parse(argv: list[str]) -> tuple[Resolved, argparse.Namespace]:
-    """The settings, and the options that are none: config, print_config, plan, price_per_gpu_hour, and
-    resume, the folder of the search to go on with. Raises ConfigError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m search.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Each setting can also be a line of a YAML file ('budget: 32') or an environment variable "
-        "(LICTUNE_BUDGET=32); the command line wins. Training settings default to the preset's.",
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of settings")
-    parser.add_argument(
-        "--print-config", action="store_true", help="show every setting and its source, and stop"
-    )
-    parser.add_argument(
-        "--plan", action="store_true", help="measure a few steps, show what the search will take, and stop"
-    )
-    parser.add_argument(
-        "--price-per-gpu-hour", type=float, metavar="X", help="with --plan: money in the same currency"
-    )
-    parser.add_argument(
-        "--resume", metavar="SEARCH", help="go on with an interrupted search: its name or folder, or 'last'"
-    )
-    add_arguments(parser)
-    known, unknown = parser.parse_known_args(argv)
-    own = ("config", "print_config", "plan", "price_per_gpu_hour", "resume")
-    values = {key: value for key, value in vars(known).items() if key not in own}
-    if unknown:
-        # Through the settings' own check, for its 'did you mean'.
-        values[unknown[0].lstrip("-").split("=")[0].replace("-", "_")] = ""
-    if known.resume is None:
-        return resolve(values, os.environ, _gpus, known.config), known
-    if known.config is not None:
-        raise ConfigError("--resume goes on with the settings that the search has; leave --config out")
-    known.resume = _find_again(known.resume, Path(values.get("results", "results")), values.get("storage"))
-    return resolve_again({**values, "results": str(known.resume.parent)}, known.resume, _gpus), known
-
-
-def _find_again(name: str, results: Path, storage: str | None) -> Path:
-    """The folder of the search to go on with, fetched from the storage if it is not here. Raises FolderError,
-    ConfigError, StorageError."""
-    try:
-        return find_folder(name, results)
-    except FolderError:
-        if storage is None or name == "last" or "/" in name:
-            raise
-    return fetch_folder(name, results, storage_address(storage))
-
-
-@functools.cache
-def _gpus(address: str | None) -> int:
-    """GPUs of the cluster at `address`, or of this machine."""
-    if address:
-        cluster.connect(address)
-        return int(cluster.resource("GPU"))
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
-        return 0  # without the seconds that importing torch takes
-    import torch
-
-    return torch.cuda.device_count()
-
-
 def _new_folder(settings: Settings) -> Path:
     name = settings.name
     if name is None:
@@ -179,7 +108,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     from search.terminal import duration
 
     images = open_images(template_of(resolved.settings).images)
-    gpus = _gpus(resolved.settings.address)
+    gpus = cluster.gpus(resolved.settings.address)
     resolved, sharing = _with_sharing(resolved, gpus, functools.partial(print, flush=True))
     settings = resolved.settings
     plan, template = plan_of(settings), template_of(settings)
@@ -228,7 +157,7 @@ def search(resolved: Resolved, folder: Path) -> int:
         raise ConfigError(
             f"--select-on kodak needs the Kodak images, not {images[2].source}; give --kodak DIR"
         )
-    gpus = _gpus(settings.address)  # joins the cluster, if there is one
+    gpus = cluster.gpus(settings.address)  # joins the cluster, if there is one
     new = not folder.exists()
     if new:
         _check_new(settings, folder.name)

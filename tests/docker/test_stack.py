@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.config import add_arguments
+from search.arguments import add_arguments
 from search.metrics import GAUGES
 from tests.docker.stack import DOCKER, PROMETHEUS, ROOT, option, queries, services, variables
 
