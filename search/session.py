@@ -7,12 +7,10 @@ import dataclasses
 import functools
 import json
 import logging
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from filelock import Timeout
 from rich.console import Console
@@ -24,7 +22,7 @@ from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
 from search.folder import checkpoints_of, driver_lock, is_running, name_of, storage_of
-from search.limits import Limits
+from search.limits import Limits, ends_on_signal
 from search.metrics import Gauges
 from search.monitor import Monitor, start_report
 from search.publishing import Publisher
@@ -78,7 +76,7 @@ class Session:
         )
         confirmation, started = None, time.monotonic()
         try:
-            with _ends_on_interrupt(limits, view.say):
+            with ends_on_signal(limits, view.say):
                 train(core)
                 wall = time.monotonic() - started  # without what is confirmed after it
                 records = self._with_expectations(core, monitor.records())
@@ -233,22 +231,6 @@ def join_cluster(settings: Settings, folder: Path) -> None:
     setting = "--storage" if settings.storage else "--results"
     place = Checkpoints(settings.storage or str(folder.resolve()))
     cluster.check_nodes(place, setting, [Path(path) for path in given if path and Path(path).exists()])
-
-
-@contextlib.contextmanager
-def _ends_on_interrupt(limits: Limits, say: Callable[[str], None]) -> Iterator[None]:
-    """The first Ctrl-C lets the running epochs finish and be saved; the second stops at once."""
-
-    def finish(_signal: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        limits.interrupted = True
-        say("finishing the running epochs and saving them; Ctrl-C again stops at once")
-
-    before = signal.signal(signal.SIGINT, finish)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def log_to(path: Path) -> None:

@@ -239,6 +239,26 @@ def test_a_killed_worker_is_trained_on_from_its_checkpoint(tmp_path: Path) -> No
         assert_as_trained_alone(record, template_of(settings_of(tmp_path, "killed")))
 
 
+@pytest.mark.chaos
+def test_a_search_that_is_told_to_end_does_so_within_30_seconds(tmp_path: Path) -> None:
+    arguments = ["--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "1"]
+    command = [*search_command(tmp_path, "told"), *arguments, "--steps-per-epoch", "1000000"]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not any((tmp_path / "told" / "trials").glob("baseline-q1")):
+        assert driver.poll() is None and time.monotonic() < until, driver.communicate()
+        time.sleep(0.1)
+    time.sleep(5)
+    started = psutil.Process(driver.pid).children(recursive=True)
+    began = time.monotonic()
+    driver.terminate()
+    printed, errors = driver.communicate(timeout=120)
+    assert time.monotonic() - began < 30
+    assert "told to end: what the running epochs do not finish in 15 s is trained again" in printed
+    assert (driver.returncode, errors.count(f"--resume {tmp_path / 'told'}")) == (130, 1), errors
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
 def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted(tmp_path: Path) -> None:
     arguments = ["--model", "cheng", *SMALL, "--rates", "1,6", "--budget", "4", "--seed", "5"]
     confirm = ("--confirm", "1", "--seeds", "2")
