@@ -200,12 +200,8 @@ def _with_sharing(
 
     say("measuring how many trials share a GPU ...")
     cores = _cores(settings)
-    cluster.connect(settings.address, cores, gpus)
-    try:
-        sharing = measure_sharing(template_of(settings), max(1, cores // gpus))
-    finally:
-        if not settings.address:
-            cluster.disconnect()
+    cluster.connect(settings.address, max(cores, settings.workers or 1), gpus)  # and for the search
+    sharing = measure_sharing(template_of(settings), max(1, cores // gpus))
     settings = settings.model_copy(update={"trials_per_gpu": sharing.trials})
     sources = {**resolved.sources, "trials_per_gpu": f"{resolved.sources['trials_per_gpu']} (measured)"}
     return Resolved(settings, sources), sharing
