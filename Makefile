@@ -25,7 +25,7 @@ lint: .venv
 test: lint
 	$(BIN)/python -m pytest
 
-# Three trials of every supported model: minutes each.
+# Three trials of every supported model, and several at once on a device: minutes each.
 smoke: .venv
 	$(BIN)/python -m pytest -m smoke
 
@@ -33,7 +33,7 @@ smoke: .venv
 chaos: .venv
 	$(BIN)/python -m pytest -m chaos
 
-# The services of docker/compose.yaml, as far as they can be started without containers.
+# The services of docker/compose.yaml, as far as they can be started without containers, and an object store.
 stack: .venv
 	$(BIN)/python -m pytest -m stack
 

@@ -271,6 +271,7 @@ TINY = [
 ]
 
 
+@pytest.mark.stack
 def test_a_search_keeps_its_checkpoints_in_an_object_store(store: ObjectStore, tmp_path: Path) -> None:
     url = store.url("searches")
     command = [*search_command(tmp_path / "results", "far"), *TINY, "--storage", url]

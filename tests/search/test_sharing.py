@@ -95,6 +95,7 @@ print(json.dumps([found.trials, found.speeds, found.footprint.trial, found.footp
 """
 
 
+@pytest.mark.smoke
 def test_it_is_measured_on_a_device() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE], capture_output=True, text=True, timeout=300, check=False
