@@ -154,13 +154,11 @@ class _Patient(_Base):
     def _made(self, study: int, template_trial: FrozenTrial | None = None) -> int | None:
         """The number in the database of a trial like this if it is the newest: what made it may have reached
         the server though its answer was lost."""
+        if template_trial is None:
+            return None
+        wanted = (template_trial.params, template_trial.user_attrs)
         newest = self._storage.get_all_trials(study, deepcopy=False)[-1:]
-        for trial in newest if template_trial else []:
-            if all(
-                getattr(trial, what) == getattr(template_trial, what) for what in ("params", "user_attrs")
-            ):
-                return trial._trial_id
-        return None
+        return next((t._trial_id for t in newest if (t.params, t.user_attrs) == wanted), None)
 
 
 #: The number of a trial that is only a draft.
