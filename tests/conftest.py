@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,19 @@ def search_command(results: Path, name: str | None) -> list[str]:
 def run_search(results: Path, name: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*search_command(results, name), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+
+
+def interrupted_at(line: str, command: list[str]) -> str:
+    """Run a search's command, with a Ctrl-C at the line of its output that starts so; what it printed."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = ""
+        for text in process.stdout:
+            printed += text
+            if text.startswith(line):
+                process.send_signal(signal.SIGINT)
+        assert process.wait() == 130, printed
+    return printed
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from search.plan import template_of
 from search.run import _check_new
 from search.storage import StorageError
 from tests import objects
-from tests.conftest import assert_as_trained_alone, run_search, search_command
+from tests.conftest import assert_as_trained_alone, interrupted_at, run_search, search_command
 from tests.objects import ACCOUNT, SECRET, ObjectStore, object_store
 
 TRIAL = "trials/trial-000"
@@ -275,14 +273,7 @@ TINY = [
 def test_a_search_keeps_its_checkpoints_in_an_object_store(store: ObjectStore, tmp_path: Path) -> None:
     url = store.url("searches")
     command = [*search_command(tmp_path / "results", "far"), *TINY, "--storage", url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        printed = ""
-        for text in process.stdout:
-            printed += text
-            if text.startswith("[  1/"):
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 130, printed
+    printed = interrupted_at("[  1/", command)
     assert f"checkpoints  {url}" in printed
     place, folder = Checkpoints(url, "far"), tmp_path / "results" / "far"
     assert (folder / "settings.yaml").read_text() == place.read("settings.yaml")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from search.limits import Limits
 from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.surfaces import read_table, seed_noise
-from tests.conftest import HAVE_DATA, assert_as_trained_alone, run_search, search_command
+from tests.conftest import HAVE_DATA, assert_as_trained_alone, interrupted_at, run_search, search_command
 
 SMALL = [
     *("--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2", "--steps-per-epoch", "3"),
@@ -274,14 +273,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted(tmp_p
 
     # One that is interrupted, and goes on, ends as if it had not been.
     command = [*search_command(tmp_path, "broken"), *arguments, "--no-reuse-baselines", *confirm]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        printed = ""
-        for text in process.stdout:
-            printed += text
-            if text.startswith("[  2/"):
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 130, printed
+    printed = interrupted_at("[  2/", command)
     assert "finishing the running epochs" in printed
     assert f"to go on: python -m search.run --resume {tmp_path / 'broken'}" in printed
     refused = run_search(tmp_path, None, "--resume", "broken", "--batch", "5")
