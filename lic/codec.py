@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from lic import zoo
+from lic import durable, zoo
 from lic.bitstream import BitstreamError, decode, encode, mark_of, pack, unpack
 from lic.bitstream import Progress as Report
 from lic.data.images import ImageError, read_rgb
@@ -73,7 +73,7 @@ def _encode(args: argparse.Namespace) -> int:
     model = entry.load()
     with _progress(f"encoding {args.image.name}", args.quiet) as report:
         content = pack(encode(model, pixels, report), mark_of(entry.sha256))
-    _write(args.file, content)
+    durable.write(args.file, content)
     height, width, _ = pixels.shape
     if not args.quiet:
         rate = 8 * len(content) / (height * width)
@@ -91,9 +91,8 @@ def _decode(args: argparse.Namespace) -> int:
     model = entry.load()
     with _progress(f"decoding {args.file.name}", args.quiet) as report:
         pixels = decode(model, parsed, report)
-    partial = args.image.with_name(f".{args.image.stem}.partial{args.image.suffix}")
-    Image.fromarray(pixels).save(partial)
-    partial.replace(args.image)
+    with durable.replacing(args.image) as partial:
+        Image.fromarray(pixels).save(partial)
     if not args.quiet:
         print(f"{args.image}: {parsed.width} x {parsed.height}, with {entry.config.name}")
     return 0
@@ -104,12 +103,6 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise ImageError(f"{path} is there already; give --overwrite, or another name")
     if not path.resolve().parent.is_dir():
         raise ImageError(f"there is no folder {path.resolve().parent}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from lic import durable
 from lic.architectures import ARCHITECTURES, ModelError, architecture
 
 #: Entropy-coder tables: rebuilt by `update()`, of no use to training.
@@ -119,9 +120,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
         for key, value in model.state_dict().items()
         if not key.endswith(_CODER_BUFFERS)
     }
-    partial = path.with_name(path.name + ".partial")
-    save_file(state, partial)
-    partial.replace(path)
+    with durable.replacing(path) as partial:
+        save_file(state, partial)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import hashlib
+import io
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lic import durable
 from lic.criterion import Criterion
 from lic.data.crops import RandomCrops
 from lic.models import LatentTap
@@ -23,6 +26,10 @@ class DivergedError(RuntimeError):
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or belongs to another training; the message names it."""
+
+
+class TornError(CheckpointError):
+    """A checkpoint that is not what was written: an earlier one may do in its place."""
 
 
 class Trainer:
@@ -109,26 +116,22 @@ class Trainer:
                 f"(at most {allowed} may); lower --lr or --alpha-max"
             )
 
-    def save(self, path: Path) -> None:
-        """Write the full state to `path`, so that a crash leaves the old file or the new."""
+    def save(self, path: Path, **more: Any) -> None:
+        """Write the full state to `path`, so that a crash leaves the old file or the new, and `more` with it:
+        plain values and tensors. Raises OSError."""
         state = {
             "config": dataclasses.asdict(self.config),
             "step": self.step,
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "aux_optimiser": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
+            **more,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        durable.write(path, _sealed(state))
 
-    def load(self, path: Path) -> None:
-        """Go on from a file of `save`. Raises CheckpointError if it is unreadable or belongs to
-        a training with another configuration."""
+    def load(self, path: Path) -> dict[str, Any]:
+        """Go on from a file of `save`; its state. Raises CheckpointError if it is unreadable, which its class
+        TornError tells apart, or belongs to a training with another configuration."""
         state = read_checkpoint(path)
         saved, own = state["config"], dataclasses.asdict(self.config)
         if changed := sorted(key for key in own if saved.get(key) != own[key]):
@@ -141,14 +144,40 @@ class Trainer:
         if self.aux_optimiser is not None:
             self.aux_optimiser.load_state_dict(state["aux_optimiser"])
         self.step = state["step"]
+        return state
 
 
-def read_checkpoint(path: Path) -> dict:
-    """The state in a file of `Trainer.save`, on the CPU. Raises CheckpointError."""
+#: Bytes of a SHA-256 in hexadecimal digits.
+_SEAL = 64
+
+
+def _sealed(state: dict[str, Any]) -> bytes:
+    """What torch.save makes of a state, a zip archive, with the SHA-256 of all before it as the archive's
+    comment: torch and every zip tool read it as before."""
+    archive = io.BytesIO()
+    torch.save(state, archive)
+    archive.seek(-2, io.SEEK_END)  # the length of the comment, which is empty, ends the archive
+    archive.write(_SEAL.to_bytes(2, "little"))
+    archive.write(hashlib.sha256(archive.getbuffer()).hexdigest().encode())
+    return archive.getvalue()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state in a file of `Trainer.save`, on the CPU. Raises TornError if it is not what was written,
+    CheckpointError if it is no checkpoint at all."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a torn file can raise anything at all
-        raise CheckpointError(f"{path} is not a readable checkpoint ({error})") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise TornError(f"{path} cannot be read ({error.strerror or error})") from error
+    if content[-_SEAL:] != hashlib.sha256(memoryview(content)[:-_SEAL]).hexdigest().encode():
+        raise TornError(
+            f"{path} is damaged, cut off, or no checkpoint of this program (its checksum does not fit)"
+        )
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a forged file can raise anything at all
+        first = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} is not a readable checkpoint ({first})") from error
     if not isinstance(state, dict) or not {"config", "step", "model", "optimiser"} <= state.keys():
         raise CheckpointError(f"{path} is not a training checkpoint of this program")
     return state

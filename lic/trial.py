@@ -9,7 +9,7 @@ import functools
 import math
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,7 @@ from lic.data.sets import ImageSet, test_set, training_and_validation
 from lic.evaluation import aggregate, evaluate
 from lic.models import build, load_weights
 from lic.recipe import TrainingConfig
-from lic.training import DivergedError, Trainer
+from lic.training import CheckpointError, DivergedError, Trainer
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Trial:
             load_weights(model, Path(config.start))
         crops = RandomCrops(self.train_images.images, training.patch, training.batch, training.seed)
         self.trainer = Trainer(model, training, crops, config.device)
+        #: What every epoch so far measured; a checkpoint holds it, too, and so all that a training found.
+        self.readings: list[Readings] = []
 
     @property
     def done(self) -> bool:
@@ -108,7 +110,20 @@ class Trial:
         figures["time/eval_seconds"] = time.perf_counter() - started
         figures["time/measured_at"] = time.time()  # seconds since 1970
         figures["memory/peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return Readings(epoch, figures, images)
+        self.readings.append(Readings(epoch, figures, images))
+        return self.readings[-1]
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint. Raises OSError."""
+        self.trainer.save(path, readings=[asdict(readings) for readings in self.readings])
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of `save`. Raises CheckpointError (see Trainer.load)."""
+        state = self.trainer.load(path)
+        try:
+            self.readings = [Readings(**readings) for readings in state["readings"]]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} lacks what its training measured ({error})") from error
 
     def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:
         table = evaluate(self.trainer.model, images.images, self.config.device, crop, with_ms_ssim)

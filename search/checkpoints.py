@@ -1,12 +1,12 @@
 """Where a search keeps its checkpoints: its results folder, a folder that every node mounts, or a place in
 an object store. Whatever reads or moves one does it here.
 
-    ROOT/trials/NAME/checkpoint_000000/state.pt    as Ray Tune writes them
-    ROOT/trials/NAME/resumed/state.pt              set aside when a search goes on
+    ROOT/trials/NAME/epoch-0007.pt    after the seventh epoch; of a training the last two are kept
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import posixpath
 import re
@@ -21,12 +21,13 @@ from urllib.parse import urlsplit
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
+from lic import durable
 from search.config import CREDENTIALS
 from search.storage import StorageError
 
-CHECKPOINT = "state.pt"
 TRIALS_FOLDER = "trials"
-RESUMED = "resumed"
+
+_CHECKPOINT = re.compile(r"epoch-(\d+)\.pt")
 
 #: Seconds that Google's client tries again; by itself it would for a quarter of an hour.
 _GS_PATIENCE = "retry_limit_seconds=60"
@@ -66,12 +67,8 @@ class StoredFile:
     def copy_to(self, target: Path) -> None:
         """Copy it to a file of this machine, which is the old or the new one if this breaks off. Raises
         OSError, StorageError."""
-        partial = target.with_name(f".{target.name}.partial")
-        try:
+        with durable.replacing(target) as partial:
             _copy(_open(self.storage)[0], self.path, LocalFileSystem(), str(partial))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -100,41 +97,51 @@ class Checkpoints:
         """Whether they are in a folder, of this machine or one that it mounts."""
         return isinstance(self.filesystem, LocalFileSystem)
 
+    @contextmanager
+    def saving(self, training: str, epoch: int) -> Iterator[Path]:
+        """Where to write the checkpoint of an epoch of a training, which is named by its path:
+        'trials/trial-000'. It is there at once when the context ends; all but the one before it go."""
+        name = f"epoch-{epoch:04d}.pt"
+        if self.is_local:
+            yield Path(self._path(training, name))
+        else:
+            with TemporaryDirectory(prefix="lictune-") as folder:
+                made = Path(folder) / name
+                yield made
+                # An object is there when all of it has come.
+                self.filesystem.create_dir(self._path(training))
+                _copy(LocalFileSystem(), str(made), self.filesystem, self._path(training, name))
+        for older in self.saved(training):
+            if _epoch(older.path) < epoch - 1:
+                with contextlib.suppress(OSError):  # it takes space, no more
+                    self.filesystem.delete_file(older.path)
+
+    def saved(self, training: str) -> list[StoredFile]:
+        """The checkpoints of a training, the newest first; the older is for when the newest is damaged."""
+        found = [info.path for info in self._list(self._path(training)) if info.is_file]
+        found = [path for path in found if _CHECKPOINT.fullmatch(posixpath.basename(path))]
+        return [StoredFile(self.storage, path) for path in sorted(found, key=_epoch, reverse=True)]
+
     def newest(self, training: str) -> StoredFile:
-        """The newest checkpoint of a training, named by its path: 'trials/trial-000'. Raises
-        FileNotFoundError if it has none."""
-        aside = self._path(training, RESUMED, CHECKPOINT)
-        found = self._states(training) or ([aside] if self._is_file(aside) else [])
-        if not found:
-            name = posixpath.basename(training)
-            raise FileNotFoundError(f"{name} has no checkpoint below {self}/{posixpath.dirname(training)}")
-        return StoredFile(self.storage, found[-1])
+        """The newest checkpoint of a training. Raises FileNotFoundError if it has none."""
+        for file in self.saved(training):
+            return file
+        name = posixpath.basename(training)
+        raise FileNotFoundError(f"{name} has no checkpoint below {self}/{posixpath.dirname(training)}")
 
-    def set_aside(self, training: str) -> StoredFile | None:
-        """Move a training's newest checkpoint to where Ray, which counts from 0 again when a search goes on,
-        does not write; where it is now, or None if there is none.
-
-        The newest is moved last, and an object store moves by copying and then deleting: wherever this breaks
-        off, the newest that is left is the newest there was."""
-        aside = self._path(training, RESUMED, CHECKPOINT)
-        states = self._states(training)
-        for older in states[:-1]:
-            self.filesystem.delete_dir(posixpath.dirname(older))
-        for newest in states[-1:]:
-            self.filesystem.create_dir(posixpath.dirname(aside))
-            self.filesystem.move(newest, aside)
-        for info in self._list(self._path(training)):
-            if posixpath.basename(info.path).startswith("checkpoint_"):
-                self.filesystem.delete_dir(info.path)
-        return StoredFile(self.storage, aside) if self._is_file(aside) else None
+    def drop(self, training: str, but: int = 0) -> None:
+        """Remove the checkpoints of a training `but` the newest so many."""
+        for file in self.saved(training)[but:]:
+            self.filesystem.delete_file(file.path)
 
     def take_over(self, source: Checkpoints, training: str) -> bool:
-        """Copy a training of another search, whose storage may be another; whether there was a checkpoint."""
-        if not source._states(training):
-            return False
-        self.filesystem.create_dir(self._path(training))
-        _copy(source.filesystem, source._path(training), self.filesystem, self._path(training))
-        return True
+        """Copy the newest checkpoint of a training of another search, whose storage may be another; whether
+        there was one."""
+        for file in source.saved(training)[:1]:
+            with file.local() as path, self.saving(training, _epoch(file.path)) as target:
+                durable.write(target, path.read_bytes())
+            return True
+        return False
 
     def keep(self, folder: Path, *names: str) -> None:
         """Keep copies of the files and folders of these names in `folder`, those that are there, beside the
@@ -174,17 +181,18 @@ class Checkpoints:
     def _path(self, *parts: str) -> str:
         return posixpath.join(self.root, *parts)
 
-    def _states(self, training: str) -> list[str]:
-        """The training's checkpoints, the newest last."""
-        pattern = re.compile(rf".*/checkpoint_\d+/{re.escape(CHECKPOINT)}")
-        found = [info.path for info in self._list(self._path(training), recursive=True)]
-        return sorted(path for path in found if pattern.fullmatch(path))
-
-    def _list(self, path: str, recursive: bool = False) -> list:
-        return self.filesystem.get_file_info(FileSelector(path, allow_not_found=True, recursive=recursive))
+    def _list(self, path: str) -> list:
+        return self.filesystem.get_file_info(FileSelector(path, allow_not_found=True))
 
     def _is_file(self, path: str) -> bool:
         return bool(self.filesystem.get_file_info(path).is_file)
+
+
+def _epoch(path: str) -> int:
+    """The epoch of a checkpoint, by its name."""
+    found = _CHECKPOINT.fullmatch(posixpath.basename(path))
+    assert found is not None
+    return int(found[1])
 
 
 def prepare_storage(url: str) -> None:
@@ -235,7 +243,8 @@ def _open(storage: str) -> tuple[FileSystem, str]:
 
 def _copy(source: FileSystem, path: str, target: FileSystem, to: str) -> None:
     if isinstance(source, LocalFileSystem) and isinstance(target, LocalFileSystem) and Path(path).is_file():
-        shutil.copyfile(path, to)  # pyarrow's own says less of what went wrong
+        with durable.replacing(Path(to)) as partial:
+            shutil.copyfile(path, partial)  # pyarrow's own says less of what went wrong
         return
     # Uploads by several threads can wait for one another for ever: Arrow's issue 32372.
     copy_files(path, to, source_filesystem=source, destination_filesystem=target, use_threads=False)

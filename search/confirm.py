@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.bdrate import CurveError, Interval, bd_rate_interval
 from lic.recipe import LAMBDAS
-from search.core import attributes_of, goes_on_again, images_of
+from search.core import attributes_of, images_of, readings_of
 from search.objective import image_costs
 from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
 from search.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
@@ -80,7 +80,7 @@ class Confirmation:
         images: dict[str, list[float]] | None = None,
     ) -> None:
         trial = self._find(name)
-        if trial.state.is_finished():
+        if trial.state.is_finished() or epoch in readings_of(trial):
             return  # as the core's (search.core.Core.observe)
         for key, value in attributes_of(epoch, figures, images).items():
             self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
@@ -89,7 +89,7 @@ class Confirmation:
         """Whether the training goes on: until its full length."""
         trial = self._find(name)
         if trial.state.is_finished():
-            return goes_on_again(trial, epoch)
+            return False
         if epoch < self.plan.epochs:
             return True
         self.study.tell(trial.number, 0.0)

@@ -22,6 +22,9 @@ from search.storage import Mirror
 
 _READINGS, _IMAGES = "readings:", "images:"
 
+#: User attribute of a trial: the last rung that it passed.
+_PASSED = "passed"
+
 #: User attributes of a baseline: how it was trained, and the search it was taken from.
 SETUP, SOURCE = "setup", "source"
 
@@ -43,12 +46,6 @@ def attributes_of(
     its Optuna trial."""
     columns = {f"{_IMAGES}{epoch}": images} if images else {}
     return {**columns, f"{_READINGS}{epoch}": figures}
-
-
-def goes_on_again(ended: FrozenTrial, epoch: int) -> bool:
-    """Whether a training that had ended, and was tried again from a checkpoint before its end since the last
-    was lost with its worker, goes on after `epoch`: to where it ended."""
-    return ended.state != TrialState.FAIL and epoch < max(readings_of(ended), default=0)
 
 
 def _by_epoch(trial: FrozenTrial, prefix: str) -> dict:
@@ -99,6 +96,16 @@ class Core:
         self._storage = Mirror(get_storage(storage))
         self._earlier: list[FrozenTrial] | None = None
         self.trials, self.baselines = studies(self._storage, name)
+        self._finish_what_was_cut_short()
+
+    def _finish_what_was_cut_short(self) -> None:
+        """What follows from readings whose process was killed before it had drawn it."""
+        for trial in _all(self.baselines):
+            if trial.state == TrialState.RUNNING and self.plan.epochs in readings_of(trial):
+                self._tell(baseline_name(trial.user_attrs["quality"]), TrialState.COMPLETE, 0.0)
+        for trial in _all(self.trials):
+            if trial.state == TrialState.RUNNING:
+                self._settle(trial)
 
     def earlier(self) -> list[FrozenTrial]:
         """The trials of another search that inform the sampler (`learn_from`)."""
@@ -186,10 +193,10 @@ class Core:
     ) -> None:
         """Record what the training measured after `epoch`, and whatever follows from it: its own
         rate change, or, if it is a baseline, those of the trials that were waiting for it. `images`
-        are per-image columns named as the figures are. Of a training that has ended nothing more is
-        recorded: one whose node was lost with the news of its end is trained again from its checkpoint."""
+        are per-image columns named as the figures are. What is known is not recorded again: a training that
+        goes on from its checkpoint tells all that it ever measured."""
         trial = self._find(name)
-        if trial.state.is_finished():
+        if trial.state.is_finished() or f"{_READINGS}{epoch}" in trial.user_attrs:
             return
         for key, value in attributes_of(epoch, figures, images).items():
             self._keep(trial, key, value)
@@ -228,21 +235,19 @@ class Core:
 
         A baseline always does. A trial is stopped, and pruned in Optuna, at a rung where it is not
         among the best of its rate, or not worth finishing (search.stopping); never on a value that
-        has no baseline of the same epoch. One that has ended and lost its last checkpoint goes on to
-        where it ended.
+        has no baseline of the same epoch. A rung that was passed is not decided again.
         """
         trial = self._find(name)
-        if trial.state.is_finished():
-            return goes_on_again(trial, epoch)
-        if epoch >= self.plan.epochs:
+        if trial.state.is_finished() or epoch >= self.plan.epochs:
             return False
-        value = trial.intermediate_values.get(epoch)
-        if trial.user_attrs["role"] == BASELINE or epoch not in self.plan.rungs or value is None:
+        if trial.user_attrs["role"] == BASELINE or epoch not in self.plan.rungs:
             return True
-        if self._goes_on(trial, epoch):
-            return True
-        self._tell(name, TrialState.PRUNED)
-        return False
+        if epoch > trial.user_attrs.get(_PASSED, 0):
+            if epoch in trial.intermediate_values and not self._goes_on(trial, epoch):
+                self._tell(name, TrialState.PRUNED)
+                return False
+            self._keep(trial, _PASSED, epoch)
+        return True
 
     def _goes_on(self, trial: FrozenTrial, epoch: int) -> bool:
         """The rule at a rung: rank among the readings there, or, once there is a model, what finishing

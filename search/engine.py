@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import posixpath
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +17,17 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lic.recipe import LAMBDAS
-from lic.training import DivergedError
+from lic.training import DivergedError, TornError
 from lic.trial import Readings, Trial, TrialConfig
-from search.checkpoints import CHECKPOINT, TRIALS_FOLDER, Checkpoints, StoredFile
+from search.checkpoints import TRIALS_FOLDER, Checkpoints
+from search.disk import is_full
 from search.limits import Limits
 from search.space import Candidate, Plan
+
+_log = logging.getLogger(__name__)
+
+#: What a trial reports: its readings, why it failed, or why no trial of the search can go on.
+READINGS, FAILURE, TROUBLE = "readings", "failure", "trouble"
 
 
 class Decisions(Protocol):
@@ -50,36 +58,52 @@ class Decisions(Protocol):
 
 class RayTrial(tune.Trainable):
     """A lic Trial as Ray Tune's actor; the actor, its imports and its images are used again for
-    the next trial."""
+    the next trial.
+
+    Every epoch is saved before it is reported, with all that was measured, so that whatever is killed, the
+    records are never ahead of the checkpoints, and an epoch that was saved is not trained again."""
 
     trial: Trial
 
     def setup(self, config: dict[str, Any]) -> None:
-        if 0 < config["gpus"] < 1:
+        if config["gpus"]:
             # No trial on a shared GPU can take the memory of the others.
             torch.cuda.set_per_process_memory_fraction(config["gpus"])
         self.trial = Trial(config["trial"])
-        if config["checkpoint"] is not None:
-            with config["checkpoint"].local() as path:
-                self.trial.trainer.load(path)
+        self.checkpoints: Checkpoints = config["checkpoints"]
+        self.training: str = config["training"]
+        for file in self.checkpoints.saved(self.training):
+            try:
+                with file.local() as path:
+                    self.trial.load(path)
+                break
+            except TornError as error:
+                _log.warning("%s; the checkpoint before it is used", error)
+        self._told = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        """All readings since the last step; of a training that goes on, first those of its checkpoint."""
         try:
-            readings = self.trial.run_epoch()
+            if len(self.trial.readings) == self._told:
+                self.trial.run_epoch()
+                with self.checkpoints.saving(self.training, self.trial.readings[-1].epoch) as path:
+                    self.trial.save(path)
         except DivergedError as error:
-            # Not an error to Ray: training it again from the checkpoint would fail the same way.
-            return {"failure": str(error)}
-        return {"readings": readings}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        self.trial.trainer.save(Path(checkpoint_dir) / CHECKPOINT)
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        self.trial.trainer.load(Path(checkpoint) / CHECKPOINT)
+            if self.trial.config.device != "cpu":
+                raise
+            # No error to Ray: trained again from the checkpoint it would do the same, to the last bit.
+            return {FAILURE: str(error)}
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return {TROUBLE: f"the checkpoint of {self.training} cannot be written: {error.strerror}"}
+        news = self.trial.readings[self._told :]
+        self._told = len(self.trial.readings)
+        return {READINGS: news}
 
 
 class _NotRestored:
@@ -94,45 +118,27 @@ class CoreSearcher(_NotRestored, Searcher):
     """Passes `suggest` on; Ray's own record of the trials is not needed."""
 
     def __init__(
-        self,
-        core: Decisions,
-        configure: Callable[[Candidate], TrialConfig],
-        changed: Callable[[], None],
-        limits: Limits,
-        unfinished: dict[Candidate, StoredFile | None],
-        gpus_per_trial: float,
-        room: Callable[[], int],
-        given_up: Callable[[str], None],
+        self, drive: Drive, configure: Callable[[Candidate], dict[str, Any]], room: Callable[[], int]
     ) -> None:
         super().__init__()
-        self.gpus_per_trial, self.room, self.given_up = gpus_per_trial, room, given_up
+        self.drive, self.configure, self.room = drive, configure, room
         self.live: set[str] = set()
-        self.core, self.configure, self.changed, self.limits = core, configure, changed, limits
-        self.unfinished = unfinished
 
     def suggest(self, trial_id: str) -> Any:
-        if self.limits.reached():
+        if self.drive.limits.reached():
             return Searcher.FINISHED
-        if len(self.live) >= self.room():
+        if len(self.live) >= self.room() or self.drive.waiting:
             return None
-        candidate = next(iter(self.unfinished), None) or self.core.suggest()
+        candidate = self.drive.next()
         if candidate is None:
             return Searcher.FINISHED
-        checkpoint = self.unfinished.pop(candidate, None)
-        self.limits.started(candidate.name)
         self.live.add(trial_id)
-        self.changed()
-        return {
-            "name": candidate.name,
-            "trial": self.configure(candidate),
-            "checkpoint": checkpoint,
-            "gpus": self.gpus_per_trial,
-        }
+        return {"name": candidate.name, **self.configure(candidate)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         self.live.discard(trial_id)
         if error:
-            self.given_up(trial_id)
+            self.drive.give_up(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         pass  # everything is in Optuna's storage
@@ -144,70 +150,118 @@ class CoreSearcher(_NotRestored, Searcher):
 class CoreScheduler(_NotRestored, FIFOScheduler):
     """Passes `observe` and `decide` on, and the end of a trial."""
 
-    def __init__(self, core: Decisions, changed: Callable[[], None], limits: Limits) -> None:
+    def __init__(self, drive: Drive) -> None:
         super().__init__()
-        self.core, self.changed, self.limits = core, changed, limits
-        #: By Ray's number the name of a trial that broke off, and why it did so the last time.
-        self.broken: dict[str, tuple[str, str]] = {}
+        self.drive = drive
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        name = trial.config["name"]
-        if "failure" in result:
-            return self._fail(name, result["failure"])
-        readings: Readings = result["readings"]
-        self.core.observe(name, readings.epoch, readings.figures, readings.images)
-        goes_on = self.core.decide(name, readings.epoch)
-        self.changed()
-        if goes_on and (reason := self.limits.reached()):
-            if not self.limits.interrupted:
-                self.core.end(name, reason)
-            goes_on = False
-        return TrialScheduler.CONTINUE if goes_on else self._ended(name)
+        self.drive.waiting.discard(trial.trial_id)
+        goes_on = self.drive.hear(trial.config["name"], result)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Ray calls this whenever a trial breaks off, also if it is to be tried again; the searcher hears
-        only of the last time (`give_up`)."""
-        self.broken[trial.trial_id] = (trial.config["name"], _reason(trial))
+        only of the last time."""
+        name, reason, share = trial.config["name"], _reason(trial), trial.config["gpus"]
+        self.drive.broken[trial.trial_id] = (name, reason)
+        if is_out_of_memory(reason) and 0 < share < 1:
+            # Fewer trials on the GPU for this one; nothing new begins until it has its place.
+            trial.config["gpus"] = share = min(1.0, 2 * share)
+            trial.update_resources(resources(share))
+            self.drive.waiting.add(trial.trial_id)
+
+
+class Drive:
+    """What happens between the core and Ray. Whatever goes wrong here ends the search, to be gone on with:
+    Ray would take it for a failure of the trial that it happened to, and try that again."""
+
+    def __init__(self, core: Decisions, changed: Callable[[], None], limits: Limits) -> None:
+        self.core, self.changed, self.limits = core, changed, limits
+        self.unfinished = core.unfinished()
+        #: By Ray's number the name of a trial that broke off, and why it did so the last time.
+        self.broken: dict[str, tuple[str, str]] = {}
+        #: Ray's numbers of trials that wait for a larger share of a GPU.
+        self.waiting: set[str] = set()
+        self.fault: Exception | None = None
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.fault = self.fault or error
+            self.limits.interrupted = True
+
+    def next(self) -> Candidate | None:
+        """What to train next: first what an interrupted search left unfinished."""
+        candidate = None
+        with self._guarded():
+            candidate = self.unfinished.pop(0) if self.unfinished else self.core.suggest()
+            if candidate is not None:
+                self.limits.started(candidate.name)
+                self.changed()
+        return candidate
+
+    def hear(self, name: str, result: dict[str, Any]) -> bool:
+        """Take what a trial reports; whether it goes on."""
+        goes_on = False
+        with self._guarded():
+            if TROUBLE in result:
+                self.limits.halt(result[TROUBLE])
+            elif FAILURE in result:
+                self.core.fail(name, result[FAILURE])
+            else:
+                goes_on = self._goes_on(name, result[READINGS])
+            if not goes_on:
+                self._ended(name)
+        return goes_on
+
+    def _goes_on(self, name: str, news: list[Readings]) -> bool:
+        for readings in news:
+            self.core.observe(name, readings.epoch, readings.figures, readings.images)
+            if not self.core.decide(name, readings.epoch):
+                return False
+        self.changed()
+        if reason := self.limits.reached():
+            if not self.limits.interrupted:
+                self.core.end(name, reason)
+            return False
+        return True
 
     def give_up(self, trial_id: str) -> None:
         """The trial has broken off and is not tried again."""
-        self._fail(*self.broken[trial_id])
+        with self._guarded():
+            self.waiting.discard(trial_id)
+            name, reason = self.broken[trial_id]
+            self.core.fail(name, reason)
+            self._ended(name)
 
-    def _fail(self, name: str, reason: str) -> str:
-        self.core.fail(name, reason)
-        return self._ended(name)
-
-    def _ended(self, name: str) -> str:
+    def _ended(self, name: str) -> None:
         self.limits.ended(name)
         self.changed()
-        return TrialScheduler.STOP
-
-
-class KeepLast(tune.Callback):
-    """Keeps the last checkpoint of every trial. Ray would keep it too, and for that write down the state of
-    all trials, which nothing reads, at every checkpoint."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, Any] = {}
-
-    def on_checkpoint(
-        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
-    ) -> None:
-        """Ray calls this when a checkpoint is where it shall be, whole."""
-        before = self._last.get(trial.trial_id)
-        self._last[trial.trial_id] = checkpoint
-        if before is not None and before.path != checkpoint.path:
-            with contextlib.suppress(OSError):  # it takes space, no more
-                before.filesystem.delete_dir(before.path)
 
 
 def _reason(trial: Any) -> str:
-    """Why a trial broke off: the last line of what Ray wrote about it."""
+    """Why a trial broke off, in plain words: by the last line of what Ray wrote about it."""
     try:
         lines = Path(trial.error_file).read_text().strip().splitlines()
     except (OSError, TypeError):
         lines = []
-    return lines[-1].strip() if lines else "its worker died"
+    last = lines[-1].strip() if lines else ""
+    if is_out_of_memory(last):
+        return f"out of memory: {last.partition(': ')[2] or last}"
+    if not last or any("ActorDiedError" in line or "ActorUnavailableError" in line for line in lines[-40:]):
+        return "its worker died: it was killed, its machine was lost, or its memory did not suffice"
+    return re.sub(r"^[\w.]+: ", "", last)  # the class of the exception
+
+
+def is_out_of_memory(reason: str) -> bool:
+    return "OutOfMemoryError" in reason or "out of memory" in reason.lower()
+
+
+def resources(gpus: float) -> tune.PlacementGroupFactory:
+    """What a trial takes of a machine."""
+    return tune.PlacementGroupFactory([{"CPU": 1.0, **({"GPU": gpus} if gpus else {})}])
 
 
 def run(
@@ -223,22 +277,24 @@ def run(
     trainable: type[tune.Trainable] = RayTrial,
 ) -> None:
     """Train until the core has nothing more to suggest or a limit is reached; first what an interrupted
-    search left unfinished, from its checkpoints.
+    search left unfinished, from its checkpoints, which are below `subfolder`.
 
     `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
     quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
-    last checkpoint, `retries` times. Ray writes the checkpoints below `subfolder`; of each trial the last is
-    kept. Ray must be connected (search.cluster)."""
-    unfinished = {c: checkpoints.set_aside(f"{subfolder}/{c.name}") for c in core.unfinished()}
-    share, (place, search) = {"CPU": 1.0, "GPU": gpus_per_trial}, posixpath.split(checkpoints.root)
-    scheduler = CoreScheduler(core, changed, limits)
+    last checkpoint, `retries` times, and with twice its share of a GPU if it ran out of memory. Ray must be
+    connected (search.cluster). Raises what the core and its storage raise."""
+    drive, (place, search) = Drive(core, changed, limits), posixpath.split(checkpoints.root)
+
+    def details(candidate: Candidate) -> dict[str, Any]:
+        training = f"{subfolder}/{candidate.name}"
+        return {"trial": configure(candidate), "checkpoints": checkpoints, "training": training,
+                "gpus": gpus_per_trial}  # fmt: skip
+
     tuner = tune.Tuner(
-        tune.with_resources(trainable, share),
+        tune.with_resources(trainable, resources(gpus_per_trial)),
         tune_config=tune.TuneConfig(
-            search_alg=CoreSearcher(
-                core, configure, changed, limits, unfinished, gpus_per_trial, room, scheduler.give_up
-            ),
-            scheduler=scheduler,
+            search_alg=CoreSearcher(drive, details, room),
+            scheduler=CoreScheduler(drive),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
@@ -252,11 +308,12 @@ def run(
             storage_filesystem=checkpoints.filesystem,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
-            callbacks=[KeepLast()],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
         ),
     )
     tuner.fit()
+    if drive.fault is not None:
+        raise drive.fault
     if not limits.interrupted:
         core.close()
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import optuna
 import yaml
-from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 from pydantic import ValidationError
 
@@ -94,7 +93,7 @@ def _setting(folder: Path, key: str) -> str | None:
 
 def is_search(folder: Path) -> bool:
     """Whether the folder is that of a search which has begun."""
-    return (folder / STUDY).is_file() or _setting(folder, "study") is not None
+    return (folder / STUDY).is_file() or (folder / SETTINGS).is_file()
 
 
 def searches_in(results: Path) -> list[Path]:
@@ -171,20 +170,6 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
     records = replace(records, test_set=_test_set(records), expected=by_name)
     confirmed = [replace(group, test_set=records.test_set) for group in confirmed]
     return OpenedSearch(folder, settings, plan, records, environment, model, confirmed)
-
-
-def driver_lock(folder: Path) -> FileLock:
-    """The lock that a search holds while it runs; the system lets go of it when its process ends."""
-    return FileLock(folder / ".driver.lock")
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process on this machine is at work on the search in this folder."""
-    try:
-        with driver_lock(folder).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _study_name(storage: BaseStorage, folder: Path) -> str:

@@ -14,7 +14,8 @@ _GRACE = 15.0
 
 
 class Limits:
-    """Wall hours and GPU hours; None is no limit. GPU hours count while a training runs."""
+    """Wall hours of this sitting and GPU hours of the whole search; None is no limit. GPU hours count while a
+    training runs."""
 
     def __init__(
         self,
@@ -28,6 +29,17 @@ class Limits:
         self._running: dict[str, float] = {}
         #: Whether the end was asked for: what has not ended is to be gone on with another time.
         self.interrupted = False
+        #: Why the search cannot go on now, if that is so.
+        self.trouble = ""
+
+    def halt(self, trouble: str) -> None:
+        """End the search, to be gone on with once the trouble is over."""
+        self.trouble = self.trouble or trouble
+        self.interrupted = True
+
+    def spent(self, seconds: float) -> None:
+        """Count what trainings took in earlier sittings."""
+        self._spent += seconds
 
     def started(self, name: str) -> None:
         self._running[name] = self._clock()

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
+from search.checkpoints import TRIALS_FOLDER
 from search.core import studies
-from search.folder import storage_of
+from search.folder import checkpoints_of, storage_of
 from search.metrics import Gauges
 from search.progress import Progress, progress_of
 from search.publishing import Publisher
-from search.records import FINISHED, RUNNING, RecordReader, SearchRecords
-from search.space import Plan
+from search.records import FINISHED, RUNNING, STOPPED, RecordReader, SearchRecords, TrialRecord
+from search.space import CONFIRMATION, Plan
 from search.terminal import View
+
+_log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the records, and between two at the memory in use.
 _LOOK_EVERY, _MEMORY_EVERY = 1.0, 60.0
@@ -47,9 +53,10 @@ class Monitor:
         publisher: Publisher,
         view: View,
         gauges: Gauges | None = None,
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
         self._plan, self._workers, self._publisher, self._view = plan, workers, publisher, view
-        self._gauges = gauges
+        self._gauges, self._watch, self._checkpoints = gauges, watch, checkpoints_of(folder)
         self._progress: Progress | None = None
         self._reader = RecordReader(studies(storage_of(folder), folder.name), plan, test_set)
         #: How many trainings are planned to confirm what the search found.
@@ -57,11 +64,16 @@ class Monitor:
         self._memory_seen = 0.0
         #: When the following began, in seconds since 1970.
         self.since = time.time()
-        self._told = {record.name for record in self.records().everything() if record.state != RUNNING}
+        self._told: set[str] = set()
+        for record in self.records().everything():
+            if record.state != RUNNING:
+                self._told.add(record.name)
+                self._prune(record)
         self._report = _Report(folder)
         #: Largest memory of this process and all below it so far, MiB.
         self.peak_memory = 0.0
         self._news, self._over = threading.Event(), threading.Event()
+        self._watch()
         self._thread = threading.Thread(target=self._follow, name="monitor", daemon=True)
         self._thread.start()
 
@@ -81,7 +93,7 @@ class Monitor:
         self._over.set()
         self._news.set()
         self._thread.join()
-        self._look()
+        self._try_to_look()
         self._report.stop()
         self._view.close()
 
@@ -92,16 +104,25 @@ class Monitor:
                 self._set_gauges()
             self._news.clear()
             began = time.monotonic()
-            self._look()
+            self._try_to_look()
             self._over.wait(max(_LOOK_EVERY, _READING * (time.monotonic() - began)))
 
+    def _try_to_look(self) -> None:
+        try:
+            self._look()
+        except Exception:  # the search goes on: what it finds is in Optuna's storage
+            _log.exception("the search could not be followed")
+
     def _look(self) -> None:
+        self._watch()
         groups = self.groups()
         progress = progress_of(groups, self._plan, self.confirming, self._workers, self.since, time.time())
         news = [r for r in progress.trainings if r.state != RUNNING and r.name not in self._told]
         news.sort(key=lambda record: record.ended or 0.0)
         self._view.show(replace(progress, trouble=self._publisher.trouble, news=news))
         self._told |= {record.name for record in news}
+        for record in news:
+            self._prune(record)
         self._publisher.offer(groups)
         self._progress = progress
         self._set_gauges()
@@ -110,6 +131,13 @@ class Monitor:
         if time.monotonic() - self._memory_seen > _MEMORY_EVERY:
             self._memory_seen = time.monotonic()
             self.peak_memory = max(self.peak_memory, tree_memory())
+
+    def _prune(self, record: TrialRecord) -> None:
+        """Of a training that has ended nothing goes on: one checkpoint is enough, and of a trial that was
+        stopped, which can no longer win, none."""
+        folder = CONFIRMATION if "-s" in record.name else TRIALS_FOLDER
+        with contextlib.suppress(OSError):  # it takes space, no more
+            self._checkpoints.drop(f"{folder}/{record.name}", but=0 if record.state == STOPPED else 1)
 
     def _set_gauges(self) -> None:
         if self._gauges is not None and self._progress is not None:

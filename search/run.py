@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import optuna
 from rich.console import Console
 
+from lic import durable
 from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
 from lic.data.sets import ImageSet
@@ -32,6 +33,7 @@ from search.checkpoints import Checkpoints, prepare_storage, refusal
 from search.cluster import ClusterError
 from search.config import SETTINGS, ConfigError, Resolved, Settings
 from search.folder import FolderError, checkpoints_of, find_folder, is_search
+from search.lock import only_driver
 from search.provenance import ENVIRONMENT, provenance, public
 from search.remote import remote_address, run_on_head
 from search.space import Plan
@@ -70,16 +72,33 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lictune: interrupted {hint if begun else 'before the search began'}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        text = traceback.format_exc()
-        if folder is None or not folder.is_dir():
-            print(text, file=sys.stderr)
-            return OWN_ERROR
+        return _unexpected(error, folder)
+
+
+def _unexpected(error: Exception, folder: Path | None) -> int:
+    """Say what went wrong with the disk, or what is a fault of ours; the exit status."""
+    from search.disk import trouble
+
+    begun = folder is not None and is_search(folder)
+    if said := trouble(error):
+        hint = f"; once that is mended: python -m search.run --resume {folder}" if begun else ""
+        print(f"lictune: {public(said)}{hint}", file=sys.stderr)
+        return USER_ERROR
+    text = public("".join(traceback.format_exception(error)))
+    try:
+        if folder is None:
+            raise FileNotFoundError
         (folder / "error.log").write_text(text)
-        first = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        print(
-            f"lictune: a fault of ours: {first[0]} (the whole of it: {folder / 'error.log'})", file=sys.stderr
-        )
+    except OSError:
+        print(text, file=sys.stderr)
         return OWN_ERROR
+    first = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    hint = f"; to go on: python -m search.run --resume {folder}" if begun else ""
+    print(
+        f"lictune: a fault of ours: {public(first[0])} (the whole of it: {folder / 'error.log'}){hint}",
+        file=sys.stderr,
+    )
+    return OWN_ERROR
 
 
 def _new_folder(settings: Settings) -> Path:
@@ -88,9 +107,14 @@ def _new_folder(settings: Settings) -> Path:
         now = datetime.datetime.now().astimezone()
         name = f"{settings.model}-{now:%Y%m%d-%H%M%S}"
     folder = Path(settings.results) / name
-    if folder.exists():
+    if folder.exists() and not _is_empty(folder):
         raise ConfigError(f"{folder} is there already; choose another --name, or move it away")
     return folder
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it is a folder in which no search has begun: one was killed before it wrote its settings."""
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _complete(resolved: Resolved, folder: Path) -> Resolved:
@@ -142,6 +166,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     cluster.prepare(resolved.settings.address)
     from lic.trial import open_images
     from search import session
+    from search.disk import check_space, need_of
     from search.plan import plan_of, template_of
     from search.reuse import setup_of
 
@@ -158,7 +183,7 @@ def search(resolved: Resolved, folder: Path) -> int:
             f"--select-on kodak needs the Kodak images, not {images[2].source}; give --kodak DIR"
         )
     gpus = cluster.gpus(settings.address)  # joins the cluster, if there is one
-    new = not folder.exists()
+    new = not is_search(folder)
     if new:
         _check_new(settings, folder.name)
     resolved, sharing = _with_sharing(resolved, gpus, say)
@@ -166,10 +191,12 @@ def search(resolved: Resolved, folder: Path) -> int:
     plan, template = plan_of(settings), template_of(settings)
     workers = settings.workers or _default_workers(settings, gpus)
     uri = tracking_address(settings.tracking_uri, folder.parent)
+    need = need_of(template, plan, workers)
+    space = check_space(need, folder, settings.storage)
     for label, text in _choices(resolved, plan, images, gpus, workers, sharing).items():
         say(f"{label:<12} {text}")
-    say(f"{'results':<12} {folder}\n{'MLflow':<12} {public(uri)}")
-    with session.only_driver(folder):
+    say(f"{'results':<12} {folder}\n{'disk':<12} {space}\n{'MLflow':<12} {public(uri)}")
+    with only_driver(folder):
         _record_start(resolved, folder, images)
         try:
             if settings.address:
@@ -183,7 +210,7 @@ def search(resolved: Resolved, folder: Path) -> int:
         session.log_to(folder / "search.log")
         setup, test_set = setup_of(template, images), images[2].name
         return session.Session(
-            settings, plan, template, setup, test_set, workers, gpus, folder, tracker, console
+            settings, plan, template, setup, test_set, workers, gpus, folder, tracker, console, need
         ).run(earlier)
 
 
@@ -261,12 +288,10 @@ def _choices(
 def _record_start(resolved: Resolved, folder: Path, images: tuple[ImageSet, ...]) -> None:
     """Make the results folder with the settings and where everything came from; of a search that goes on,
     only the settings can be new."""
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{SETTINGS}.partial"
-    partial.write_text(public(resolved.report()) + "\n")
-    partial.replace(folder / SETTINGS)
     if not (folder / ENVIRONMENT).exists():
-        (folder / ENVIRONMENT).write_text(json.dumps(provenance(images), indent=2) + "\n")
+        durable.write(folder / ENVIRONMENT, json.dumps(provenance(images), indent=2) + "\n")
+    durable.write(folder / SETTINGS, public(resolved.report()) + "\n")
+    (folder / "tables").mkdir(exist_ok=True)
 
 
 def _keep_start(folder: Path) -> None:

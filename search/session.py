@@ -12,28 +12,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import Timeout
 from rich.console import Console
 
+from lic import durable
 from lic.trial import TrialConfig
-from search import cluster, confirm, engine, results, summary
+from search import cluster, confirm, disk, engine, results, summary
 from search.checkpoints import TRIALS_FOLDER, Checkpoints, refusal
 from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
-from search.folder import checkpoints_of, driver_lock, is_running, name_of, storage_of
+from search.folder import checkpoints_of, name_of, storage_of
 from search.limits import Limits, ends_on_signal
+from search.lock import is_running, signs_of_life
 from search.metrics import Gauges
 from search.monitor import Monitor, start_report
 from search.publishing import Publisher
 from search.recommend import expectations
-from search.records import FAILED, SearchRecords
+from search.records import FAILED, SearchRecords, read_records
 from search.reuse import reuse_baselines
 from search.space import CONFIRMATION, Plan, trial_name
+from search.storage import sqlite_file
 from search.terminal import view_for
 from search.tracking import Tracker
 
-DONE, ALL_FAILED, INTERRUPTED = 0, 1, 130
+DONE, ALL_FAILED, HALTED, INTERRUPTED = 0, 1, 2, 130
 _MLFLOW_STATUS = {DONE: "FINISHED", INTERRUPTED: "KILLED"}
 
 
@@ -51,28 +53,50 @@ class Session:
     folder: Path
     tracker: Tracker
     console: Console
+    need: disk.Need
 
     def run(self, earlier: Path | None) -> int:
         """Train what is left to train, and conclude; the exit status. `earlier` is a search to start warm
         from. Raises ConfigError if the search cannot go on with this training."""
         for name in self.tracker.sweep_others(self._broken_off):
             self._say(f"{'MLflow':<12} the runs of {name}, which was broken off, are KILLED now")
+        limits = Limits(self.settings.max_hours, self.settings.max_gpu_hours, self.settings.gpus_per_trial)
+        with self._sole_driver(limits):
+            return self._run(earlier, limits)
+
+    @contextlib.contextmanager
+    def _sole_driver(self, limits: Limits) -> Iterator[None]:
+        """Be the only driver on all machines if others reach the trials; else the folder's lock is enough."""
+        if self.settings.study is None or sqlite_file(self.settings.study) is not None:
+            yield
+            return
+        study = studies(storage_of(self.folder, say=self._say), self.folder.name)[0]
+        with signs_of_life(study, self._say, limits.halt):
+            yield
+
+    def _run(self, earlier: Path | None, limits: Limits) -> int:
         core = self._open_core(earlier)
         cluster.connect(self.settings.address, self.workers, self.gpus)
-        limits = Limits(self.settings.max_hours, self.settings.max_gpu_hours, self.settings.gpus_per_trial)
+        settings, checkpoints = self.settings, checkpoints_of(self.folder)
+        before = read_records((core.trials, core.baselines), self.plan, self.test_set)
+        limits.spent(before.seconds("train") + before.seconds("eval"))
         view = view_for(self.console)
         publisher = Publisher(self.tracker, self.plan.strategies, view.say)
-        gauges = Gauges(self.folder.name, self.settings.batch * self.settings.steps_per_epoch)
-        monitor = Monitor(self.folder, self.plan, self.test_set, self.workers, publisher, view, gauges)
+        gauges = Gauges(self.folder.name, settings.batch * settings.steps_per_epoch)
+        places = [self.folder, *([Path(checkpoints.root)] if checkpoints.is_local else [])]
+        monitor = Monitor(
+            self.folder, self.plan, self.test_set, self.workers, publisher, view, gauges,
+            disk.watch(places, self.need, limits.halt),
+        )  # fmt: skip
         train = functools.partial(
             engine.run,
             configure=functools.partial(engine.training_config_of, template=self.template),
             changed=monitor.changed,
             limits=limits,
-            checkpoints=checkpoints_of(self.folder),
+            checkpoints=checkpoints,
             room=self._room,
-            gpus_per_trial=self.settings.gpus_per_trial,
-            retries=self.settings.retries,
+            gpus_per_trial=settings.gpus_per_trial,
+            retries=settings.retries,
         )
         confirmation, started = None, time.monotonic()
         try:
@@ -80,27 +104,29 @@ class Session:
                 train(core)
                 wall = time.monotonic() - started  # without what is confirmed after it
                 records = self._with_expectations(core, monitor.records())
-                if self.settings.confirm and len(records.trials) == self.plan.budget and not limits.reached():
+                if settings.confirm and len(records.trials) == self.plan.budget and not limits.reached():
                     confirmation = self._confirmation(records)
                     monitor.confirming = len(confirmation.candidates)
-                    seeds = f"{self.settings.seeds} fresh seeds"
+                    seeds = f"{settings.seeds} fresh seeds"
                     view.say(f"{'confirming':<12} {monitor.confirming} trainings on {seeds}")
                     train(confirmation, subfolder=CONFIRMATION)
         except BaseException as error:
-            monitor.close()
             killed = isinstance(error, KeyboardInterrupt)
-            publisher.close(monitor.groups(), {}, "KILLED" if killed else "FAILED")
+            with contextlib.suppress(Exception):  # what went wrong first is what is to be said
+                monitor.close()
+                publisher.close(monitor.groups(), {}, "KILLED" if killed else "FAILED")
             raise
         finally:
             cluster.disconnect()
         monitor.close()
         if limits.interrupted:
             publisher.close(monitor.groups(), {}, "KILLED")
-            self._say(f"interrupted; to go on: python -m search.run --resume {self.folder}")
-            return INTERRUPTED
+            why = f"ended because {limits.trouble}" if limits.trouble else "interrupted"
+            self._say(f"{why}; to go on: python -m search.run --resume {self.folder}")
+            return HALTED if limits.trouble else INTERRUPTED
         by_strategy = results.strategy_results(records, self.plan.strategies)
         results.write_tables(records, by_strategy, self.folder / "tables")
-        lacking = keep_best(records, checkpoints_of(self.folder), self.folder / "best")
+        lacking = keep_best(records, checkpoints, self.folder / "best")
         effort = summary.effort(records, wall, self.workers, monitor.peak_memory, monitor.since)
         status = self._say_results(records, by_strategy, effort, limits.reached())
         for sentence in lacking:
@@ -168,9 +194,10 @@ class Session:
     ) -> int:
         """The tables in the terminal; the exit status."""
         self._say("")
-        if records.trials and all(trial.state == FAILED for trial in records.trials):
-            self._say(f"every trial failed; the first said: {records.trials[0].reason}")
-            return ALL_FAILED
+        for kind, trained in (("trial", records.trials), ("baseline", [*records.baselines.values()])):
+            if trained and all(record.state == FAILED for record in trained):
+                self._say(f"every {kind} failed; the first said: {trained[0].reason}")
+                return ALL_FAILED
         summary.show(records, by_strategy, self.console)
         self._say(effort)
         started, budget = len(records.trials), self.plan.budget
@@ -209,20 +236,6 @@ class Session:
             self._say(f"MLflow refuses {name} ({reason}); the results folder has it")
 
 
-@contextlib.contextmanager
-def only_driver(folder: Path) -> Iterator[None]:
-    """Be the one process that drives the search in this folder, which is made if it is not there. Raises
-    ConfigError if another does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with driver_lock(folder).acquire(timeout=0):
-            yield
-    except Timeout as error:
-        raise ConfigError(
-            f"{folder} is being searched by another process on this machine; wait for it"
-        ) from error
-
-
 def join_cluster(settings: Settings, folder: Path) -> None:
     """Be on the cluster that the settings name, all of whose nodes must be fit for the search in this folder.
     Raises ClusterError."""
@@ -237,6 +250,7 @@ def log_to(path: Path) -> None:
     """Send what libraries have to say to a file: the terminal is for the search."""
     logging.basicConfig(filename=path, format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason to fill the terminal
 
 
 def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> list[str]:
@@ -244,7 +258,10 @@ def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> l
     rate that lacks one, a sentence. What an earlier sitting kept of the same point stays."""
     best.mkdir(exist_ok=True)
     listed = best / "index.json"
-    earlier = json.loads(listed.read_text()) if listed.is_file() else {}
+    try:
+        earlier = json.loads(listed.read_text())
+    except (OSError, ValueError):
+        earlier = {}
     index, lacking = {}, []
     for quality, record in results.best_per_rate(records).items():
         target = best / f"q{quality}.pt"
@@ -260,9 +277,7 @@ def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> l
         index[target.name] = {"trial": record.name, "lambda": record.lmbda, "alpha": record.alpha,
                               "strategy": record.strategy, "seed": record.seed,
                               "figures": record.readings[records.epochs]}  # fmt: skip
-    partial = best / ".index.json.partial"
-    partial.write_text(json.dumps(index, indent=2) + "\n")
-    partial.replace(listed)
+    durable.write(listed, json.dumps(index, indent=2) + "\n")
     return lacking
 
 

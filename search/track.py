@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from search.folder import FolderError, OpenedSearch, is_running, open_search
+from search.folder import FolderError, OpenedSearch, open_search
+from search.lock import is_running
 from search.publishing import write_end
 from search.records import MEASURED_AT, SearchRecords, TrialRecord
 from search.results import parent_figures, strategy_results

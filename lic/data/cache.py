@@ -6,15 +6,17 @@ import fcntl
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lic import durable
 from lic.data.images import ImageError, read_rgb
 
 _FORMAT = 1
@@ -26,12 +28,14 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class PackedImage:
-    """Where one image lies in the packed file: `height` x `width` x 3 bytes from `offset`."""
+    """Where one image lies in the packed file: `height` x `width` x 3 bytes from `offset`, and their CRC-32,
+    which caches of former versions lack."""
 
     name: str
     height: int
     width: int
     offset: int
+    crc32: int | None = None
 
 
 class PackedImages:
@@ -48,15 +52,22 @@ class PackedImages:
         self.skipped: dict[str, str] = index["skipped"]
         self.images = [PackedImage(**entry) for entry in index["images"]]
         self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        self._checked: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
-        """Image `number` as a read-only H x W x 3 view of the file."""
+        """Image `number` as a read-only H x W x 3 view of the file. Raises ImageError if the file is not
+        what was packed any more; it is packed anew the next time."""
         image = self.images[number]
         size = image.height * image.width * 3
         flat = self._bytes[image.offset : image.offset + size]
+        if number not in self._checked and image.crc32 is not None:
+            if zlib.crc32(flat.data) != image.crc32:
+                self.path.with_suffix(".json").unlink(missing_ok=True)
+                raise ImageError(f"{self.path} is damaged at {image.name}; start again, and it is made anew")
+            self._checked.add(number)
         return flat.reshape(image.height, image.width, 3)
 
 
@@ -89,7 +100,7 @@ def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
                 yield from zip((names[path] for path in part), pool.map(read, part), strict=True)
 
     packed = pack(key, decoded, cache)
-    write_atomically(seen, key.encode())
+    durable.write(seen, key)
     return packed
 
 
@@ -105,38 +116,25 @@ def pack(
         if packed := _open(cache, key):
             return packed
         path = cache / f"{key}.bin"
-        partial = path.with_suffix(".partial")
         entries, skipped, offset = [], {}, 0
-        with partial.open("wb") as file:
-            for name, image in images():
-                if isinstance(image, ImageError):
-                    skipped[name] = str(image)
-                    continue
-                height, width, _ = image.shape
-                entries.append({"name": name, "height": height, "width": width, "offset": offset})
-                offset += file.write(np.ascontiguousarray(image).data)
-            file.flush()
-            os.fsync(file.fileno())
-        if not entries:
-            partial.unlink()
-            reason = next(iter(skipped.values()), "there are no files")
-            raise ImageError(f"no image could be used: {reason}")
-        partial.replace(path)
-        index = {"format": _FORMAT, "fingerprint": key, "skipped": skipped, "images": entries}
+        with durable.replacing(path) as partial:
+            with partial.open("wb") as file:
+                for name, image in images():
+                    if isinstance(image, ImageError):
+                        skipped[name] = str(image)
+                        continue
+                    pixels = np.ascontiguousarray(image).data
+                    height, width, _ = image.shape
+                    entries.append(PackedImage(name, height, width, offset, zlib.crc32(pixels)))
+                    offset += file.write(pixels)
+            if not entries:
+                reason = next(iter(skipped.values()), "there are no files")
+                raise ImageError(f"no image could be used: {reason}")
+        listed = [asdict(entry) for entry in entries]
+        index = {"format": _FORMAT, "fingerprint": key, "skipped": skipped, "images": listed}
         # The index comes last: a packed file counts only once its index is there.
-        write_atomically(path.with_suffix(".json"), json.dumps(index).encode())
+        durable.write(path.with_suffix(".json"), json.dumps(index))
         return PackedImages(path)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _open(cache: Path, key: str) -> PackedImages | None:

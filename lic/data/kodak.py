@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.request
 from pathlib import Path
 
+from lic import durable
 from lic.data.images import ImageError
 
 #: Released by Eastman Kodak for unrestricted use.
@@ -69,7 +69,5 @@ def fetch_kodak(cache: Path, timeout: float = 10.0) -> Path:
             raise ImageError(f"Kodak could not be fetched from {ADDRESS} ({error})") from error
         if hashlib.sha256(content).hexdigest() != digest:
             raise ImageError(f"{ADDRESS}{name} is not the pinned file (its checksum differs)")
-        partial = path.with_name(f"{name}.{os.getpid()}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        durable.write(path, content)
     return folder

@@ -29,6 +29,7 @@ import pandas as pd
 import psutil
 from rich.console import Console
 
+from lic import durable
 from lic.recipe import LAMBDAS
 from search import cluster
 
@@ -65,7 +66,7 @@ class Instant(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         # Where our engine puts the point, or Ray's own search; that of ours ends by its scheduler alone.
         self.point, self.ours = config.get("trial", config), "trial" in config
-        self.epoch = 0
+        self.epoch, self.config = 0, config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -78,7 +79,10 @@ class Instant(tune.Trainable):
         cost = figures["val/bpp"] + LAMBDAS[self.point["quality"]] * figures["val/mse"]
         readings = SimpleNamespace(epoch=self.epoch, figures=figures, images=None)
         done = not self.ours and self.epoch >= EPOCHS
-        return {**figures, "readings": readings, "rd_cost": cost, "done": done}
+        if self.ours:  # Ray saves those of its own side
+            with self.config["checkpoints"].saving(self.config["training"], self.epoch) as path:
+                durable.write(path, str(self.epoch))
+        return {**figures, "readings": [readings], "rd_cost": cost, "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         (Path(checkpoint_dir) / "state.pt").write_text(str(self.epoch))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pyarrow.fs import FileSelector, FileSystem
+from pyarrow.fs import FileSelector
 
+from lic import durable
 from search import checkpoints as module
-from search.checkpoints import CHECKPOINT, Checkpoints, prepare_storage
+from search.checkpoints import Checkpoints, prepare_storage
 from search.cluster import _visit
 from search.config import ConfigError, resolve, storage_address
 from search.folder import FolderError, checkpoints_of, fetch_folder, final_weights, open_search
@@ -43,10 +44,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     return Checkpoints(request.getfixturevalue("store").url(tmp_path.name), "mine")
 
 
-def save(place: Checkpoints, content: str, *where: str) -> None:
-    place.filesystem.create_dir(place._path(*where))
-    with place.filesystem.open_output_stream(place._path(*where, CHECKPOINT)) as file:
-        file.write(content.encode())
+def save(place: Checkpoints, content: str, training: str, epoch: int) -> None:
+    with place.saving(training, epoch) as path:
+        durable.write(path, content)
 
 
 def newest(place: Checkpoints) -> str:
@@ -54,65 +54,33 @@ def newest(place: Checkpoints) -> str:
         return path.read_text()
 
 
-def test_a_checkpoint_set_aside_is_the_last_until_there_is_a_newer(place: Checkpoints) -> None:
-    assert place.set_aside(TRIAL) is None
+def epochs(place: Checkpoints) -> list[str]:
+    return [Path(file.path).name for file in place.saved(TRIAL)]
+
+
+def test_of_a_training_the_last_two_checkpoints_are_kept(place: Checkpoints) -> None:
+    assert place.saved(TRIAL) == []
     with pytest.raises(FileNotFoundError, match=r"^trial-000 has no checkpoint below .*mine/trials$"):
         place.newest(TRIAL)
-    for number in (3, 5):
-        save(place, str(number), TRIAL, f"checkpoint_{number:06d}")
-    for _ in range(2):  # set aside twice: killed before it trained on
-        aside = place.set_aside(TRIAL)
-        assert aside is not None and aside.path.endswith(f"mine/{TRIAL}/resumed/state.pt")
-        assert newest(place) == "5"
-    save(place, "6", TRIAL, "checkpoint_000000")
-    assert newest(place) == "6"
-    place.set_aside(TRIAL)
-    assert newest(place) == "6"
+    for epoch in (8, 9, 10):
+        save(place, f"after {epoch}", TRIAL, epoch)
+    assert (epochs(place), newest(place)) == (["epoch-0010.pt", "epoch-0009.pt"], "after 10")
+    save(place, "again", TRIAL, 10)  # by a worker that did not know
+    assert (epochs(place), newest(place)) == (["epoch-0010.pt", "epoch-0009.pt"], "again")
+    place.drop(TRIAL, but=1)
+    assert epochs(place) == ["epoch-0010.pt"]
+    place.drop(TRIAL)
+    assert epochs(place) == []
 
 
-class Breaking:
-    """A file system that breaks off at the n-th thing that changes it; a move, between copy and deletion."""
-
-    def __init__(self, whole: FileSystem, after: int) -> None:
-        self._whole, self._left = whole, after
-
-    def __getattr__(self, name: str) -> Any:
-        whole = getattr(self._whole, name)
-        if name not in ("move", "delete_dir", "create_dir"):
-            return whole
-
-        def change(*paths: str) -> None:
-            self._left -= 1
-            if self._left == 0:
-                if name == "move":
-                    self._whole.copy_file(*paths)
-                raise OSError("killed")
-            whole(*paths)
-
-        return change
-
-
-def test_wherever_setting_aside_breaks_off_the_newest_is_not_lost(
-    place: Checkpoints, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, after, broke = place.filesystem, 0, True
-    while broke:
-        after, broke = after + 1, False
-        save(place, "1", TRIAL, "resumed")
-        for number in (2, 3, 5):
-            save(place, str(number), TRIAL, f"checkpoint_{number:06d}")
-        with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "filesystem", Breaking(whole, after))
-            try:
-                place.set_aside(TRIAL)
-            except OSError:
-                broke = True
-        assert newest(place) == "5", after
-        place.set_aside(TRIAL)
-        assert newest(place) == "5", after
-        left = place._list(place._path(TRIAL))
-        assert [Path(info.path).name for info in left] == ["resumed"]
-    assert after > 4  # it was broken off at every step, and at last went through
+def test_a_checkpoint_that_is_not_written_whole_is_none(place: Checkpoints) -> None:
+    save(place, "after 1", TRIAL, 1)
+    with pytest.raises(OSError, match="No space left"), place.saving(TRIAL, 2) as path:  # noqa: SIM117
+        with durable.replacing(path) as partial:
+            partial.write_text("a pa")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert (epochs(place), newest(place)) == (["epoch-0001.pt"], "after 1")
+    assert [info.base_name for info in place._list(place._path(TRIAL))] == ["epoch-0001.pt"]
 
 
 def test_a_training_is_taken_over_from_another_storage(
@@ -121,7 +89,7 @@ def test_a_training_is_taken_over_from_another_storage(
     for number, source in enumerate((tmp_path / "other", store.url(f"other/{tmp_path.name}"))):
         trial, other = f"trials/baseline-q{number}", Checkpoints(str(source))
         assert not place.take_over(other, trial)
-        save(other, f"weights {number}", trial, "checkpoint_000007")
+        save(other, f"weights {number}", trial, 7)
         assert place.take_over(other, trial)
         with place.newest(trial).local() as path:
             assert path.read_text() == f"weights {number}"
@@ -130,7 +98,7 @@ def test_a_training_is_taken_over_from_another_storage(
 
 
 def test_a_copy_replaces_the_old_file_whole_or_not_at_all(place: Checkpoints, tmp_path: Path) -> None:
-    save(place, "new", TRIAL, "checkpoint_000000")
+    save(place, "new", TRIAL, 1)
     target = tmp_path / "q1.pt"
     target.write_text("old")
     file = place.newest(TRIAL)
@@ -138,7 +106,7 @@ def test_a_copy_replaces_the_old_file_whole_or_not_at_all(place: Checkpoints, tm
     with pytest.raises(FileNotFoundError):
         file.copy_to(target)
     assert target.read_text() == "old"
-    save(place, "new", TRIAL, "checkpoint_000000")
+    save(place, "new", TRIAL, 1)
     file.copy_to(target)
     assert target.read_text() == "new"
     assert [path.name for path in tmp_path.glob("*.pt*")] == ["q1.pt"]

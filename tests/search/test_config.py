@@ -133,6 +133,7 @@ def test_the_command_prints_one_line_and_status_2(capsys: pytest.CaptureFixture[
         == "lictune: command line: there is no setting 'buget'; did you mean 'budget'?\n"
     )
     (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mine.txt").touch()
     assert main(["--results", str(tmp_path), "--name", "old"]) == 2
     assert "choose another --name" in capsys.readouterr().err
     assert main(["--data", str(tmp_path / "none"), "--results", str(tmp_path)]) == 2

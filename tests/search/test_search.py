@@ -21,10 +21,11 @@ from lic.training import read_checkpoint
 from search import simulate
 from search.config import Settings
 from search.core import studies
-from search.engine import CoreScheduler, CoreSearcher
+from search.engine import CoreScheduler, CoreSearcher, Drive
 from search.limits import Limits
 from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, SearchRecords, read_records
+from search.space import Candidate
 from search.surfaces import read_table, seed_noise
 from tests.conftest import HAVE_DATA, assert_as_trained_alone, interrupted_at, run_search, search_command
 
@@ -136,9 +137,11 @@ def test_the_best_checkpoints_are_kept_and_no_others(
         assert state["config"]["lmbda"] == entry["lambda"]
         assert state["config"]["alpha"] == entry["alpha"]
         assert state["step"] == 3 * 30
-    for trial in (results / "real" / "trials").iterdir():
-        if trial.is_dir():
-            assert len(list(trial.glob("checkpoint_*"))) == 1, trial  # the last
+    for record in records_of(results, "real", "kodak" if HAVE_DATA else "deadleaves").everything():
+        there = sorted((results / "real" / "trials" / record.name).glob("*.pt"))
+        last = [f"epoch-{record.last_epoch:04d}.pt"]
+        # A trial that was stopped can no longer win.
+        assert [path.name for path in there] == ([] if record.state == STOPPED else last), record
 
 
 def test_its_learning_curves_can_be_exported(
@@ -192,21 +195,22 @@ class Deeds:
     def fail(self, name: str, reason: str) -> None:
         self.failed.append((name, reason))
 
+    def unfinished(self) -> list[Candidate]:
+        return []
+
 
 def test_a_training_is_failed_only_when_ray_gives_it_up(tmp_path: Path) -> None:
-    core, limits = Deeds(), Limits(None, None, 0)
-    scheduler = CoreScheduler(core, lambda: None, limits)  # type: ignore[arg-type]
-    searcher = CoreSearcher(
-        core, lambda _: None, lambda: None, limits, {}, 0, lambda: 1, scheduler.give_up  # type: ignore
-    )  # fmt: skip
-    (tmp_path / "error.txt").write_text("Failure # 1\nthe worker ran out of memory\n")
+    core = Deeds()
+    drive = Drive(core, lambda: None, Limits(None, None, 0))  # type: ignore[arg-type]
+    scheduler, searcher = CoreScheduler(drive), CoreSearcher(drive, lambda _: {}, lambda: 1)
+    (tmp_path / "error.txt").write_text("Failure # 1\nValueError: a corrupt batch\n")
     trial = SimpleNamespace(
-        trial_id="7", config={"name": "trial-003"}, error_file=str(tmp_path / "error.txt")
+        trial_id="7", config={"name": "trial-003", "gpus": 0}, error_file=str(tmp_path / "error.txt")
     )
     scheduler.on_trial_error(None, trial)  # as Ray calls it before it tries again, too
     assert core.failed == []
     searcher.on_trial_complete("7", error=True)
-    assert core.failed == [("trial-003", "the worker ran out of memory")]
+    assert core.failed == [("trial-003", "a corrupt batch")]
 
 
 @pytest.mark.chaos
@@ -215,7 +219,7 @@ def test_a_killed_worker_is_trained_on_from_its_checkpoint(tmp_path: Path) -> No
     command = [*search_command(tmp_path, "killed"), *arguments, "--epochs", "3", "--steps-per-epoch", "80"]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 300
-    while not any((tmp_path / "killed" / "trials" / "trial-000").glob("checkpoint_*")):
+    while not any((tmp_path / "killed" / "trials" / "trial-000").glob("epoch-*.pt")):
         assert driver.poll() is None and time.monotonic() < until, driver.communicate()
         time.sleep(0.1)
     training = [

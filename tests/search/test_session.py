@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from search.checkpoints import CHECKPOINT, Checkpoints
+from lic import durable
+from search.checkpoints import Checkpoints
 from search.config import ConfigError, resolve, resolve_again
-from search.folder import FolderError, find_folder, is_running
+from search.folder import FolderError, find_folder
+from search.lock import is_running, only_driver
 from search.remote import remote_address
-from search.session import keep_best, only_driver
+from search.session import keep_best
 from tests.search.test_results import record
 from tests.search.test_results import search as searched
 
@@ -23,7 +25,7 @@ def test_only_one_process_drives_a_search(tmp_path: Path) -> None:
     with only_driver(tmp_path):
         assert is_running(tmp_path)
         with (
-            pytest.raises(ConfigError, match="is being searched by another process on this machine"),
+            pytest.raises(ConfigError, match=rf"by process {os.getpid()} of \w+ on .*, since 20"),
             only_driver(tmp_path),
         ):
             pass
@@ -80,9 +82,8 @@ def test_a_kept_trial_without_a_checkpoint_costs_its_rate_only(tmp_path: Path) -
     gains = [record(f"trial-{quality:03d}", quality, -5.0) for quality in range(1, 7)]
     records, place, best = searched(*gains), Checkpoints(str(tmp_path)), tmp_path / "best"
     for trial in gains:
-        folder = tmp_path / "trials" / trial.name / "checkpoint_000000"
-        folder.mkdir(parents=True)
-        (folder / CHECKPOINT).write_text(trial.name)
+        with place.saving(f"trials/{trial.name}", 9) as path:
+            durable.write(path, trial.name)
     shutil.rmtree(tmp_path / "trials" / "trial-002")
 
     assert keep_best(records, place, best) == [
