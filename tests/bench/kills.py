@@ -1,0 +1,425 @@
+"""What survives a kill -9: the driver, a trial's worker, Ray's raylet, MLflow's server and the database, each
+killed at six moments of real searches with one worker and with two, which then go on.
+
+    python -m tests.bench.kills --out docs/bench/kills.csv
+
+A search that was killed six times must end as one that was not: every training once in Optuna and in MLflow,
+no run left RUNNING, no epoch whose checkpoint was written trained again; with one worker the same points and
+tables, with two the figures that each point has when it is trained alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+from mlflow import MlflowClient
+
+from dashboards.servers import usable_port
+from search.config import Settings, recorded_settings
+from search.core import studies
+from search.folder import open_search
+from search.plan import template_of
+from search.records import FAILED, RUNNING, SearchRecords, TrialRecord, read_records
+from search.tracking import ROLE_TAG, TRIAL_TAG
+from tests.conftest import assert_as_trained_alone
+from tests.database import Database
+
+VICTIMS = ("driver", "worker", "raylet", "mlflow", "database")
+
+RUNG, EPOCHS, BUDGET = 2, 4, 8
+SEARCH = (
+    *("--model", "hyperprior", "--preset", "tiny", "--width", "8", "--start", "scratch", "--seed", "3"),
+    *("--epochs", str(EPOCHS), "--grace", str(RUNG), "--steps-per-epoch", "25", "--rates", "1,2"),
+    *("--data", "deadleaves", "--test", "deadleaves", "--test-images", "2", "--val-images", "2"),
+    *("--budget", str(BUDGET), "--no-reuse-baselines"),
+)
+
+#: Seconds that a moment is waited for, and that a search has to end.
+_PATIENCE = 300
+
+
+@dataclass
+class Scene:
+    """A search in a folder of its own, and what it needs; `kill` and `mend` what is killed."""
+
+    victim: str
+    workers: int
+    folder: Path
+    cache: Path
+    draw: random.Random
+    database: Database | None = None
+    server: subprocess.Popen | None = None
+    driver: subprocess.Popen | None = None
+    port: int = 0
+    #: Every file of a checkpoint that was seen, by training and epoch.
+    written: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.victim}-{self.workers}"
+
+    @property
+    def search(self) -> Path:
+        return self.folder / "results" / self.name
+
+    @property
+    def mlflow(self) -> str:
+        return f"http://127.0.0.1:{self.port}" if self.port else f"sqlite:///{self.folder}/results/mlflow.db"
+
+    @property
+    def study(self) -> str:
+        return self.database.url("lictune") if self.database else f"sqlite:///{self.search}/study.db"
+
+    def start(self, *words: str) -> None:
+        command = [sys.executable, "-m", "search.run", "--results", str(self.folder / "results"), *words]
+        with (self.folder / "driver.log").open("a") as log:
+            self.driver = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
+
+    def start_mlflow(self) -> None:
+        store = f"sqlite:///{self.folder}/results/mlflow.db"
+        with (self.folder / "mlflow.log").open("a") as log:
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1",
+                 "--host", "127.0.0.1", "--port", str(self.port), "--artifacts-destination",
+                 str(self.folder / "artifacts")],
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def children(self, *names: str) -> list[psutil.Process]:
+        assert self.driver is not None
+        found = psutil.Process(self.driver.pid).children(recursive=True)
+        return [process for process in found if process.name().startswith(names)]
+
+    def kill(self) -> str:
+        """kill -9 for the victim; how it went on."""
+        if self.victim == "driver":
+            assert self.driver is not None
+            self.driver.kill()
+            self.driver.wait()
+            return "killed"
+        if self.victim == "worker":
+            training = self.children("ray::RayTrial", "ray::Resource")
+            if not training:
+                return ""
+            self.draw.choice(training).kill()
+            return "went on"
+        if self.victim == "raylet":
+            for raylet in self.children("raylet"):
+                raylet.kill()
+            assert self.driver is not None
+            return f"ended with {self.driver.wait(_PATIENCE)}"
+        if self.victim == "mlflow":
+            assert self.server is not None
+            os.killpg(self.server.pid, signal.SIGKILL)
+            self.server.wait()
+            time.sleep(self.draw.uniform(0, 4))
+            self.start_mlflow()
+            return "went on"
+        assert self.database is not None
+        data = self.database.folder / "postgres"
+        os.kill(int((data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        time.sleep(self.draw.uniform(1, 4))
+        for attempt in itertools.count():
+            try:
+                self.database.start()
+                return "went on"
+            except RuntimeError:  # its memory is still in use by what it left
+                if attempt == 20:
+                    raise
+                time.sleep(1)
+        raise AssertionError
+
+    def records(self) -> SearchRecords:
+        settings = Settings(**recorded_settings(self.search))
+        from search.plan import plan_of
+
+        return read_records(studies(self.study, self.name), plan_of(settings), "deadleaves")
+
+    def look(self) -> None:
+        """Note the checkpoints that are there."""
+        for path in self.search.glob("trials/*/epoch-*.pt"):
+            with contextlib.suppress(FileNotFoundError):
+                seen = self.written.setdefault((path.parent.name, path.name), set())
+                seen.add(path.stat().st_mtime_ns)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.02):
+                self.look()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+#: What is to be seen for a moment to have come: a function of the records when the waiting began and now.
+Seen = Callable[[list[TrialRecord], list[TrialRecord]], bool]
+
+
+def _running(records: list[TrialRecord], epochs: set[int]) -> bool:
+    return any(r.role == "trial" and r.state == RUNNING and r.last_epoch in epochs for r in records)
+
+
+def _reached(records: list[TrialRecord], epoch: int) -> int:
+    return sum(r.role == "trial" and epoch in r.readings for r in records)
+
+
+def _ended(records: list[TrialRecord]) -> int:
+    return sum(r.role == "trial" and r.state != RUNNING for r in records)
+
+
+def _wait(scene: Scene, seen: Callable[[], bool], pause: float = 0.02) -> bool:
+    """Whether it was seen before the search ended."""
+    assert scene.driver is not None
+    until = time.monotonic() + _PATIENCE
+    while not seen():
+        if scene.driver.poll() is not None:
+            return False
+        assert time.monotonic() < until, (scene.folder / "driver.log").read_text()[-3000:]
+        time.sleep(pause)
+    return True
+
+
+def _of_records(scene: Scene, seen: Seen) -> Callable[[], bool]:
+    first: list[list[TrialRecord]] = []
+
+    def look() -> bool:
+        try:
+            now = scene.records().everything()
+        except Exception:  # it has not begun, or its database is away
+            return False
+        if not first:
+            first.append(now)
+        return seen(first[0], now)
+
+    return look
+
+
+def _of_files(scene: Scene, pattern: str) -> Callable[[], bool]:
+    return lambda: any(scene.folder.glob(pattern))
+
+
+#: By moment: what is waited for, and the most seconds that pass then.
+MOMENTS: dict[str, tuple[Callable[[Scene], Callable[[], bool]], float, float]] = {
+    "during baselines": (lambda s: _of_records(s, lambda _, now: bool(now)), 1.5, 0.02),
+    "while a checkpoint is written": (lambda s: _of_files(s, "results/*/trials/*/.*.partial*"), 0.0, 0.0),
+    "before a rung": (lambda s: _of_records(s, lambda _, now: _running(now, {RUNG - 1})), 0.3, 0.02),
+    "after a rung": (
+        lambda s: _of_records(s, lambda old, now: _reached(now, RUNG) > _reached(old, RUNG)), 0.3, 0.02,
+    ),
+    "while tracking flushes": (lambda s: _of_files(s, "results/mlflow.db-journal"), 0.0, 0.0),
+    "at the very end": (lambda s: _of_records(s, lambda _, now: _ended(now) >= BUDGET), 4.0, 0.02),
+}  # fmt: skip
+
+#: What trains, and Ray, are gone once all has ended.
+_LAST = (
+    lambda s: _of_records(s, lambda _, now: len(now) == BUDGET + 2 and _ended(now) >= BUDGET - 1),
+    0.5,
+    0.02,
+)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: of what, at which moment, how long after it was seen, and what came of it."""
+
+    victim: str
+    workers: int
+    moment: str
+    after_s: float
+    search: str
+    outcome: str
+
+
+def run_scene(scene: Scene, undisturbed: Path | None, say: Callable[[str], None] = print) -> list[Kill]:
+    """A search with the victim killed at every moment; raises AssertionError where it is not as must be."""
+    if scene.server is not None:
+        assert _answers(scene.mlflow)
+    place = ["--study", scene.study] if scene.database else []
+    scene.start("--name", scene.name, *SEARCH, "--workers", str(scene.workers), "--cache", str(scene.cache),
+                "--tracking-uri", scene.mlflow, *place)  # fmt: skip
+    kills: list[Kill] = []
+    with scene.watched():
+        for moment, (make, most, pause) in MOMENTS.items():
+            if moment == "at the very end" and scene.victim in ("worker", "raylet"):
+                make, most, pause = _LAST
+            delay, how = scene.draw.uniform(0, most), ""
+            seen = make(scene)
+            while not how:
+                assert _wait(scene, seen, pause), f"{scene.name} ended before it was killed {moment}"
+                time.sleep(delay)
+                how = scene.kill()
+            kills.append(Kill(scene.victim, scene.workers, moment, round(delay, 3), how, "as undisturbed"))
+            say(f"{scene.name}: killed {moment}, {how}")
+            if how != "went on":
+                _wait_for_orphans(scene)
+                scene.start("--resume", scene.name, "--tracking-uri", scene.mlflow)
+        assert scene.driver is not None
+        status = scene.driver.wait(_PATIENCE)
+    assert status == 0, (scene.folder / "driver.log").read_text()[-3000:]
+    check(scene, undisturbed)
+    return kills
+
+
+def _wait_for_orphans(scene: Scene) -> None:
+    """What a killed driver started ends by itself."""
+    until = time.monotonic() + 60
+    while any(_belongs(process, scene) for process in psutil.process_iter()):
+        assert time.monotonic() < until, f"{scene.name}: processes of a killed driver are left"
+        time.sleep(0.2)
+
+
+def _belongs(process: psutil.Process, scene: Scene) -> bool:
+    try:
+        return process.name() in ("raylet", "gcs_server") and scene.name in process.environ().get("SCENE", "")
+    except psutil.Error:
+        return False
+
+
+def _answers(address: str) -> bool:
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def check(scene: Scene, undisturbed: Path | None) -> None:
+    """What must hold of a search that was killed and has ended."""
+    records = scene.records()
+    everything = records.everything()
+    names = [record.name for record in everything]
+    assert len(records.trials) == BUDGET and len(set(names)) == len(names) == BUDGET + 2, names
+    assert not [r.name for r in everything if r.state in (RUNNING, FAILED)], everything
+    twice = {key: len(files) for key, files in scene.written.items() if len(files) > 1}
+    assert not twice, f"trained twice: {twice}"
+    _check_mlflow(scene, everything)
+    if undisturbed is not None:
+        for table in ("rates", "strategies", "trials"):
+            mine, other = (f / "tables" / f"{table}.csv" for f in (scene.search, undisturbed))
+            assert mine.read_text() == other.read_text(), f"{table} of {scene.name} are not the undisturbed"
+        assert _decisions(records) == _decisions(open_search(str(undisturbed), undisturbed.parent).records)
+    template = template_of(Settings(**recorded_settings(scene.search)))
+    for record in everything if undisturbed is None else []:
+        assert_as_trained_alone(record, template)
+
+
+def _decisions(records: SearchRecords) -> list[tuple[Any, ...]]:
+    return [(r.name, r.quality, r.alpha, r.strategy, r.seed, r.state, r.last_epoch) for r in records.trials]
+
+
+def _check_mlflow(scene: Scene, everything: list[TrialRecord]) -> None:
+    client = MlflowClient(scene.mlflow)
+    experiment = client.get_experiment_by_name(scene.name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert Counter(run.data.tags.get(TRIAL_TAG, "") for run in runs) == Counter(
+        ["", *(record.name for record in everything)]
+    )
+    by_name = {run.data.tags.get(TRIAL_TAG, ""): run for run in runs}
+    assert {run.data.tags[ROLE_TAG] for run in runs} == {"search", "baseline", "trial"}
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+    for record in everything:
+        history = client.get_metric_history(by_name[record.name].info.run_id, "val/bpp")
+        assert sorted(point.step for point in history) == list(range(1, record.last_epoch + 1)), record.name
+        for point in history:
+            assert point.value == record.readings[point.step]["val/bpp"]
+
+
+@contextlib.contextmanager
+def scene_of(victim: str, workers: int, cache: Path, seed: int) -> Iterator[Scene]:
+    """A place for a search, with a database or an MLflow server if that is the victim."""
+    folder = Path(tempfile.mkdtemp(prefix="lictune-kills-"))
+    folder.chmod(0o755)
+    (folder / "results").mkdir()
+    draw = random.Random(f"{victim} {workers} {seed}")
+    scene = Scene(victim, workers, folder, cache, draw)
+    ports = (port for port in draw.sample(range(15000, 30000), 100) if usable_port(port) == port)
+    os.environ["SCENE"] = scene.name
+    try:
+        if victim == "database":
+            scene.database = Database(folder, "127.0.0.1", next(ports), secrets.token_hex(16))
+            os.environ["PGPASSWORD"] = scene.database.password
+            scene.database.create("lictune")
+        if victim == "mlflow":
+            scene.port = next(ports)
+            scene.start_mlflow()
+        yield scene
+    finally:
+        for process in (scene.driver, scene.server):
+            if process is not None and process.poll() is None:
+                process.kill() if process is scene.driver else os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if scene.database is not None:
+            with contextlib.suppress(RuntimeError):
+                scene.database.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def undisturbed_search(folder: Path, cache: Path) -> Path:
+    """The folder of the same search with one worker, left alone."""
+    command = [sys.executable, "-m", "search.run", "--results", str(folder), "--name", "undisturbed", *SEARCH]
+    done = subprocess.run(
+        [*command, "--workers", "1", "--cache", str(cache)], capture_output=True, text=True, check=False,
+        timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "undisturbed"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="CSV file for the table")
+    parser.add_argument("--victims", default=",".join(VICTIMS), help="some of them (default: all)")
+    parser.add_argument("--workers", default="1,2", help="numbers of workers (default: 1,2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random timing")
+    args = parser.parse_args()
+    kills: list[Kill] = []
+    with tempfile.TemporaryDirectory(prefix="lictune-kills-") as work:
+        cache = Path(work) / "cache"
+        undisturbed = undisturbed_search(Path(work), cache)
+        for workers in map(int, args.workers.split(",")):
+            for victim in args.victims.split(","):
+                with scene_of(victim, workers, cache, args.seed) as scene:
+                    began = time.monotonic()
+                    kills += run_scene(scene, undisturbed if workers == 1 else None)
+                    print(f"{scene.name}: as it must be, {time.monotonic() - began:.0f} s", flush=True)
+                if args.out:
+                    pd.DataFrame(kills).to_csv(args.out, index=False)
+    print(pd.DataFrame(kills).to_string())
+
+
+if __name__ == "__main__":
+    main()
