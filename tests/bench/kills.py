@@ -169,7 +169,7 @@ class Scene:
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(0.02):
+            while not over.wait(0.05):
                 self.look()
 
         thread = threading.Thread(target=watch)
@@ -231,12 +231,12 @@ def _of_files(scene: Scene, pattern: str) -> Callable[[], bool]:
 #: By moment: what is waited for, and the most seconds that pass then.
 MOMENTS: dict[str, tuple[Callable[[Scene], Callable[[], bool]], float, float]] = {
     "during baselines": (lambda s: _of_records(s, lambda _, now: bool(now)), 1.5, 0.02),
-    "while a checkpoint is written": (lambda s: _of_files(s, "results/*/trials/*/.*.partial*"), 0.0, 0.0),
+    "while a checkpoint is written": (lambda s: _of_files(s, "results/*/trials/*/.*.partial*"), 0.0, 0.003),
     "before a rung": (lambda s: _of_records(s, lambda _, now: _running(now, {RUNG - 1})), 0.3, 0.02),
     "after a rung": (
         lambda s: _of_records(s, lambda old, now: _reached(now, RUNG) > _reached(old, RUNG)), 0.3, 0.02,
     ),
-    "while tracking flushes": (lambda s: _of_files(s, "results/mlflow.db-journal"), 0.0, 0.0),
+    "while tracking flushes": (lambda s: _of_files(s, "results/mlflow.db-journal"), 0.0, 0.003),
     "at the very end": (lambda s: _of_records(s, lambda _, now: _ended(now) >= BUDGET), 4.0, 0.02),
 }  # fmt: skip
 
@@ -260,7 +260,7 @@ class Kill:
     outcome: str
 
 
-def run_scene(scene: Scene, undisturbed: Path | None, say: Callable[[str], None] = print) -> list[Kill]:
+def run_scene(scene: Scene, undisturbed: Path | None) -> list[Kill]:
     """A search with the victim killed at every moment; raises AssertionError where it is not as must be."""
     if scene.server is not None:
         assert _answers(scene.mlflow)
@@ -279,7 +279,7 @@ def run_scene(scene: Scene, undisturbed: Path | None, say: Callable[[str], None]
                 time.sleep(delay)
                 how = scene.kill()
             kills.append(Kill(scene.victim, scene.workers, moment, round(delay, 3), how, "as undisturbed"))
-            say(f"{scene.name}: killed {moment}, {how}")
+            print(f"{scene.name}: killed {moment}, {how}", flush=True)
             if how != "went on":
                 _wait_for_orphans(scene)
                 scene.start("--resume", scene.name, "--tracking-uri", scene.mlflow)
@@ -401,23 +401,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="CSV file for the table")
+    parser.add_argument("--out", type=Path, help="CSV file for the table; what it holds is not done again")
     parser.add_argument("--victims", default=",".join(VICTIMS), help="some of them (default: all)")
     parser.add_argument("--workers", default="1,2", help="numbers of workers (default: 1,2)")
     parser.add_argument("--seed", type=int, default=0, help="of the random timing")
     args = parser.parse_args()
-    kills: list[Kill] = []
+    done = pd.read_csv(args.out) if args.out and args.out.is_file() else pd.DataFrame(columns=["workers"])
+    kills: list[Any] = done.to_dict("records")
     with tempfile.TemporaryDirectory(prefix="lictune-kills-") as work:
-        cache = Path(work) / "cache"
-        undisturbed = undisturbed_search(Path(work), cache)
-        for workers in map(int, args.workers.split(",")):
-            for victim in args.victims.split(","):
-                with scene_of(victim, workers, cache, args.seed) as scene:
-                    began = time.monotonic()
-                    kills += run_scene(scene, undisturbed if workers == 1 else None)
-                    print(f"{scene.name}: as it must be, {time.monotonic() - began:.0f} s", flush=True)
-                if args.out:
-                    pd.DataFrame(kills).to_csv(args.out, index=False)
+        cache, undisturbed = Path(work) / "cache", None
+        for workers, victim in itertools.product(map(int, args.workers.split(",")), args.victims.split(",")):
+            if ((done["workers"] == workers) & (done.get("victim") == victim)).any():
+                continue
+            if workers == 1 and undisturbed is None:
+                undisturbed = undisturbed_search(Path(work), cache)
+            with scene_of(victim, workers, cache, args.seed) as scene:
+                began = time.monotonic()
+                kills += run_scene(scene, undisturbed if workers == 1 else None)
+                print(f"{scene.name}: as it must be, {time.monotonic() - began:.0f} s", flush=True)
+            if args.out:
+                pd.DataFrame(kills).to_csv(args.out, index=False)
     print(pd.DataFrame(kills).to_string())
 
 
