@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 
 from dashboards.examples import Examples, captioned
 from dashboards.images import DIVERGING, SEQUENTIAL, STRONG, scale_of
+from lic import durable
 
 _DPI = 160
 _WIDTH = 11.0  # inches; Plotly's heights are read as hundredths of an inch
@@ -39,7 +40,8 @@ def write(figures: dict[str, go.Figure], found: Examples | None, folder: Path) -
     paths = []
     for name, figure in drawn.items():
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=_DPI)
+        with durable.replacing(paths[-1]) as partial:
+            figure.savefig(partial, dpi=_DPI)
     return paths
 
 

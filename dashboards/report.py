@@ -23,6 +23,7 @@ from plotly.offline import get_plotlyjs
 from dashboards import plots, png
 from dashboards.examples import Example, Examples, ExamplesError, captioned, examples
 from dashboards.images import DIVERGING, SEQUENTIAL, STRONG, gradient, map_uri, picture_uri, scale_of
+from lic import durable
 from lic.architectures import architecture
 from lic.latents import correlation_sum
 from search import summary
@@ -58,9 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             _figures(search, found),
             strategy_results(search.records, search.plan.strategies),
         )
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_text(page(search, by_strategy, figures, found, why_none))
-        partial.replace(target)
+        durable.write(target, page(search, by_strategy, figures, found, why_none))
         folder = args.png or (None if args.out else search.folder / "figures")
         pictures = png.write(figures, found, folder) if folder else []
         if not args.out:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from lic import durable
 from lic.architectures import starter_path
 from lic.data.cache import default_cache
 from lic.data.crops import RandomCrops
@@ -91,7 +92,7 @@ def main() -> None:
         "started_from": before,
         "versions": {name: version(name) for name in ("torch", "compressai")},
     }
-    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
+    durable.write(target.with_suffix(".json"), json.dumps(provenance, indent=2) + "\n")
     print(f"wrote {target} ({target.stat().st_size / 2**20:.2f} MiB)")
 
 

@@ -164,7 +164,8 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         only of the last time."""
         name, reason, share = trial.config["name"], _reason(trial), trial.config["gpus"]
         self.drive.broken[trial.trial_id] = (name, reason)
-        if is_out_of_memory(reason) and 0 < share < 1:
+        tried_again = trial.status != "RUNNING"  # Ray has stopped it already, then
+        if tried_again and is_out_of_memory(reason) and 0 < share < 1:
             # Fewer trials on the GPU for this one; nothing new begins until it has its place.
             trial.config["gpus"] = share = min(1.0, 2 * share)
             trial.update_resources(resources(share))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lic import durable
 from lic.bdrate import CurveError, Interval, bd_quality, bd_rate, bd_rate_interval
 from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
 
@@ -186,11 +187,11 @@ def best_so_far(
 
 
 def write_tables(records: SearchRecords, by_strategy: list[StrategyResult], folder: Path) -> None:
-    """The three tables as CSV files in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rate_table(records).to_csv(folder / "rates.csv", index=False)
-    strategy_table(by_strategy).to_csv(folder / "strategies.csv", index=False)
-    trial_table(records).to_csv(folder / "trials.csv", index=False)
+    """The three tables as CSV files in a folder. Raises OSError."""
+    tables = {"rates": rate_table(records), "strategies": strategy_table(by_strategy),
+              "trials": trial_table(records)}  # fmt: skip
+    for name, table in tables.items():
+        durable.write(folder / f"{name}.csv", table.to_csv(index=False))
 
 
 def parent_figures(results: list[StrategyResult], test_set: str) -> dict[str, float]:

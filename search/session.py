@@ -134,12 +134,14 @@ class Session:
         if confirmation is not None:
             self._conclude_confirmation(confirmation, records)
         self._say("making the report ...")
-        start_report(self.folder).wait()
+        made = start_report(self.folder).wait() == DONE
         self._store_results()
         figures = results.parent_figures(by_strategy, self.test_set)
         self._end_tracking(publisher, monitor, figures, _MLFLOW_STATUS.get(status, "FAILED"))
+        report = f"report in {self.folder / 'report.html'}, its figures in {self.folder / 'figures'}"
+        lacking_report = f"the report could not be made; see {self.folder / 'search.log'}"
         self._say(
-            f"report in {self.folder / 'report.html'}, its figures in {self.folder / 'figures'}\n"
+            f"{report if made else lacking_report}\n"
             f"next: python -m dashboards.open {self.folder}\n"
             f"      python -m search.export {self.folder} --verify"
         )
@@ -218,7 +220,8 @@ class Session:
     def _conclude_confirmation(self, confirmation: Confirmation, records: SearchRecords) -> None:
         """The confirmed points: table, file, and BD-rates over seeds and images."""
         found = confirm.confirmed(confirmation, records.test_set)
-        confirm.table_of(found).to_csv(self.folder / "tables" / "confirmation.csv", index=False)
+        table = confirm.table_of(found).to_csv(index=False)
+        durable.write(self.folder / "tables" / "confirmation.csv", table)
         self.console.print(summary.confirmation(found, records.test_set))
         for label, figure in confirm.bd_rates(confirmation, records).items():
             text = figure if isinstance(figure, str) else summary.interval(figure)

@@ -1,5 +1,6 @@
 """What survives a kill -9: the driver, a trial's worker, Ray's raylet, MLflow's server and the database, each
-killed at six moments of real searches with one worker and with two, which then go on.
+killed at six moments of real searches with one worker and with two, which then go on; and a disk that runs
+full, or is read-only all at once, at these moments.
 
     python -m tests.bench.kills --out docs/bench/kills.csv
 
@@ -45,6 +46,11 @@ from tests.conftest import assert_as_trained_alone
 from tests.database import Database
 
 VICTIMS = ("driver", "worker", "raylet", "mlflow", "database")
+
+#: What happens to a disk: that of the results runs full, or that of the checkpoints can only be read.
+DISKS = ("full", "readonly")
+
+_DISK = "400m"
 
 RUNG, EPOCHS, BUDGET = 2, 4, 8
 SEARCH = (
@@ -130,6 +136,8 @@ class Scene:
                 raylet.kill()
             assert self.driver is not None
             return f"ended with {self.driver.wait(_PATIENCE)}"
+        if self.victim in DISKS:
+            return self._spoil_the_disk()
         if self.victim == "mlflow":
             assert self.server is not None
             os.killpg(self.server.pid, signal.SIGKILL)
@@ -151,6 +159,32 @@ class Scene:
                 time.sleep(1)
         raise AssertionError
 
+    def _spoil_the_disk(self) -> str:
+        """Until the search has ended by itself, which it must say in one sentence; how it did."""
+        assert self.driver is not None
+        if self.victim == "readonly":
+            while _mount("-o", "remount,ro", str(self.folder / "storage")):  # while a file is being written
+                time.sleep(0.01)
+        else:
+            with contextlib.suppress(OSError), (self.folder / "results" / "ballast").open("wb") as ballast:
+                for size in (1 << 20, 1 << 12, 1 << 9):
+                    with contextlib.suppress(OSError):
+                        while True:
+                            ballast.write(bytes(size))
+                            ballast.flush()
+        status = self.driver.wait(_PATIENCE)
+        if self.victim == "readonly":
+            assert not _mount("-o", "remount,rw", str(self.folder / "storage"))
+        else:
+            (self.folder / "results" / "ballast").unlink()
+        said = (self.folder / "driver.log").read_text()
+        assert "Traceback" not in said, said[-3000:]
+        last = said.strip().splitlines()[-1]
+        if status == 0:  # all was done but a copy
+            return "went on"
+        assert status == 2 and f"--resume {self.search}" in last, (status, said[-2000:])
+        return "ended with 2"
+
     def records(self) -> SearchRecords:
         settings = Settings(**recorded_settings(self.search))
         from search.plan import plan_of
@@ -159,7 +193,7 @@ class Scene:
 
     def look(self) -> None:
         """Note the checkpoints that are there."""
-        for path in self.search.glob("trials/*/epoch-*.pt"):
+        for path in self.folder.glob("*/*/trials/*/epoch-*.pt"):
             with contextlib.suppress(FileNotFoundError):
                 seen = self.written.setdefault((path.parent.name, path.name), set())
                 seen.add(path.stat().st_mtime_ns)
@@ -231,7 +265,7 @@ def _of_files(scene: Scene, pattern: str) -> Callable[[], bool]:
 #: By moment: what is waited for, and the most seconds that pass then.
 MOMENTS: dict[str, tuple[Callable[[Scene], Callable[[], bool]], float, float]] = {
     "during baselines": (lambda s: _of_records(s, lambda _, now: bool(now)), 1.5, 0.02),
-    "while a checkpoint is written": (lambda s: _of_files(s, "results/*/trials/*/.*.partial*"), 0.0, 0.003),
+    "while a checkpoint is written": (lambda s: _of_files(s, "*/*/trials/*/.*.partial*"), 0.0, 0.003),
     "before a rung": (lambda s: _of_records(s, lambda _, now: _running(now, {RUNG - 1})), 0.3, 0.02),
     "after a rung": (
         lambda s: _of_records(s, lambda old, now: _reached(now, RUNG) > _reached(old, RUNG)), 0.3, 0.02,
@@ -265,6 +299,8 @@ def run_scene(scene: Scene, undisturbed: Path | None) -> list[Kill]:
     if scene.server is not None:
         assert _answers(scene.mlflow)
     place = ["--study", scene.study] if scene.database else []
+    if scene.victim == "readonly":
+        place = ["--storage", str(scene.folder / "storage")]
     scene.start("--name", scene.name, *SEARCH, "--workers", str(scene.workers), "--cache", str(scene.cache),
                 "--tracking-uri", scene.mlflow, *place)  # fmt: skip
     kills: list[Kill] = []
@@ -280,6 +316,8 @@ def run_scene(scene: Scene, undisturbed: Path | None) -> list[Kill]:
                 how = scene.kill()
             kills.append(Kill(scene.victim, scene.workers, moment, round(delay, 3), how, "as undisturbed"))
             print(f"{scene.name}: killed {moment}, {how}", flush=True)
+            if scene.driver is not None and scene.driver.poll() == 0:
+                break
             if how != "went on":
                 _wait_for_orphans(scene)
                 scene.start("--resume", scene.name, "--tracking-uri", scene.mlflow)
@@ -356,6 +394,10 @@ def _check_mlflow(scene: Scene, everything: list[TrialRecord]) -> None:
             assert point.value == record.readings[point.step]["val/bpp"]
 
 
+def _mount(*words: str) -> int:
+    return subprocess.run(["mount", *words], capture_output=True, check=False).returncode
+
+
 @contextlib.contextmanager
 def scene_of(victim: str, workers: int, cache: Path, seed: int) -> Iterator[Scene]:
     """A place for a search, with a database or an MLflow server if that is the victim."""
@@ -371,6 +413,11 @@ def scene_of(victim: str, workers: int, cache: Path, seed: int) -> Iterator[Scen
             scene.database = Database(folder, "127.0.0.1", next(ports), secrets.token_hex(16))
             os.environ["PGPASSWORD"] = scene.database.password
             scene.database.create("lictune")
+        if victim in DISKS:
+            disk = folder / {"full": "results", "readonly": "storage"}[victim]
+            disk.mkdir(exist_ok=True)
+            if _mount("-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(disk)):
+                raise SystemExit(f"{victim} needs root, to mount a small disk")
         if victim == "mlflow":
             scene.port = next(ports)
             scene.start_mlflow()
@@ -383,6 +430,8 @@ def scene_of(victim: str, workers: int, cache: Path, seed: int) -> Iterator[Scen
         if scene.database is not None:
             with contextlib.suppress(RuntimeError):
                 scene.database.stop()
+        if victim in DISKS:
+            subprocess.run(["umount", "-l", str(disk)], check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -402,7 +451,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help="CSV file for the table; what it holds is not done again")
-    parser.add_argument("--victims", default=",".join(VICTIMS), help="some of them (default: all)")
+    parser.add_argument("--victims", default=",".join((*VICTIMS, *DISKS)), help="some of them (default: all)")
     parser.add_argument("--workers", default="1,2", help="numbers of workers (default: 1,2)")
     parser.add_argument("--seed", type=int, default=0, help="of the random timing")
     args = parser.parse_args()
@@ -412,6 +461,8 @@ def main() -> None:
         cache, undisturbed = Path(work) / "cache", None
         for workers, victim in itertools.product(map(int, args.workers.split(",")), args.victims.split(",")):
             if ((done["workers"] == workers) & (done.get("victim") == victim)).any():
+                continue
+            if victim in DISKS and workers > 1:
                 continue
             if workers == 1 and undisturbed is None:
                 undisturbed = undisturbed_search(Path(work), cache)

@@ -14,7 +14,7 @@ from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
 from lic.models import build
 from lic.recipe import TrainingConfig
-from lic.training import CheckpointError, DivergedError, Trainer
+from lic.training import CheckpointError, DivergedError, TornError, Trainer, read_checkpoint
 
 CONFIG = TrainingConfig(
     lmbda=0.0067, alpha=1e-7, strategy="y+z", batch=2, patch=64, epochs=3, steps_per_epoch=4, lr=1e-3
@@ -132,3 +132,16 @@ def test_foreign_checkpoints_are_refused(leaves: PackedImages, tmp_path: Path) -
         path.write_bytes(torn)
         with pytest.raises(CheckpointError, match=path.name):
             run.load(path)
+
+
+def test_a_checkpoint_is_what_was_written_or_refused(leaves: PackedImages, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    trainer(leaves).save(path)
+    assert torch.load(path, weights_only=True)["step"] == 0  # by torch alone, too
+    content = path.read_bytes()
+    for place in range(0, len(content), len(content) // 97):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(TornError, match=r"state\.pt is damaged, cut off"):
+            read_checkpoint(path)
+    path.write_bytes(content)
+    assert read_checkpoint(path)["step"] == 0
