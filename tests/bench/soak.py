@@ -2,8 +2,8 @@
 
     python -m tests.bench.soak --trials 300 --out docs/bench/soak.csv
 
-A row every few seconds; at the end the slope of each figure per hundred trials, once a third of them has ended,
-and the processes that are left.
+A row every few seconds; at the end the slope of each figure per hundred trials, once a third of them has
+ended, and the processes that are left.
 """
 
 from __future__ import annotations
