@@ -73,16 +73,17 @@ def run_search(results: Path, name: str | None, *arguments: str) -> subprocess.C
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
-def interrupted_at(line: str, command: list[str]) -> str:
-    """Run a search's command, with a Ctrl-C at the line of its output that starts so; what it printed."""
+def interrupted_at(line: str, command: list[str], by: signal.Signals = signal.SIGINT) -> str:
+    """Run a search's command, with a Ctrl-C or another signal at the line of its output that starts so; what
+    it printed."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         printed = ""
         for text in process.stdout:
             printed += text
             if text.startswith(line):
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 130, printed
+                process.send_signal(by)
+        assert process.wait() == {signal.SIGINT: 130}.get(by, -by), printed
     return printed
 
 

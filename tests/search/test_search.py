@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_a_search_that_is_told_to_end_does_so_within_30_seconds(tmp_path: Path) 
     assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
-def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted(tmp_path: Path) -> None:
+def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_killed(tmp_path: Path) -> None:
     arguments = ["--model", "cheng", *SMALL, "--rates", "1,6", "--budget", "4", "--seed", "5"]
     confirm = ("--confirm", "1", "--seeds", "2")
     done = run_search(tmp_path, "first", *arguments, "--no-reuse-baselines", *confirm)
@@ -275,7 +276,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted(tmp_p
     assert (again["rate_change_low"] <= again["rate_change"]).all()
     assert (again["rate_change"] <= again["rate_change_high"]).all()
 
-    # One that is interrupted, and goes on, ends as if it had not been.
+    # One that is interrupted, goes on, is killed and goes on, ends as if it had not been.
     command = [*search_command(tmp_path, "broken"), *arguments, "--no-reuse-baselines", *confirm]
     printed = interrupted_at("[  2/", command)
     assert "finishing the running epochs" in printed
@@ -283,6 +284,8 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted(tmp_p
     refused = run_search(tmp_path, None, "--resume", "broken", "--batch", "5")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "batch was" in refused.stderr
+    resume = [*search_command(tmp_path, None), "--resume", "broken"]
+    interrupted_at("[  4/", resume, signal.SIGKILL)
     done = run_search(tmp_path, None, "--resume", "broken")
     assert done.returncode == 0, done.stderr + done.stdout
     for table in ("rates", "strategies", "trials", "confirmation"):
