@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import reprlib
@@ -17,7 +18,7 @@ _short.maxlevel = 2
 
 
 def shown(value: object) -> str:
-    """A value as an error message shows it: as Python writes it, on one line, cut to some hundred characters."""
+    """A value as an error message shows it: as Python writes it, on one line, cut to 200 characters."""
     try:
         return _short.repr(value)[:200]
     except (ValueError, RecursionError):  # Python writes no number of more than 4300 digits
@@ -38,6 +39,15 @@ def check_path(text: str) -> None:
             raise ValueError(f"{shown(text)} is no usable path ({error.strerror})") from error
     if len(os.fsencode(text)) > _LONGEST:
         raise ValueError(f"{shown(text)} is no usable path (it is longer than {_LONGEST} bytes)")
+
+
+def path_argument(text: str) -> Path:
+    """The path of a command-line argument. Raises argparse's error if it is unusable."""
+    try:
+        check_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def read_regular(path: Path, most: int) -> bytes:

@@ -74,7 +74,8 @@ def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"has {width} x {height} pixels, over the limit of {MAX_PIXELS // 1_000_000} million; scale it down"
+            f"has {width} x {height} pixels, over the limit of {MAX_PIXELS // 1_000_000} million; "
+            "scale it down"
         )
     if width < 1 or height < 1:
         raise ImageError(f"has {width} x {height} pixels")
