@@ -6,9 +6,9 @@
 Integers are little-endian. `model` is the start of the SHA-256 of the model's weights file, `checksum` that
 of the SHA-256 of all before it.
 
-So that no small file can claim an image which takes all memory, an image has at most 2^20 pixels and 2^14 more
-for each byte of its streams; zeros at the end of the last stream, which mean nothing, make up for what an
-even flatter image lacks.
+So that no small file can claim an image which takes all memory, an image has at most 2^20 pixels and 2^14
+more for each byte of its streams; zeros at the end of the last stream, which mean nothing, make up for what
+an even flatter image lacks.
 
 Everything runs on the CPU with one thread: the probabilities that the decoder works out must be those of
 the encoder to the last bit, and another number of threads may add in another order.
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from lic.criterion import PEAK
 from lic.data.images import MAX_PIXELS
 from lic.evaluation import STRIDE, batch_of, padding_of
+from lic.files import one_line
 
 MAGIC, VERSION = b"LICT", 1
 _HEAD, _LENGTH, _MARK = struct.Struct("<4sB8sIIB"), struct.Struct("<I"), 8
@@ -154,8 +155,7 @@ def decode(model: nn.Module, parsed: Parsed, progress: Progress | None = None) -
         except MemoryError as error:
             raise BitstreamError("there is not enough memory for its image") from error
         except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, OverflowError) as error:
-            first = " ".join(str(error).split())[:200]
-            raise BitstreamError(f"its streams are not of this model ({first})") from error
+            raise BitstreamError(f"its streams are not of this model ({one_line(error)})") from error
         return _pixels(output["x_hat"], parsed.height, parsed.width)
 
 

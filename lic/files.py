@@ -25,6 +25,12 @@ def shown(value: object) -> str:
         return f"a very large {type(value).__name__}"
 
 
+def one_line(error: BaseException | str, most: int = 200) -> str:
+    """What an error of someone else's says, on one short line of printable characters."""
+    text = " ".join(str(error).split())[:most]
+    return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
+
+
 def check_path(text: str) -> None:
     """Raise ValueError, a sentence about `text`, if the system cannot be asked about it: then neither it nor
     a place below it can be used. Whether anything is there is another question."""

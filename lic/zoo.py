@@ -28,7 +28,7 @@ from torch import nn
 
 from lic.architectures import ARCHITECTURES, STRATEGIES, ModelError
 from lic.bitstream import mark_of
-from lic.files import read_regular, shown
+from lic.files import one_line, read_regular, shown
 from lic.models import build
 from lic.recipe import LAMBDAS
 
@@ -183,7 +183,7 @@ def _read_document(path: Path) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:  # nested too deeply
-        raise ValueError(str(error)[:200]) from error
+        raise ValueError(one_line(error)) from error
 
 
 def find_by_mark(mark: str, places: list[Path]) -> ZooModel:
@@ -273,7 +273,7 @@ def model_of(content: bytes, config: ModelConfig, path: Path) -> nn.Module:
         model.load_state_dict(load_tensors(content))
         _check_tables(model)
     except Exception as error:  # CompressAI asks nothing of a state dictionary before it uses it
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        first = one_line(error)
         raise ZooError(f"{path} does not hold {config.name} of width {config.width} ({first})") from error
     return model.eval()
 
@@ -288,7 +288,7 @@ def _check_size(content: bytes, config: ModelConfig, path: Path) -> None:
 
 def _check_tables(model: nn.Module) -> None:
     """Raise ValueError unless the entropy-coder tables are such that the range coder, which checks nothing,
-    stays within them: cumulative counts that rise from 0 to 2^16, and the levels of scale that choose them."""
+    stays within them: cumulative counts that rise from 0 to 2^16, and the scales that choose them."""
     from compressai.entropy_models import EntropyModel
 
     for name, module in model.named_modules():

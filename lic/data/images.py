@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lic.files import check_regular
+from lic.files import check_regular, one_line
 
 #: Pillow tells a file's kind by its content: these and no others, since some of the others run programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP")
@@ -66,7 +66,7 @@ def read_rgb(path: Path | io.BytesIO) -> NDArray[np.uint8]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large to be read safely ({error})") from error
     except Exception as error:  # a damaged file can raise anything at all
-        what = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        what = getattr(error, "strerror", None) or one_line(error)
         raise ImageError(f"{name} cannot be read as an image ({what})") from error
 
 
