@@ -31,10 +31,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse(content: bytes) -> Any:
+def parse(content: bytes | str) -> Any:
     """What a YAML document holds. Raises yaml.YAMLError, one short line, for what is no such document."""
+    if len(content) > MOST_BYTES:
+        raise yaml.YAMLError(f"it is larger than {MOST_BYTES} bytes")
     try:
-        return yaml.load(content.decode(), _Loader)
+        return yaml.load(content.decode() if isinstance(content, bytes) else content, _Loader)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
     except Exception as error:  # PyYAML lets through what a date or a number of a wrong form raises
