@@ -25,7 +25,7 @@ from lic import zoo
 from lic.bitstream import MAX_BYTES, BitstreamError, decode, encode, mark_of, pack, unpack
 from lic.bitstream import Progress as Report
 from lic.data.images import ImageError, read_rgb
-from lic.files import path_argument, read_regular
+from lic.files import path_argument, read_regular, whole_argument
 
 #: What a decoded image can be written as without a further loss.
 _LOSSLESS = (".png", ".ppm", ".bmp", ".tif", ".tiff")
@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     encoding.add_argument(
         "--zoo", type=path_argument, required=True, help="folder of the model, zoo/ARCHITECTURE"
     )
-    encoding.add_argument("--quality", type=int, default=3, help="1 (small) to 6 (good) (default: 3)")
+    encoding.add_argument(
+        "--quality", type=whole_argument(1, 6), default=3, help="1 (small) to 6 (good) (default: 3)"
+    )
     encoding.add_argument("--baseline", action="store_true", help="with the model of no decorrelation")
     decoding = verbs.add_parser("decode", help="a file into an image", description="A file into an image.")
     decoding.add_argument("file", type=path_argument)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import reprlib
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 #: Longer than any path in use; with the names that are put behind it, still shorter than the system's limit.
@@ -54,6 +56,24 @@ def path_argument(text: str) -> Path:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return Path(text)
+
+
+def whole_argument(low: int, high: int) -> Callable[[str], int]:
+    """What makes a command-line argument a whole number of this range, or raises argparse's error."""
+    return lambda text: int(_between(int, text, low, high))
+
+
+def number_argument(low: float, high: float) -> Callable[[str], float]:
+    """The same for any number."""
+    return lambda text: _between(float, text, low, high)
+
+
+def _between(kind: Callable[[str], float], text: str, low: float, high: float) -> float:
+    with contextlib.suppress(ValueError):
+        if low <= (value := kind(text)) <= high:
+            return value
+    what = "a whole number" if kind is int else "a number"
+    raise argparse.ArgumentTypeError(f"{shown(text)} is not {what} from {low:g} to {high:g}")
 
 
 def read_regular(path: Path, most: int) -> bytes:

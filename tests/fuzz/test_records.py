@@ -35,15 +35,9 @@ from search.provenance import ENVIRONMENT
 from search.storage import sqlite_address
 from tests.fuzz.mutation import at_most, mutated
 
-CHECKPOINTS, FOLDERS, DATABASES, MANIFESTS, FORGED_WEIGHTS, CODED, FORGED_CODED = (
-    500,
-    350,
-    100,
-    400,
-    100,
-    500,
-    100,
-)
+CHECKPOINTS, FORGED_CHECKPOINTS = 700, 150
+SETTINGS_FILES, DATABASES, FORGED_TRIALS = 120, 80, 50
+MANIFESTS, FORGED_WEIGHTS, CODED, FORGED_CODED = 240, 80, 700, 100
 
 CONFIG = TrainingConfig(
     lmbda=0.0067, alpha=1e-7, strategy="y", batch=2, patch=64, epochs=2, steps_per_epoch=1
@@ -51,8 +45,8 @@ CONFIG = TrainingConfig(
 
 #: What a forger puts where something else was; JSON can hold all of it but the bytes.
 WRONG: list[Any] = [
-    None, True, -1, 0, 1, 2**31, 2**63, 2**200, 1e308, math.nan, math.inf, -math.inf, "", "x", "../../etc/passwd",
-    "/etc/passwd", "a\0b", "x" * 5000, [], [1], {}, {"a": 1}, [[[[]]]], 0.5, "0",
+    None, True, -1, 0, 1, 2**31, 2**63, 2**200, 1e308, math.nan, math.inf, -math.inf, "", "x",
+    "../../etc/passwd", "/etc/passwd", "a\0b", "x" * 5000, [], [1], {}, {"a": 1}, [[[[]]]], 0.5, "0",
 ]  # fmt: skip
 
 
@@ -177,7 +171,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
             names = (
                 f"{where}/{what}" for where in ("val", "leaves") for what in ("bpp", "mse", "psnr", "ms_ssim")
             )
-            figures = {name: 0.5 + candidate.alpha * 1e5 / epoch for name in names}
+            figures = dict.fromkeys(names, 0.5 + candidate.alpha * 1e5 / epoch)
             core.observe(
                 candidate.name, epoch, figures, {name: [value] * 2 for name, value in figures.items()}
             )
@@ -186,7 +180,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_true(found: OpenedSearch) -> None:
-    """What is read of a search can be the case: figures are finite, rates exist, names stay in their folder."""
+    """What is read of a search can be the case: figures are finite, rates exist, names stay in place."""
     for record in found.records.everything():
         assert record.quality in LAMBDAS and math.isfinite(record.alpha) and record.alpha >= 0
         assert "/" not in record.name and not record.name.startswith(".")
@@ -211,7 +205,7 @@ def damaged_folder(search: Path, target: Path, name: str, content: bytes) -> Ope
     return found
 
 
-def test_the_search_is_read(search: Path, tmp_path: Path) -> None:
+def test_the_search_is_read(search: Path) -> None:
     found = open_search("mine", search.parent)
     assert_true(found)
     assert len(found.records.trials) == 4 and len(found.records.baselines) == 2 and found.model is not None
@@ -451,7 +445,7 @@ def test_forged_coded_files_end_in_an_image_or_an_error(model: nn.Module, leaves
 @pytest.mark.parametrize("side", [14_000, 60_000, 2**32 - 1])
 def test_a_small_file_is_not_believed_to_be_a_large_image(side: int) -> None:
     head = b"LICT\1" + bytes(8) + side.to_bytes(4, "little") * 2 + b"\2" + bytes(8)
-    with pytest.raises(BitstreamError, match="too small for an image|says that its image"):
+    with pytest.raises(BitstreamError, match=r"too small for an image|says that its image"):
         unpack(with_checksum(head))
 
 
