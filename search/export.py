@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lic import zoo
 from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
-from lic.files import path_argument, whole_argument
+from lic.files import one_line, path_argument, whole_argument
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search import card
 from search.card import Choice
@@ -132,13 +132,15 @@ def _rates(text: str | None) -> tuple[int, ...] | None:
     try:
         return Settings(rates=text).rates  # type: ignore[arg-type]
     except ValueError:
-        raise ExportError(f"--rates {text}: write qualities from 1 to 6, such as 1-6 or 1,3,5") from None
+        raise ExportError(
+            f"--rates {one_line(text, 60)}: write qualities from 1 to 6, such as 1-6 or 1,3,5"
+        ) from None
 
 
 def _formats(text: str) -> set[str]:
     asked = {part.strip() for part in text.split(",")}
     if unknown := asked - set(FORMATS):
-        raise ExportError(f"--format {min(unknown)}: choose among {', '.join(FORMATS)}")
+        raise ExportError(f"--format {one_line(min(unknown), 60)}: choose among {', '.join(FORMATS)}")
     return asked
 
 

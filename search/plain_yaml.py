@@ -39,5 +39,7 @@ def parse(content: bytes | str) -> Any:
         return yaml.load(content.decode() if isinstance(content, bytes) else content, _Loader)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
-    except Exception as error:  # PyYAML lets through what a date or a number of a wrong form raises
-        raise yaml.YAMLError(one_line(error, 250)) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise yaml.YAMLError(one_line(str(error).replace('"<unicode string>", ', ""), 250)) from error
+    except Exception as error:  # PyYAML lets through what !!int and its like stumble over
+        raise yaml.YAMLError("a value is not what its tag (!!) says") from error

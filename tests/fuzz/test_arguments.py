@@ -51,8 +51,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], list[str], list[str]]] = {
 TEXTS = [
     "", " ", "x", "-1", "0", "1", "3", "nan", "inf", "1e999", "9" * 5000, "1-6", "1-999999999", "1,,", "yes",
     "--", "-", "a\0b", "a\nb", "\udcff", "x" * 5000, "../" * 1500, "..", "../..", "/", "/dev/null/x",
-    "/proc/x/y", "~nobody-at-all/a", "last", "cheng", "%s", "{}", "s3://[", "foo://bar", "math:pi", ".x:y", ":",
-    "no_such_module:f", "FILE", "FOLDER", "PIPE", "LOOP", "DANGLING", "ZERO", "PICTURE", "CODED", "NEW",
+    "/proc/x/y", "~nobody-at-all/a", "last", "cheng", "%s", "{}", "s3://[", "foo://bar", "math:pi", ".x:y",
+    ":", "no_such_module:f", "FILE", "FOLDER", "PIPE", "LOOP", "DANGLING", "ZERO", "PICTURE", "CODED", "NEW",
 ]  # fmt: skip
 
 
@@ -124,9 +124,9 @@ def test_any_arguments_end_in_a_sentence(
         assert status in (0, 2), (given, said)
         if status == 2:
             lines = said.strip().splitlines()
-            sentence = lines[-1].startswith("lictune: ") and len(lines) == 1
+            sentence = lines[-1].startswith("lictune: ") and len(lines) == 1 and len(said) < 1000
             assert sentence or lines[0].startswith("usage: "), (given, said)
-            assert "Traceback" not in said and len(lines[-1]) < 6500, (given, said)
+            assert "Traceback" not in said, (given, said)
     assert ends[2] > EACH // 4, ends
     assert not list(Path(places["RESULTS"]).iterdir())
 

@@ -139,7 +139,7 @@ def test_forged_checkpoints_change_nothing_but_the_error(
             key = ("config", "step", "model", "optimiser", "aux_optimiser")[seed // 2 % 5]
             state = {**sound, key: wrong[int(draw.integers(len(wrong)))]}
         if not {"config", "step", "model", "optimiser"} <= state.keys():
-            continue  # read_checkpoint's
+            continue  # which read_checkpoint refuses
         monkeypatch.setattr("lic.training.read_checkpoint", lambda _, state=state: state)
         try:
             run.load(checkpoint)
@@ -220,7 +220,7 @@ def test_damaged_files_of_a_search_are_read_or_refused(search: Path, tmp_path: P
             damaged = json.dumps(replaced(json.loads(content), np.random.default_rng(seed))).encode()
         found = damaged_folder(search, tmp_path / "mine", name, damaged)
         ends[found is not None] += 1
-    assert min(ends[True], ends[False]) > 5, ends
+    assert min(ends[True], ends[False]) > 2, ends
 
 
 def test_damaged_databases_are_read_or_refused(search: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ epochs: 12
 steps_per_epoch: 30
 lr: 2e-4
 max_hours: 1.5
-name: tuesday's
+name: tuesday
 workers: 2
 """
 
@@ -69,7 +69,7 @@ def structured(seed: int) -> bytes:
     draw = np.random.default_rng(seed)
     keys = [*Settings.model_fields]
     lines = []
-    for _ in range(int(draw.integers(1, 4))):
+    for _ in range(int(draw.choice([1, 1, 1, 2, 3]))):
         key = keys[int(draw.integers(len(keys)))]
         if draw.random() < 0.08:
             key = NASTY[int(draw.integers(len(NASTY)))][:3000]
