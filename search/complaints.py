@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +55,8 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         )
     for key in ("results", "cache"):
         folder = getattr(settings, key)
-        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
-            return f"{key} {shown(folder)} is not a folder; name one, or none that is there yet"
+        if folder is not None and (place := _in_the_way(Path(folder))):
+            return f"{key} {shown(folder)} cannot be written to, because of {place}; name another folder"
     if settings.kodak and settings.test != "auto":
         return f"--kodak and --test {shown(settings.test)} both name the images to report on; drop one"
     if settings.select_on == "kodak" and (settings.test != "auto" or settings.test_images):
@@ -78,3 +79,9 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
             f"the nearest are {below} and {above}"
         )
     return ""
+
+
+def _in_the_way(folder: Path) -> Path | None:
+    """The part of a path that hinders a folder there: the last that exists, if it is none or closed to us."""
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    return None if there.is_dir() and os.access(there, os.W_OK) else there

@@ -169,6 +169,20 @@ def test_no_command_takes_what_is_no_file(places: dict[str, str], capfd: pytest.
             assert "lictune: " in (said := capfd.readouterr().err) or "error: argument" in said, given
 
 
+@pytest.mark.parametrize("key", ["results", "cache"])
+@pytest.mark.parametrize(
+    "place", ["FILE", "PIPE", "LOOP", "DANGLING", "ZERO", "FILE/x", "DANGLING/x", "/dev/null/x"]
+)
+def test_no_file_is_taken_for_a_folder(
+    key: str, place: str, places: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    name, slash, rest = place.partition("/")
+    path = places.get(name, name) + slash + rest
+    assert run.main(["--print-config", f"--{key}", path]) == 2
+    assert capfd.readouterr().err.startswith(f"lictune: {key} ")
+    assert run.main(["--print-config", f"--{key}", places["FOLDER"] + "/new/new"]) == 0
+
+
 def test_no_output_replaces_a_folder_or_a_device(
     places: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
