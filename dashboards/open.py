@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dashboards import report
 from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
+from lic.files import path_argument, whole_argument
 from search import views
 from search.folder import (
     FolderError,
@@ -45,9 +46,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "search", nargs="?", metavar="SEARCH", help="its name, or its folder (default: newest)"
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all searches")
-    parser.add_argument("--port", type=int, default=5000, help="of MLflow (default: 5000)")
-    parser.add_argument("--optuna-port", type=int, default=8080, help="of Optuna's dashboard (default: 8080)")
+    parser.add_argument(
+        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+    )
+    parser.add_argument(
+        "--port", type=whole_argument(1, 65_535), default=5000, help="of MLflow (default: 5000)"
+    )
+    parser.add_argument(
+        "--optuna-port",
+        type=whole_argument(1, 65_535),
+        default=8080,
+        help="of Optuna's dashboard (default: 8080)",
+    )
     args = parser.parse_args(argv)
     try:
         search = open_search(args.search or _newest(args.results), args.results, with_model=False)

@@ -25,6 +25,7 @@ from dashboards.examples import Example, Examples, ExamplesError, captioned, exa
 from dashboards.images import DIVERGING, SEQUENTIAL, STRONG, gradient, map_uri, picture_uri, scale_of
 from lic import durable
 from lic.architectures import architecture
+from lic.files import path_argument
 from lic.latents import correlation_sum
 from search import summary
 from search.folder import FolderError, OpenedSearch, open_search
@@ -47,9 +48,13 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all searches")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the page here (default: its folder)")
-    parser.add_argument("--png", type=Path, metavar="DIR", help="write the figures as PNG here")
+    parser.add_argument(
+        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+    )
+    parser.add_argument(
+        "--out", type=path_argument, metavar="FILE", help="write the page here (default: its folder)"
+    )
+    parser.add_argument("--png", type=path_argument, metavar="DIR", help="write the figures as PNG here")
     args = parser.parse_args(argv)
     try:
         search = open_search(args.search, args.results)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lic.files import shown
+
 STRATEGIES = ("y", "z", "y+z")
 
 #: CompressAI registry name -> (has a latent channel count M apart from N, has a hyper-latent z).
@@ -35,7 +37,7 @@ def architecture(name: str) -> str:
     resolved = ALIASES.get(name, name)
     if resolved not in ARCHITECTURES:
         known = ", ".join([*ALIASES, *ARCHITECTURES])
-        raise ModelError(f"no model is called '{name}'; choose one of {known}")
+        raise ModelError(f"no model is called {shown(name)}; choose one of {known}")
     return resolved
 
 
@@ -47,7 +49,7 @@ def strategies(name: str) -> tuple[str, ...]:
 def check_strategy(name: str, strategy: str) -> None:
     """Raise ModelError if the architecture lacks a latent that `strategy` decorrelates."""
     if strategy not in STRATEGIES:
-        raise ModelError(f"no strategy is called '{strategy}'; choose one of {', '.join(STRATEGIES)}")
+        raise ModelError(f"no strategy is called {shown(strategy)}; choose one of {', '.join(STRATEGIES)}")
     if strategy not in strategies(name):
         raise ModelError(
             f"strategy '{strategy}' needs the hyper-latent z, and {architecture(name)} has none; "

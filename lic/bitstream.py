@@ -6,6 +6,10 @@
 Integers are little-endian. `model` is the start of the SHA-256 of the model's weights file, `checksum` that
 of the SHA-256 of all before it.
 
+So that no small file can claim an image which takes all memory, an image has at most 2^20 pixels and 2^14
+more for each byte of its streams; zeros at the end of the last stream, which mean nothing, make up for what
+an even flatter image lacks.
+
 Everything runs on the CPU with one thread: the probabilities that the decoder works out must be those of
 the encoder to the last bit, and another number of threads may add in another order.
 """
@@ -28,9 +32,16 @@ from torch import Tensor, nn
 from lic.criterion import PEAK
 from lic.data.images import MAX_PIXELS
 from lic.evaluation import STRIDE, batch_of, padding_of
+from lic.files import one_line
 
 MAGIC, VERSION = b"LICT", 1
 _HEAD, _LENGTH, _MARK = struct.Struct("<4sB8sIIB"), struct.Struct("<I"), 8
+
+#: No coded file of an image that can be coded is larger.
+MAX_BYTES = 1 << 30
+
+#: More streams than any model here makes, and the pixels that a file may have, in all and per byte.
+_MOST_STREAMS, _FREE_PIXELS, _PIXELS_PER_BYTE = 16, 1 << 20, 1 << 14
 
 #: Called with the share that is done, 0 to 1; may raise to break off.
 Progress = Callable[[float], None]
@@ -72,11 +83,18 @@ def mark_of(sha256: str) -> bytes:
 def pack(coded: Coded, model: bytes) -> bytes:
     """The file of a coded image."""
     height, width, _ = coded.reconstruction.shape
-    parts = [_HEAD.pack(MAGIC, VERSION, model, width, height, len(coded.streams))]
-    for stream in coded.streams:
+    streams = list(coded.streams)
+    if streams:
+        streams[-1] += bytes(max(0, _least_bytes(width * height) - sum(map(len, streams))))
+    parts = [_HEAD.pack(MAGIC, VERSION, model, width, height, len(streams))]
+    for stream in streams:
         parts += [_LENGTH.pack(len(stream)), stream]
     body = b"".join(parts)
     return body + _checksum(body)
+
+
+def _least_bytes(pixels: int) -> int:
+    return -(-max(0, pixels - _FREE_PIXELS) // _PIXELS_PER_BYTE)
 
 
 def unpack(content: bytes) -> Parsed:
@@ -91,6 +109,10 @@ def unpack(content: bytes) -> Parsed:
     _, _, model, width, height, count = _HEAD.unpack_from(body)
     if not 0 < width * height <= MAX_PIXELS:
         raise BitstreamError(f"it says that its image has {width} x {height} pixels")
+    if count > _MOST_STREAMS:
+        raise BitstreamError(f"it says that it has {count} streams")
+    if len(content) < _least_bytes(width * height):
+        raise BitstreamError(f"it is too small for an image of {width} x {height} pixels")
     streams, place = [], _HEAD.size
     for _ in range(count):
         if place + _LENGTH.size > len(body):
@@ -130,8 +152,10 @@ def decode(model: nn.Module, parsed: Parsed, progress: Progress | None = None) -
     with _one_thread(), _progress_of(model, parsed.height, parsed.width, progress), _quick_tables(model):
         try:
             output = model.decompress(streams, _latent_shape(model, rows, columns))  # type: ignore[operator]
-        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
-            raise BitstreamError(f"its streams are not of this model ({error})") from error
+        except MemoryError as error:
+            raise BitstreamError("there is not enough memory for its image") from error
+        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, OverflowError) as error:
+            raise BitstreamError(f"its streams are not of this model ({one_line(error)})") from error
         return _pixels(output["x_hat"], parsed.height, parsed.width)
 
 

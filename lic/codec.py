@@ -11,6 +11,7 @@ processor may round the probabilities of a model differently, and then cannot de
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -21,9 +22,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from lic import durable, zoo
-from lic.bitstream import BitstreamError, decode, encode, mark_of, pack, unpack
+from lic.bitstream import MAX_BYTES, BitstreamError, decode, encode, mark_of, pack, unpack
 from lic.bitstream import Progress as Report
 from lic.data.images import ImageError, read_rgb
+from lic.files import path_argument, read_regular, whole_argument
 
 #: What a decoded image can be written as without a further loss.
 _LOSSLESS = (".png", ".ppm", ".bmp", ".tif", ".tiff")
@@ -38,17 +40,24 @@ def main(argv: list[str] | None = None) -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     encoding = verbs.add_parser("encode", help="an image into a file", description="An image into a file.")
-    encoding.add_argument("image", type=Path, help="PNG, JPEG, WebP, TIFF, ...; transparency becomes white")
-    encoding.add_argument("file", type=Path, help="where to write, such as photo.lic")
-    encoding.add_argument("--zoo", type=Path, required=True, help="folder of the model, zoo/ARCHITECTURE")
-    encoding.add_argument("--quality", type=int, default=3, help="1 (small) to 6 (good) (default: 3)")
+    encoding.add_argument(
+        "image", type=path_argument, help="PNG, JPEG, WebP, TIFF, ...; transparency becomes white"
+    )
+    encoding.add_argument("file", type=path_argument, help="where to write, such as photo.lic")
+    encoding.add_argument(
+        "--zoo", type=path_argument, required=True, help="folder of the model, zoo/ARCHITECTURE"
+    )
+    encoding.add_argument(
+        "--quality", type=whole_argument(1, 6), default=3, help="1 (small) to 6 (good) (default: 3)"
+    )
     encoding.add_argument("--baseline", action="store_true", help="with the model of no decorrelation")
     decoding = verbs.add_parser("decode", help="a file into an image", description="A file into an image.")
-    decoding.add_argument("file", type=Path)
-    decoding.add_argument("image", type=Path, help=f"where to write ({', '.join(_LOSSLESS)})")
+    decoding.add_argument("file", type=path_argument)
+    decoding.add_argument("image", type=path_argument, help=f"where to write ({', '.join(_LOSSLESS)})")
     decoding.add_argument(
-        "--zoo", type=Path, help="folder of a zoo or of several (default: LICTUNE_ZOO, ./zoo)"
-    )
+        "--zoo", type=path_argument, default=os.environ.get("LICTUNE_ZOO", "zoo"),
+        help="folder of a zoo or of several (default: LICTUNE_ZOO, ./zoo)",
+    )  # fmt: skip
     for verb in (encoding, decoding):
         verb.add_argument("--overwrite", action="store_true", help="replace what is there")
         verb.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -60,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         return USER_ERROR
     except BitstreamError as error:
         print(f"lictune: {args.file} cannot be decoded: {error}", file=sys.stderr)
+        return USER_ERROR
+    except MemoryError:
+        print("lictune: there is not enough memory for an image of this size", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("lictune: interrupted; nothing was written", file=sys.stderr)
@@ -85,14 +97,14 @@ def _decode(args: argparse.Namespace) -> int:
     _check_target(args.image, args.overwrite)
     if args.image.suffix.lower() not in _LOSSLESS:
         raise ImageError(f"{args.image}: write the image as one of {', '.join(_LOSSLESS)}")
-    parsed = unpack(args.file.read_bytes())
-    place = args.zoo or Path(os.environ.get("LICTUNE_ZOO", "zoo"))
-    entry = zoo.find_by_mark(parsed.model.hex(), [place])
+    parsed = unpack(read_regular(args.file, MAX_BYTES))
+    entry = zoo.find_by_mark(parsed.model.hex(), [args.zoo])
     model = entry.load()
     with _progress(f"decoding {args.file.name}", args.quiet) as report:
         pixels = decode(model, parsed, report)
-    with durable.replacing(args.image) as partial:
-        Image.fromarray(pixels).save(partial)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, Image.registered_extensions()[args.image.suffix.lower()])
+    durable.write(args.image, file.getvalue())
     if not args.quiet:
         print(f"{args.image}: {parsed.width} x {parsed.height}, with {entry.config.name}")
     return 0

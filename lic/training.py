@@ -133,17 +133,30 @@ class Trainer:
         """Go on from a file of `save`; its state. Raises CheckpointError if it is unreadable, which its class
         TornError tells apart, or belongs to a training with another configuration."""
         state = read_checkpoint(path)
-        saved, own = state["config"], dataclasses.asdict(self.config)
+        saved, own, step = state["config"], dataclasses.asdict(self.config), state["step"]
+        if not isinstance(saved, dict) or type(step) is not int or not 0 <= step <= self.config.total_steps:
+            raise CheckpointError(f"the checkpoint {path} has a configuration or a step that cannot be")
         if changed := sorted(key for key in own if saved.get(key) != own[key]):
             key = changed[0]
             raise CheckpointError(
                 f"the checkpoint {path} was trained with {key} {saved.get(key)}, not {own[key]}"
             )
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.aux_optimiser is not None:
-            self.aux_optimiser.load_state_dict(state["aux_optimiser"])
-        self.step = state["step"]
+        try:
+            optimisers = [(o, state[k]) for k in ("optimiser", "aux_optimiser") if (o := getattr(self, k))]
+            for optimiser, found in optimisers:  # its own loader believes all numbers and shapes
+                groups, weights = optimiser.state_dict()["param_groups"], optimiser.param_groups[0]["params"]
+                if [{**g, "lr": 0} for g in found["param_groups"]] != [{**g, "lr": 0} for g in groups]:
+                    raise ValueError("its optimiser is another")
+                for number, moments in found["state"].items():
+                    if any(moments[k].shape != weights[number].shape for k in ("exp_avg", "exp_avg_sq")):
+                        raise ValueError("its optimiser is of another model")
+            self.model.load_state_dict(state["model"])
+            for optimiser, found in optimisers:
+                optimiser.load_state_dict(found)
+        except Exception as error:  # what was forged can raise anything at all
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"the checkpoint {path} is not one of this model ({first})") from error
+        self.step = step
         return state
 
 

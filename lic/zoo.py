@@ -17,6 +17,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from lic.architectures import ModelError
+from lic.architectures import ARCHITECTURES, STRATEGIES, ModelError
 from lic.bitstream import mark_of
+from lic.files import one_line, read_regular, shown
 from lic.models import build
+from lic.recipe import LAMBDAS
 
 MANIFEST, WEIGHTS, CONFIG = "manifest.json", "model.safetensors", "config.json"
 _FORMAT = 1
+
+#: The largest documents and weights that are read, in bytes, and the largest width.
+_MOST_TEXT, _MOST_WEIGHTS, _MOST_CHANNELS = 1 << 24, 1 << 33, 1024
 
 #: The role of a model: of the search's choice, or trained without decorrelation.
 TUNED, BASELINE = "tuned", "baseline"
@@ -58,6 +65,39 @@ class ModelConfig:
     def name(self) -> str:
         return f"{self.architecture} quality {self.quality}"
 
+    @classmethod
+    def read(cls, document: Any) -> ModelConfig:
+        """The configuration in a document that may hold anything. Raises ValueError, naming the value."""
+        if not isinstance(document, dict):
+            raise ValueError(f"{shown(document)} does not describe a model")
+        fits = {
+            "architecture": lambda value: isinstance(value, str) and value in ARCHITECTURES,
+            "width": lambda value: _is_whole(value, 2, _MOST_CHANNELS),
+            "latent_width": lambda value: value is None or _is_whole(value, 2, _MOST_CHANNELS),
+            "quality": lambda value: _is_whole(value, min(LAMBDAS), max(LAMBDAS)),
+            "lmbda": _is_weight,
+            "alpha": _is_weight,
+            "strategy": lambda value: value in ("", *STRATEGIES),
+            "scale": lambda value: value in ("paper", "reference"),
+            "seed": lambda value: _is_whole(value, 0, 2**63),
+            "trial": lambda value: isinstance(value, str) and len(value) <= 200,
+        }
+        for key, check in fits.items():
+            if key not in document:
+                raise ValueError(f"it lacks {key}")
+            if not check(document[key]):
+                raise ValueError(f"its {key} cannot be {shown(document[key])}")
+        return cls(**{key: document[key] for key in fits})
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether it is a finite number that is not negative."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
 
 @dataclass(frozen=True)
 class ZooModel:
@@ -76,7 +116,7 @@ class ZooModel:
         """The model on the CPU, in evaluation mode, ready to compress and decompress. Raises ZooError."""
         path = self.folder / WEIGHTS
         try:
-            content = path.read_bytes()
+            content = read_regular(path, _MOST_WEIGHTS)
         except OSError as error:
             raise ZooError(f"{path} cannot be read ({error.strerror}); export the zoo again") from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
@@ -104,26 +144,46 @@ def list_models(folder: str | Path) -> list[ZooModel]:
     """Every model that the zoo's manifest lists. Raises ZooError."""
     root = Path(folder)
     try:
-        manifest = json.loads((root / MANIFEST).read_text())
+        manifest = _read_document(root / MANIFEST)
     except OSError as error:
         raise ZooError(f"{root} is not a zoo: it has no {MANIFEST} ({error.strerror})") from error
     except ValueError as error:
         raise ZooError(f"{root / MANIFEST} is not readable ({error}); export the zoo again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ZooError(f"{root / MANIFEST} is not of format {_FORMAT}, which this program reads")
-    found = []
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ZooError(f"{root / MANIFEST} lacks what a zoo's needs ('files')")
+    return [_entry(root, name, file) for name, file in files.items() if Path(name).name == WEIGHTS]
+
+
+def _entry(root: Path, name: str, file: Any) -> ZooModel:
+    """A model as the manifest lists it by the name of its weights. Raises ZooError."""
+    path = root / name
     try:
-        for name, file in manifest["files"].items():
-            path = root / name
-            if path.name != WEIGHTS:
-                continue
-            if not path.resolve().is_relative_to(root.resolve()):
-                raise ZooError(f"{root / MANIFEST} lists {name}, which lies outside the zoo")
-            config = ModelConfig(**{key: file[key] for key in ModelConfig.__dataclass_fields__})
-            found.append(ZooModel(path.parent, str(file["sha256"]), config, file["role"] == BASELINE))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ZooError(f"{root / MANIFEST} lacks what a zoo's needs ({error})") from error
-    return found
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL
+        inside = False
+    if not inside:
+        raise ZooError(f"{root / MANIFEST} lists {shown(name)}, which lies outside the zoo")
+    try:
+        config, digest, role = ModelConfig.read(file), file.get("sha256"), file.get("role")
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"its sha256 cannot be {shown(digest)}")
+        if role not in (TUNED, BASELINE):
+            raise ValueError(f"its role cannot be {shown(role)}")
+    except ValueError as error:
+        raise ZooError(f"{root / MANIFEST} does not describe {shown(name)} rightly ({error})") from error
+    return ZooModel(path.parent, digest, config, role == BASELINE)
+
+
+def _read_document(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError with a short reason."""
+    content = read_regular(path, _MOST_TEXT)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # nested too deeply
+        raise ValueError(one_line(error)) from error
 
 
 def find_by_mark(mark: str, places: list[Path]) -> ZooModel:
@@ -197,22 +257,54 @@ def manifest_of(root: Path, about: dict[str, Any], models: dict[str, dict[str, A
 def read_model(weights: Path, config: Path) -> tuple[nn.Module, bytes]:
     """The model of two files of a zoo, and the mark that coded files bear. Raises ZooError."""
     try:
-        content, document = weights.read_bytes(), json.loads(config.read_text())
-        known = ModelConfig(**{key: document[key] for key in ModelConfig.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content, known = read_regular(weights, _MOST_WEIGHTS), ModelConfig.read(_read_document(config))
+    except (OSError, ValueError) as error:
         raise ZooError(f"{config} and {weights.name} are not a model of a zoo ({error})") from error
     return model_of(content, known, weights), mark_of(hashlib.sha256(content).hexdigest())
 
 
 def model_of(content: bytes, config: ModelConfig, path: Path) -> nn.Module:
     """The model of a weights file. Raises ZooError, naming `path`, if the two do not fit."""
-    from safetensors import SafetensorError
     from safetensors.torch import load as load_tensors
 
+    _check_size(content, config, path)
     try:
         model = build(config.architecture, config.width, config.latent_width)
         model.load_state_dict(load_tensors(content))
-    except (SafetensorError, RuntimeError, KeyError, ModelError) as error:
-        first = str(error).splitlines()[0]
+        _check_tables(model)
+    except Exception as error:  # CompressAI asks nothing of a state dictionary before it uses it
+        first = one_line(error)
         raise ZooError(f"{path} does not hold {config.name} of width {config.width} ({first})") from error
     return model.eval()
+
+
+def _check_size(content: bytes, config: ModelConfig, path: Path) -> None:
+    """Raise ZooError if the weights are too few for the width, before a model of it takes the memory: every
+    architecture has at least 100 N^2 + 50 N M of them, of 4 bytes."""
+    width, latent = config.width, config.latent_width or config.width
+    if len(content) < 4 * (100 * width * width + 50 * width * latent):
+        raise ZooError(f"{path} does not hold {config.name} of width {width} (it is too small)")
+
+
+def _check_tables(model: nn.Module) -> None:
+    """Raise ValueError unless the entropy-coder tables are such that the range coder, which checks nothing,
+    stays within them: cumulative counts that rise from 0 to 2^16, and the scales that choose them."""
+    from compressai.entropy_models import EntropyModel
+
+    for name, module in model.named_modules():
+        if not isinstance(module, EntropyModel):
+            continue
+        tables, lengths, offsets = module._quantized_cdf, module._cdf_length, module._offset
+        scales = getattr(module, "scale_table", None)
+        rows = module.channels if scales is None else scales.numel()
+        if tables.ndim != 2 or len(tables) != rows or lengths.shape != (rows,) or offsets.shape != (rows,):
+            raise ValueError(f"{name} has not a table for each of {rows}")
+        if scales is not None and not bool((scales.diff() > 0).all() and scales[0] > 0):
+            raise ValueError(f"the scales of {name} do not rise")
+        if bool((lengths < 3).any() or (lengths > tables.shape[1]).any()):
+            raise ValueError(f"{name} has a table of an impossible length")
+        within = torch.arange(1, tables.shape[1]) < lengths[:, None]
+        last = tables.gather(1, (lengths - 1).long()[:, None])
+        rising = bool((tables.diff() > 0)[within].all())
+        if not rising or bool((tables[:, 0] != 0).any() or (last != 1 << 16).any()):
+            raise ValueError(f"{name} has a table that does not rise from 0 to 1")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
 
+from lic.files import number_argument, path_argument
 from search import cluster
 from search.config import ConfigError, Resolved, Settings, resolve, resolve_again, storage_address
 from search.folder import FolderError, fetch_folder, find_folder
@@ -24,7 +25,7 @@ def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.
         epilog="Each setting can also be a line of a YAML file ('budget: 32') or an environment variable "
         "(LICTUNE_BUDGET=32); the command line wins. Training settings default to the preset's.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of settings")
+    parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file of settings")
     parser.add_argument(
         "--print-config", action="store_true", help="show every setting and its source, and stop"
     )
@@ -32,7 +33,10 @@ def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.
         "--plan", action="store_true", help="measure a few steps, show what the search will take, and stop"
     )
     parser.add_argument(
-        "--price-per-gpu-hour", type=float, metavar="X", help="with --plan: money in the same currency"
+        "--price-per-gpu-hour",
+        type=number_argument(0, 1e9),
+        metavar="X",
+        help="with --plan: money in the same currency",
     )
     parser.add_argument(
         "--resume", metavar="SEARCH", help="go on with an interrupted search: its name or folder, or 'last'"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import re
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 import configs
 from lic.architectures import (
@@ -26,13 +24,22 @@ from lic.architectures import (
     starter_path,
     strategies,
 )
+from lic.files import check_path, read_regular, shown
 from lic.recipe import LAMBDAS, Scale, TrainingConfig
+from search import plain_yaml
+from search.complaints import disagreement, nearest, sentence
 
 PRESETS = Path(configs.__file__).parent / "presets"
 ENVIRONMENT = "LICTUNE_"
 
 #: The settings of a search, in its folder.
 SETTINGS = "settings.yaml"
+
+#: Settings that are paths, some of them unless they are a certain word.
+_PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")
+
+#: The name of a folder, a study, an experiment and a place in an object store all at once.
+_NAME = re.compile(r"[A-Za-z0-9_+=@]([A-Za-z0-9 ._+=@-]{0,98}[A-Za-z0-9._+=@-])?")
 
 _SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
@@ -48,24 +55,28 @@ def _setting(group: str, default: Any, help: str, **bounds: Any) -> Any:
 class Settings(BaseModel):
     """Every setting of a search, checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = _setting("What to search", "cheng", "an alias or a CompressAI architecture")
     preset: str = _setting("What to search", "auto", "paper, tiny, or auto: by the machine")
-    budget: int = _setting("What to search", 64, "number of trials; baselines are extra", ge=1)
+    budget: int = _setting("What to search", 64, "number of trials; baselines are extra", ge=1, le=100_000)
     max_hours: float | None = _setting(
-        "What to search", None, "end after so many hours, whatever is left (default: no limit)", gt=0
+        "What to search", None, "end after so many hours, whatever is left (default: no limit)", gt=0, le=1e6
     )
     max_gpu_hours: float | None = _setting(
-        "What to search", None, "end after so many GPU hours of training (default: no limit)", gt=0
+        "What to search", None, "end after so many GPU hours of training (default: no limit)", gt=0, le=1e9
     )
     reuse_baselines: bool = _setting(
         "What to search", True, "take baselines from earlier searches of the same training setup"
     )
     confirm: int | None = _setting(
-        "What to search", None, "then train the best so many points per rate again on fresh seeds", ge=1
+        "What to search",
+        None,
+        "then train the best so many points per rate again on fresh seeds",
+        ge=1,
+        le=1000,
     )
-    seeds: int = _setting("What to search", 3, "number of fresh seeds for --confirm", ge=1)
+    seeds: int = _setting("What to search", 3, "number of fresh seeds for --confirm", ge=1, le=1000)
     warm_start: str | None = _setting(
         "What to search", None, "an earlier search (its name or folder) whose trials inform the sampler"
     )
@@ -73,17 +84,17 @@ class Settings(BaseModel):
     strategies: tuple[str, ...] = _setting(
         "What to search", (), "of y, z, y+z, such as y,y+z (default: all that the model offers)"
     )
-    alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0)
-    alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0)
-    seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0)
+    alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0, le=1e6)
+    alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0, le=1e6)
+    seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0, lt=2**32)
     sampler: Literal["surrogate", "tpe", "gp", "random", "grid"] = _setting(
         "What to search",
         "surrogate",
         "what proposes points: the search's own; tpe, gp, random: Optuna's, pooled over the rates; grid",
     )
     stopping: bool = _setting("What to search", True, "stop poor trials early (ASHA per rate)")
-    grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1)
-    eta: int = _setting("What to search", 3, "one in eta trials passes a rung", ge=2)
+    grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1, le=100_000)
+    eta: int = _setting("What to search", 3, "one in eta trials passes a rung", ge=2, le=1000)
 
     data: str | None = _setting(
         "Images", None, "folder of images to train on (default: dead leaves, generated)"
@@ -92,9 +103,9 @@ class Settings(BaseModel):
     test: str = _setting(
         "Images", "auto", "images to report on: auto (Kodak if it can be had), deadleaves, a folder"
     )
-    test_images: int | None = _setting("Images", None, "only the first so many of them", ge=1)
-    val_images: int = _setting("Images", 32, "images held out of training to select on", ge=1)
-    val_crop: int | None = _setting("Images", 256, "side of their central crop, pixels", ge=64)
+    test_images: int | None = _setting("Images", None, "only the first so many of them", ge=1, le=1_000_000)
+    val_images: int = _setting("Images", 32, "images held out of training to select on", ge=1, le=1_000_000)
+    val_crop: int | None = _setting("Images", 256, "side of their central crop, pixels", ge=64, le=65_536)
     select_on: Literal["val", "kodak"] = _setting(
         "Images", "val", "images that decide; kodak follows the paper"
     )
@@ -106,13 +117,15 @@ class Settings(BaseModel):
         "Training", "scratch", "scratch, starter, auto (starter if there is one), or a weights file"
     )
     scale: Scale = _setting("Training", TrainingConfig.scale, "of the decorrelation loss")
-    batch: int = _setting("Training", TrainingConfig.batch, "patches in a batch", ge=2)
-    patch: int = _setting("Training", TrainingConfig.patch, "side of a patch, pixels", ge=64)
-    epochs: int = _setting("Training", TrainingConfig.epochs, "epochs of a full training", ge=1)
-    steps_per_epoch: int = _setting("Training", TrainingConfig.steps_per_epoch, "steps in an epoch", ge=1)
+    batch: int = _setting("Training", TrainingConfig.batch, "patches in a batch", ge=2, le=65_536)
+    patch: int = _setting("Training", TrainingConfig.patch, "side of a patch, pixels", ge=64, le=8192)
+    epochs: int = _setting("Training", TrainingConfig.epochs, "epochs of a full training", ge=1, le=100_000)
+    steps_per_epoch: int = _setting(
+        "Training", TrainingConfig.steps_per_epoch, "steps in an epoch", ge=1, le=10_000_000
+    )
     lr: float = _setting("Training", TrainingConfig.lr, "learning rate (Adam)", gt=0, le=1)
     aux_lr: float = _setting("Training", TrainingConfig.aux_lr, "learning rate of the quantiles", gt=0, le=1)
-    clip: float = _setting("Training", TrainingConfig.clip, "largest gradient norm", gt=0)
+    clip: float = _setting("Training", TrainingConfig.clip, "largest gradient norm", gt=0, le=1e9)
     decay_at: float = _setting(
         "Training", TrainingConfig.decay_at, "fraction of the steps before the decay", ge=0, le=1
     )
@@ -124,16 +137,16 @@ class Settings(BaseModel):
     )
 
     workers: int | None = _setting(
-        "Machine", None, "trials at once (default: one a GPU share or CPU core)", ge=1
+        "Machine", None, "trials at once (default: one a GPU share or CPU core)", ge=1, le=100_000
     )
-    trials_per_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] | None = _setting(
+    trials_per_gpu: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] | None = _setting(
         "Machine",
         None,
         "trials that share a GPU, its memory in equal parts; 0 for the CPU; auto measures what is "
         "fastest and fits the memory (default: 1 if there is a GPU)",
     )
     retries: int = _setting(
-        "Machine", 3, "times a training that broke off is tried again, from its checkpoint", ge=0
+        "Machine", 3, "times a training that broke off is tried again, from its checkpoint", ge=0, le=1000
     )
     address: str | None = _setting(
         "Machine",
@@ -178,9 +191,12 @@ class Settings(BaseModel):
         for part in value.split(","):
             first, _, last = part.partition("-")
             try:
-                qualities |= set(range(int(first), int(last or first) + 1))
+                low, high = int(first), int(last or first)
             except ValueError:
                 raise ValueError("write qualities such as 1-6 or 1,3,5") from None
+            if min(low, high) < min(LAMBDAS) or max(low, high) > max(LAMBDAS):
+                return (low, high)  # refused below
+            qualities |= set(range(low, high + 1))
         return tuple(sorted(qualities))
 
     @field_validator("rates")
@@ -199,9 +215,37 @@ class Settings(BaseModel):
     @field_validator("name")
     @classmethod
     def _check_name(cls, value: str | None) -> str | None:
-        if value is not None and (not value or value.startswith(".") or "/" in value or len(value) > 100):
-            raise ValueError("a name is one folder name: no '/', no leading dot, at most 100 characters")
+        if value is None or is_name(value):
+            return value
+        raise ValueError(
+            "a name is one folder name: letters, digits, spaces and . _ - + = @, no '/', not beginning with "
+            "a space, '.' or '-', at most 100 characters, and not 'last'"
+        )
+
+    @field_validator(*_PATHS)
+    @classmethod
+    def _check_path(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_path(value)
         return value
+
+    # The last of the validators that come before pydantic's own is the first.
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Texts of one line and sane length; no yes or no where a number is meant: it would be 1 or 0."""
+        field = cls.model_fields[str(info.field_name)]
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(part, bool) and field.annotation is not bool:
+                raise ValueError("yes and no are not values of it")
+            if isinstance(part, str) and (len(part) > 3000 or not part.isprintable()):
+                raise ValueError("a text has one line of printable characters, at most 3000")
+        return value
+
+
+def is_name(value: str) -> bool:
+    """Whether a search can be called so. What --resume takes for the newest search is no name."""
+    return _NAME.fullmatch(value) is not None and value != "last"
 
 
 @dataclass(frozen=True)
@@ -241,19 +285,19 @@ def resolve(
     from_environment = {
         key.removeprefix(ENVIRONMENT).lower(): value
         for key, value in environment.items()
-        if key.startswith(ENVIRONMENT)
+        if key.startswith(ENVIRONMENT) and key != f"{ENVIRONMENT}ZOO"  # lic.codec's
     }
     layers.append(("environment", from_environment))
     layers.append(("command line", command_line))
     for source, layer in layers:
         _check_keys(layer, source)
 
-    merged, sources = _merge(layers, Settings().model_dump())
-    model = str(merged["model"])
-    count_gpus = functools.partial(gpus, merged["address"])
-    preset, why = _choose_preset(str(merged["preset"]), count_gpus)
-    layers[:0] = _preset_layers(preset, model)
-    merged, sources = _merge(layers, Settings().model_dump())
+    defaults = Settings().model_dump()
+    given = _validated(*_merge(layers, defaults))
+    count_gpus = functools.partial(gpus, given.address)
+    preset, why = _choose_preset(given.preset, count_gpus)
+    layers[:0] = _preset_layers(preset, given.model)
+    merged, sources = _merge(layers, defaults)
     merged["preset"], sources["preset"] = preset, f"{sources['preset']}{why}"
     return _check(merged, sources, count_gpus)
 
@@ -278,8 +322,8 @@ def resolve_again(
     for key in command_line.keys() - set(_CHANGEABLE):
         if getattr(began, key) != getattr(resolved.settings, key):
             raise ConfigError(
-                f"{key} was {getattr(began, key)} in {folder} and cannot change when it goes on; leave it "
-                "out, or start a new search with --warm-start"
+                f"{key} was {shown(getattr(began, key))} in {folder} and cannot change when it goes on; "
+                "leave it out, or start a new search with --warm-start"
             )
     if "***" in str(resolved.settings.tracking_uri):
         raise ConfigError(
@@ -309,23 +353,17 @@ def _check_keys(layer: Mapping[str, Any], source: str) -> None:
     for key in layer:
         if key not in Settings.model_fields:
             raise ConfigError(
-                f"{source}: there is no setting '{key}'{_nearest(str(key), Settings.model_fields)}"
+                f"{source}: there is no setting {shown(key)}{nearest(shown(key), Settings.model_fields)}"
             )
-
-
-def _nearest(word: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else "; --help lists them"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = plain_yaml.parse(read_regular(path, plain_yaml.MOST_BYTES))
     except OSError as error:
         raise ConfigError(f"the settings file {path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        what = " ".join(str(error).split())
-        raise ConfigError(f"the settings file {path} is not valid YAML ({what})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the settings file {path} is not valid YAML ({error})") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -337,7 +375,7 @@ def _choose_preset(preset: str, gpus: Callable[[], int]) -> tuple[str, str]:
     """The preset's name, and why it was chosen where that was left to the program."""
     known = [path.stem for path in sorted(PRESETS.glob("*.yaml"))]
     if preset not in known:
-        raise ConfigError(f"there is no preset '{preset}'{_nearest(preset, known)}")
+        raise ConfigError(f"there is no preset {shown(preset)}{nearest(preset, known)}")
     if preset != "auto":
         return preset, ""
     kind = "gpu" if gpus() else "cpu"
@@ -358,18 +396,22 @@ def _preset_layers(preset: str, model: str) -> list[tuple[str, dict[str, Any]]]:
     return [(f"preset {preset}", values), (f"preset {preset}, {model}", own)]
 
 
-def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], int]) -> Resolved:
+def _validated(merged: dict[str, Any], sources: dict[str, str]) -> Settings:
     try:
-        settings = Settings(**merged)
+        return Settings(**merged)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, sources)) from None
+        raise ConfigError(sentence(error, sources)) from None
+
+
+def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], int]) -> Resolved:
+    settings = _validated(merged, sources)
     try:
         name = architecture(settings.model)
         chosen = settings.strategies or strategies(name)
         for strategy in chosen:
             check_strategy(name, strategy)
     except ModelError as error:
-        hint = _nearest(settings.model, [*ALIASES, *ARCHITECTURES])
+        hint = nearest(settings.model, [*ALIASES, *ARCHITECTURES])
         known = settings.model in (*ALIASES, *ARCHITECTURES)
         raise ConfigError(str(error) if known or "--help" in hint else f"{error}{hint}") from None
     changes: dict[str, Any] = {"strategies": tuple(dict.fromkeys(chosen))}
@@ -385,7 +427,8 @@ def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], i
     if settings.storage is not None:
         changes["storage"] = storage_address(settings.storage)
     settings = settings.model_copy(update=changes)
-    _check_together(settings, gpus)
+    if wrong := disagreement(settings, gpus):
+        raise ConfigError(wrong)
     return Resolved(settings, sources)
 
 
@@ -400,11 +443,17 @@ CREDENTIALS = {
 def storage_address(value: str) -> str:
     """The absolute path of a folder, or the URL of a place in an object store, from what --storage is given.
     Raises ConfigError if that is neither, or has a secret in it."""
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", value):
-        return str(Path(value).expanduser().resolve())
-    if value.startswith("file:///"):
-        return str(Path(value.removeprefix("file://")).resolve())
-    parts = urlsplit(value)
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", value) or value.startswith("file:///"):
+        folder = value.removeprefix("file://")
+        try:
+            check_path(folder)
+        except ValueError as error:
+            raise ConfigError(f"storage {shown(value)} cannot be used: {error}") from None
+        return str(Path(folder).expanduser().resolve())
+    try:
+        parts = urlsplit(value)
+    except ValueError as error:
+        raise ConfigError(f"storage {shown(value)} cannot be used: it is no address ({error})") from None
     secret = any(_SECRET.search(key) for key, _ in parse_qsl(parts.query, keep_blank_values=True))
     if secret or "@" in value.removeprefix("gs://anonymous@"):
         names = CREDENTIALS.get(parts.scheme, CREDENTIALS["s3"])
@@ -414,7 +463,7 @@ def storage_address(value: str) -> str:
         )
     if parts.scheme not in CREDENTIALS or not parts.netloc:
         raise ConfigError(
-            f"storage '{value}' is none that checkpoints can be kept in; --storage takes a folder, "
+            f"storage {shown(value)} is none that checkpoints can be kept in; --storage takes a folder, "
             "s3://bucket/prefix or gs://bucket/prefix"
         )
     return urlunsplit(parts._replace(path=parts.path.rstrip("/")))
@@ -430,57 +479,3 @@ def _starter(settings: Settings) -> str:
         f"there are no starter weights for {settings.model} of width {settings.width}; "
         "use --start scratch, or make them with python -m lic.starter"
     )
-
-
-def _check_together(settings: Settings, gpus: Callable[[], int]) -> None:
-    """Settings that are fine alone and wrong together."""
-    if settings.alpha_min >= settings.alpha_max:
-        raise ConfigError(f"alpha_min {settings.alpha_min:g} must be below alpha_max {settings.alpha_max:g}")
-    if settings.stopping and settings.grace >= settings.epochs > 1:
-        raise ConfigError(
-            f"grace {settings.grace} leaves no epoch to stop at in {settings.epochs}; "
-            "lower --grace or use --no-stopping"
-        )
-    if settings.kodak and settings.test != "auto":
-        raise ConfigError(f"--kodak and --test {settings.test} both name the images to report on; drop one")
-    if settings.select_on == "kodak" and (settings.test != "auto" or settings.test_images):
-        raise ConfigError("--select-on kodak needs the whole Kodak set; drop --test and --test-images")
-    if settings.start not in ("scratch",) and not Path(settings.start).is_file():
-        raise ConfigError(
-            f"there are no weights at '{settings.start}'; --start takes scratch, starter, auto "
-            "or a .safetensors file"
-        )
-    if settings.max_gpu_hours is not None and not settings.trials_per_gpu:
-        raise ConfigError(
-            f"max_gpu_hours is {settings.max_gpu_hours:g} but no trial uses a GPU; limit --max-hours instead"
-        )
-    if settings.trials_per_gpu and not gpus():
-        raise ConfigError(f"trials_per_gpu is {settings.trials_per_gpu} but there is no GPU; use 0")
-    if settings.patch % 64:
-        below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
-        raise ConfigError(
-            f"patch is {settings.patch}, but the models need a multiple of 64; "
-            f"the nearest are {below} and {above}"
-        )
-
-
-def _sentence(error: ValidationError, sources: dict[str, str]) -> str:
-    """The first of pydantic's complaints, for a person."""
-    first = error.errors()[0]
-    key = str(first["loc"][0])
-    bounds = {
-        "greater_than": "gt",
-        "greater_than_equal": "ge",
-        "less_than": "lt",
-        "less_than_equal": "le",
-    }
-    what = first["msg"].removeprefix("Value error, ")
-    if first["type"] in bounds:
-        limit = first["ctx"][bounds[first["type"]]]
-        inclusive = first["type"].endswith("equal")
-        what = f"the nearest allowed value is {limit}" if inclusive else f"it must be {what[16:]}"
-    if first["type"] == "literal_error":
-        options = [word.strip(" '\"") for word in first["ctx"]["expected"].replace(" or ", ",").split(",")]
-        what = f"choose one of {', '.join(options)}{_nearest(str(first['input']), options)}"
-        what = what.replace("; --help lists them", "")
-    return f"{key} {first['input']!r} ({sources.get(key, '')}) cannot be used: {what}"

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lic import zoo
 from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
+from lic.files import one_line, path_argument, whole_argument
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search import card
 from search.card import Choice
@@ -50,8 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
-    parser.add_argument("--out", type=Path, default=Path("zoo"), help="folder of zoos (default: zoo)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all searches")
+    parser.add_argument(
+        "--out", type=path_argument, default=Path("zoo"), help="folder of zoos (default: zoo)"
+    )
+    parser.add_argument(
+        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+    )
     parser.add_argument("--rates", metavar="LIST", help="qualities, such as 1-6 or 1,3 (default: all)")
     parser.add_argument("--with-baseline", action="store_true", help="put the baselines in as well")
     parser.add_argument(
@@ -60,9 +65,14 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--verify", action="store_true", help="code real images with every model first")
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="for --verify (default: the search's Kodak images)"
+        "--images",
+        type=path_argument,
+        metavar="DIR",
+        help="for --verify (default: the search's Kodak images)",
     )
-    parser.add_argument("--processes", type=int, metavar="N", help="for --verify (default: one a core)")
+    parser.add_argument(
+        "--processes", type=whole_argument(1, 10_000), metavar="N", help="for --verify (default: one a core)"
+    )
     parser.add_argument("--register", action="store_true", help="put each rate into MLflow's registry")
     parser.add_argument("--data-licence", metavar="TEXT", help="of the training images, for the card")
     parser.add_argument("--overwrite", action="store_true", help="replace the zoo that is there")
@@ -122,13 +132,15 @@ def _rates(text: str | None) -> tuple[int, ...] | None:
     try:
         return Settings(rates=text).rates  # type: ignore[arg-type]
     except ValueError:
-        raise ExportError(f"--rates {text}: write qualities from 1 to 6, such as 1-6 or 1,3,5") from None
+        raise ExportError(
+            f"--rates {one_line(text, 60)}: write qualities from 1 to 6, such as 1-6 or 1,3,5"
+        ) from None
 
 
 def _formats(text: str) -> set[str]:
     asked = {part.strip() for part in text.split(",")}
     if unknown := asked - set(FORMATS):
-        raise ExportError(f"--format {min(unknown)}: choose among {', '.join(FORMATS)}")
+        raise ExportError(f"--format {one_line(min(unknown), 60)}: choose among {', '.join(FORMATS)}")
     return asked
 
 

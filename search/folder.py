@@ -13,14 +13,17 @@ import yaml
 from optuna.storages import BaseStorage
 from pydantic import ValidationError
 
+from lic.files import check_path, check_regular, one_line, read_regular, shown
+from search import plain_yaml
 from search.belief import Belief, Expectation
 from search.checkpoints import TRIALS_FOLDER, Checkpoints, StoredFile, refusal
-from search.config import SETTINGS, ConfigError, Settings, recorded_settings
+from search.complaints import sentence
+from search.config import SETTINGS, ConfigError, Settings, is_name, recorded_settings
 from search.core import earlier_trials, studies
 from search.plan import plan_of
 from search.provenance import ENVIRONMENT
 from search.recommend import believe, expected_of
-from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord
+from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord, check
 from search.space import Plan, trial_name
 from search.storage import StorageError, open_storage, sqlite_address, sqlite_file
 
@@ -85,15 +88,19 @@ def checkpoints_of(folder: Path) -> Checkpoints:
 
 
 def _setting(folder: Path, key: str) -> str | None:
+    """One of the settings that are a text or nothing; None where it cannot be used."""
     try:
-        return recorded_settings(folder).get(key)
-    except ConfigError:
+        return getattr(Settings.model_validate({key: recorded_settings(folder).get(key)}), key)
+    except (ConfigError, ValidationError):
         return None
 
 
 def is_search(folder: Path) -> bool:
     """Whether the folder is that of a search which has begun."""
-    return (folder / STUDY).is_file() or (folder / SETTINGS).is_file()
+    try:
+        return (folder / STUDY).is_file() or (folder / SETTINGS).is_file()
+    except OSError:  # such as that of a name too long for a file
+        return False
 
 
 def searches_in(results: Path) -> list[Path]:
@@ -112,18 +119,25 @@ def recorded_at(folder: Path) -> float:
 def find_folder(name: str, results: Path) -> Path:
     """The folder of the search of this name in the results folder, or `name` itself if it is one; of 'last'
     that which recorded something last. Raises FolderError."""
+    for path in (name, str(results)):
+        try:
+            check_path(path)
+        except ValueError as error:
+            raise FolderError(f"there is no search {shown(name)} in {shown(str(results))}: {error}") from None
     found = searches_in(results)
     places = found[-1:] if name == "last" else [results / name, Path(name)]
     for folder in places:
         if is_search(folder):
             return folder
-    there = ", ".join(sorted(path.name for path in found)) or "none"
-    raise FolderError(f"there is no search '{name}' in {results}; there is {there}")
+    there = one_line(", ".join(sorted(path.name for path in found)) or "none", 300)
+    raise FolderError(f"there is no search {shown(name)} in {results}; there is {there}")
 
 
 def fetch_folder(name: str, results: Path, storage: str) -> Path:
     """Make the results folder of a search that was begun on another machine from what it keeps beside its
     checkpoints; nothing is done if it is here. Raises FolderError, StorageError."""
+    if not is_name(name):
+        raise FolderError(f"{shown(name)} is no name of a search, so none is fetched")
     folder, kept = results / name, Checkpoints(storage, name)
     if is_search(folder):
         return folder
@@ -131,7 +145,7 @@ def fetch_folder(name: str, results: Path, storage: str) -> Path:
         found = [kept.kept(file) for file in (SETTINGS, ENVIRONMENT)]
         if found[0] is None:
             raise FolderError(f"there is no search '{name}' in {results}, and none at {kept}")
-        study = yaml.safe_load(kept.read(SETTINGS)).get("study")
+        study = plain_yaml.parse(kept.read(SETTINGS)).get("study")
         if study is None or sqlite_file(study) is not None:
             raise FolderError(
                 f"the search at {kept} kept its trials in a SQLite file of its results folder, which is not "
@@ -140,7 +154,7 @@ def fetch_folder(name: str, results: Path, storage: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for file in reversed([file for file in found if file]):  # a folder with settings is a search
             file.copy_to(folder / Path(file.path).name)
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
         raise FolderError(f"the search at {kept} cannot be fetched: {refusal(storage, error)}") from error
     return folder
 
@@ -152,24 +166,51 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
     folder = find_folder(name, results)
     try:
         settings = Settings.model_validate(recorded_settings(folder))
-        environment = json.loads((folder / ENVIRONMENT).read_text())
+        environment = _environment(folder)
         plan = plan_of(settings)
+        _check_database(folder)
         storage = storage_of(folder)
         study = _study_name(storage, folder)
         pair = studies(storage, study)
         reader = RecordReader(pair, plan, "")
         records, confirmed = reader.read(), reader.read_confirmation()
+        for record in (record for group in (records, *confirmed) for record in group.everything()):
+            check(record)
         model = believe(pair[0], plan, earlier_trials(storage, study)) if with_model else None
         expected = expected_of(model, pair[0])
     except (ConfigError, StorageError) as error:
         raise FolderError(str(error)) from error
-    except (OSError, ValueError, ValidationError, yaml.YAMLError, optuna.exceptions.OptunaError) as error:
-        first = str(error).splitlines()[0]
-        raise FolderError(f"the search in {folder} cannot be read ({first})") from error
+    except ValidationError as error:
+        wrong = sentence(error, {}).replace(" ()", "")
+        raise FolderError(f"the search in {folder} cannot be read ({wrong})") from error
+    except Exception as error:  # a damaged database, or one of another program, can raise anything at all
+        raise FolderError(f"the search in {folder} cannot be read ({one_line(error)})") from error
     by_name = {trial_name(number): value for number, value in expected.items()}
     records = replace(records, test_set=_test_set(records), expected=by_name)
     confirmed = [replace(group, test_set=records.test_set) for group in confirmed]
     return OpenedSearch(folder, settings, plan, records, environment, model, confirmed)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Where the search in a folder came from. Raises OSError, ValueError."""
+    try:
+        found = json.loads(read_regular(folder / ENVIRONMENT, plain_yaml.MOST_BYTES))
+    except RecursionError as error:
+        raise ValueError(f"{ENVIRONMENT} is nested too deeply") from error
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"{ENVIRONMENT} does not hold texts by name")
+    return found
+
+
+def _check_database(folder: Path) -> None:
+    """Raise ValueError if the SQLite database of a search is none: Optuna would make one of an empty file, or
+    where there is nothing. Raises OSError."""
+    database = sqlite_file(address_of(folder))
+    if database is not None:
+        check_regular(database.stat().st_mode, database)
+        with database.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise ValueError(f"{database.name} is not a database")
 
 
 def _study_name(storage: BaseStorage, folder: Path) -> str:
@@ -226,6 +267,8 @@ def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
             raise
         state, path = read_checkpoint(kept), str(kept)
     point = {"lmbda": record.lmbda, "alpha": record.alpha, "seed": record.seed}
+    if not isinstance(state["config"], dict) or not isinstance(state["model"], dict):
+        raise CheckpointError(f"{path} is not a training checkpoint of this program")
     for key, value in point.items():
         if state["config"].get(key) != value:
             raise CheckpointError(f"{path} was trained with {key} {state['config'].get(key)}, not {value}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -11,11 +13,14 @@ from numpy.typing import NDArray
 from optuna import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
+from lic.architectures import STRATEGIES
 from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
+from lic.files import shown
+from lic.recipe import LAMBDAS
 from search.belief import Expectation
 from search.core import SOURCE, images_of, readings_of
 from search.objective import rate_change
-from search.space import BASELINE, TRIAL, Plan, baseline_name, confirmation_name, trial_name
+from search.space import BASELINE, CONFIRMATION, TRIAL, Plan, baseline_name, confirmation_name, trial_name
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -278,6 +283,42 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         began=_seconds(trial.datetime_start) or 0.0,
         ended=_seconds(trial.datetime_complete),
     )
+
+
+def check(record: TrialRecord) -> None:
+    """Raise ValueError if the record, read from a database that anybody may have written, cannot be true."""
+    fits = {
+        "name": re.fullmatch(r"[a-z][a-z0-9-]{0,99}", str(record.name)) is not None,
+        "role": record.role in (BASELINE, TRIAL, CONFIRMATION),
+        "quality": record.quality in LAMBDAS,
+        "lmbda": _is_number(record.lmbda) and record.lmbda > 0,
+        "alpha": _is_number(record.alpha) and record.alpha >= 0,
+        "strategy": record.strategy in ("", *STRATEGIES),
+        "seed": isinstance(record.seed, int) and record.seed >= 0,
+        "reason": isinstance(record.reason, str),
+        "source": isinstance(record.source, str),
+        "readings": all(map(_are_figures, record.readings.values())) and min(record.readings, default=1) > 0,
+        "images": all(map(_are_columns, record.images.values())),
+    }
+    for key, fit in fits.items():
+        if not fit:
+            raise ValueError(f"{shown(record.name)} has {key} {shown(getattr(record, key))}, which cannot be")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_figures(found: object) -> bool:
+    return isinstance(found, dict) and all(map(_is_number, found.values()))
+
+
+def _are_columns(found: object) -> bool:
+    """Whether these are columns of numbers; that of an image may be infinite (PSNR) or NaN (MS-SSIM)."""
+    if not isinstance(found, dict) or not all(isinstance(column, list) for column in found.values()):
+        return False
+    numbers = all(isinstance(value, int | float) for column in found.values() for value in column)
+    return numbers and len({len(column) for column in found.values()}) <= 2  # of one set of images or two
 
 
 def _seconds(moment: datetime.datetime | None) -> float | None:

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lic.architectures import STRATEGIES
+from lic.files import number_argument, path_argument, whole_argument
 from lic.recipe import LAMBDAS
 from search.core import Core
 from search.recommend import Recommendation, recommend
@@ -44,6 +45,8 @@ from search.surfaces import (
 )
 
 SELECTION = "simulated"
+
+USER_ERROR, INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
@@ -162,58 +165,84 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     surface = parser.add_mutually_exclusive_group()
     surface.add_argument("--surface", metavar="MODULE:FUNCTION", help="your own response")
-    surface.add_argument("--table", type=Path, metavar="CSV", help="recorded learning curves")
-    surface.add_argument("--member", type=int, default=0, metavar="N", help="of the parametric family")
+    surface.add_argument("--table", type=path_argument, metavar="CSV", help="recorded learning curves")
+    surface.add_argument(
+        "--member", type=whole_argument(0, 2**32 - 1), default=0, metavar="N", help="of the parametric family"
+    )
     parser.add_argument(
         "--noise",
-        type=float,
+        type=number_argument(0, 1e6),
         metavar="X",
         help="of a table's readings, percent (default: that between the seeds of its baselines, else 0.5)",
     )
-    parser.add_argument("--budget", type=_positive, default=64, metavar="N", help="trials (default: 64)")
     parser.add_argument(
-        "--workers", type=_positive, default=1, metavar="W", help="trials at once (default: 1)"
+        "--budget", type=whole_argument(1, 100_000), default=64, metavar="N", help="trials (default: 64)"
     )
     parser.add_argument(
-        "--epochs", type=_positive, default=9, metavar="E", help="of a full training (default: 9)"
+        "--workers",
+        type=whole_argument(1, 100_000),
+        default=1,
+        metavar="W",
+        help="trials at once (default: 1)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the proposals (default: 0)")
+    parser.add_argument(
+        "--epochs",
+        type=whole_argument(1, 100_000),
+        default=9,
+        metavar="E",
+        help="of a full training (default: 9)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_argument(0, 2**32 - 1),
+        default=0,
+        metavar="S",
+        help="of the proposals (default: 0)",
+    )
     parser.add_argument("--sampler", choices=SAMPLERS, default="surrogate", help="(default: surrogate)")
     parser.add_argument(
         "--stopping", action=argparse.BooleanOptionalAction, default=True, help="ASHA per rate"
     )
     parser.add_argument(
-        "--grace", type=_positive, default=1, help="epochs before the first rung (default: 1)"
+        "--grace",
+        type=whole_argument(1, 100_000),
+        default=1,
+        help="epochs before the first rung (default: 1)",
     )
     parser.add_argument(
-        "--eta", type=_positive, default=3, help="one in eta trials passes a rung (default: 3)"
+        "--eta", type=whole_argument(2, 1000), default=3, help="one in eta trials passes a rung (default: 3)"
     )
-    parser.add_argument("--alpha-min", type=float, default=1e-8, help="(default: 1e-8)")
-    parser.add_argument("--alpha-max", type=float, default=1e-5, help="(default: 1e-5)")
+    parser.add_argument("--alpha-min", type=number_argument(1e-30, 1e6), default=1e-8, help="(default: 1e-8)")
+    parser.add_argument("--alpha-max", type=number_argument(1e-30, 1e6), default=1e-5, help="(default: 1e-5)")
     parser.add_argument(
         "--failures",
-        type=float,
+        type=number_argument(0, 1),
         default=0.0,
         metavar="P",
         help="chance that a trial fails in an epoch (default: 0)",
     )
     parser.add_argument(
-        "--export", type=Path, nargs="+", metavar="FOLDER",
+        "--export", type=path_argument, nargs="+", metavar="FOLDER",
         help="write the learning curves of these searches (results folders) to --table, and stop",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcome there")
+    parser.add_argument("--json", type=path_argument, metavar="FILE", help="write the outcome there")
     args = parser.parse_args(argv)
     try:
         if args.export:
             return _export(args.export, args.table)
+        if args.alpha_min >= args.alpha_max:
+            raise SurfaceError(f"--alpha-min {args.alpha_min:g} must be below --alpha-max {args.alpha_max:g}")
         plan = plan_of(args)
         outcome = simulate(_curve(args), plan, args.workers, args.failures)
-    except SurfaceError as error:
+        _show(outcome, plan)
+        if args.json:
+            args.json.write_text(json.dumps(_document(outcome), indent=2) + "\n")
+    except (SurfaceError, OSError) as error:
         print(f"lictune: {error}", file=sys.stderr)
-        return 2
-    _show(outcome, plan)
-    if args.json:
-        args.json.write_text(json.dumps(_document(outcome), indent=2) + "\n")
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("lictune: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -227,12 +256,6 @@ def _export(folders: list[Path], target: Path | None) -> int:
     between = "" if noise is None else f"; {noise:.2f} % between seeds"
     print(f"wrote {len(table)} readings of {len(folders)} searches to {target}{between}")
     return 0
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return int(text)
 
 
 def _curve(args: argparse.Namespace) -> Curve:

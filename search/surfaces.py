@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import math
 import struct
 import typing
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
+from lic.files import one_line, read_regular, shown
 from lic.recipe import LAMBDAS
 from search.folder import FolderError, open_search
 from search.space import BASELINE
@@ -21,6 +23,9 @@ from search.surrogate import Squash
 
 #: curve(alpha, strategy, lmbda, epoch, seed) -> rate change in percent; negative saves bits.
 Curve = Callable[[float, str, float, int, int], float]
+
+#: The largest table that is read.
+_MOST_BYTES = 1 << 28
 
 
 class SurfaceError(ValueError):
@@ -139,12 +144,12 @@ def load_curve(name: str) -> Curve:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever a user's module raises
         raise SurfaceError(
-            f"there is no surface '{name}' ({error}); write package.module:function"
+            f"there is no surface {shown(name)} ({one_line(error)}); write package.module:function"
         ) from error
     if not callable(found):
-        raise SurfaceError(f"'{name}' is not a function")
+        raise SurfaceError(f"{shown(name)} is not a function")
     return found
 
 
@@ -184,13 +189,19 @@ def seed_noise(table: pd.DataFrame) -> float | None:
 def read_table(path: Path) -> pd.DataFrame:
     """A table of recorded curves. Raises SurfaceError."""
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(io.BytesIO(read_regular(path, _MOST_BYTES)))
     except (OSError, ValueError) as error:
-        raise SurfaceError(f"the table {path} cannot be read ({error})") from error
+        raise SurfaceError(f"the table {path} cannot be read ({one_line(error)})") from error
     missing = {"quality", "strategy", "alpha", "epoch", "rate_change"} - set(table.columns)
     if missing:
         raise SurfaceError(f"the table {path} lacks the column {', '.join(sorted(missing))}")
-    return table[np.isfinite(table["rate_change"])]
+    for column in ("quality", "alpha", "epoch", "rate_change"):
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            raise SurfaceError(f"the table {path} has something that is no number in its column {column}")
+    found = table[np.isfinite(table["rate_change"])]
+    if found.empty:
+        raise SurfaceError(f"the table {path} has no reading")
+    return found
 
 
 def recorded(path: Path, epochs: int, noise: float | None) -> Recorded:

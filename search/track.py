@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lic.files import path_argument
 from search.folder import FolderError, OpenedSearch, open_search
 from search.lock import is_running
 from search.publishing import write_end
@@ -29,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of all searches")
+    parser.add_argument(
+        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+    )
     parser.add_argument("--tracking-uri", metavar="URI", help="of MLflow (default: as the search had it)")
     parser.add_argument("--rebuild", action="store_true", help="write what MLflow lacks")
     args = parser.parse_args(argv)

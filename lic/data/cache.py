@@ -77,13 +77,13 @@ def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
     Unreadable files are left out and listed in `skipped`. Raises ImageError if none is left.
     """
     names = {path: path.relative_to(root).as_posix() for path in files}
-    stats = [(names[path], path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    stats = [(names[path], *_stamp(path)) for path in files]
     # Unchanged sizes and times stand for unchanged contents, so that a large folder is read once.
     seen = cache / f"seen-{_digest(str(root.resolve()), json.dumps(stats))}"
     if seen.is_file() and (packed := _open(cache, seen.read_text().strip())):
         return packed
     with ThreadPoolExecutor() as pool:
-        hashes = pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), files)
+        hashes = pool.map(_content_digest, files)
         key = _digest(*(f"{names[path]} {digest}" for path, digest in zip(files, hashes, strict=True)))
 
     def decoded() -> Iterator[tuple[str, NDArray[np.uint8] | ImageError]]:
@@ -102,6 +102,24 @@ def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
     packed = pack(key, decoded, cache)
     durable.write(seen, key)
     return packed
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file; of one that cannot be asked, nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _content_digest(path: Path) -> str:
+    """The SHA-256 of a file; of one that cannot be read, which decoding will say, a word for that."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"
 
 
 def pack(
@@ -149,7 +167,9 @@ def _open(cache: Path, key: str) -> PackedImages | None:
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join([f"format {_FORMAT}", *parts]).encode()).hexdigest()[:32]
+    # A file's name need not be UTF-8.
+    text = "\n".join([f"format {_FORMAT}", *parts]).encode(errors="surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 @contextmanager

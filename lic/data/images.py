@@ -10,6 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lic.files import check_regular, one_line
+
+#: Pillow tells a file's kind by its content: these and no others, since some of the others run programs.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP")
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".bmp"})
 
 #: Larger than any photograph in use, small enough that a decompression bomb cannot take the memory.
@@ -43,22 +48,37 @@ def read_rgb(path: Path | io.BytesIO) -> NDArray[np.uint8]:
     """
     name = path if isinstance(path, Path) else "the image"
     try:
+        if isinstance(path, Path):
+            check_regular(path.stat().st_mode, path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{name} has {image.width} x {image.height} pixels, over the limit of "
-                        f"{MAX_PIXELS // 1_000_000} million; scale it down"
-                    )
+            # Of damaged metadata, and of many pixels: there is a limit of our own.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                _check_size(image)
                 image.load()
+                _check_size(image)  # what is loaded may be larger than what the head says
                 return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{name} cannot be read as an image ({error})") from error
+    except ImageError as error:
+        raise ImageError(f"{name} {error}") from error
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(_FORMATS)
+        raise ImageError(f"{name} cannot be read as an image (it is none of {kinds})") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large to be read safely ({error})") from error
+    except Exception as error:  # a damaged file can raise anything at all
+        what = getattr(error, "strerror", None) or one_line(error)
+        raise ImageError(f"{name} cannot be read as an image ({what})") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"has {width} x {height} pixels, over the limit of {MAX_PIXELS // 1_000_000} million; "
+            "scale it down"
+        )
+    if width < 1 or height < 1:
+        raise ImageError(f"has {width} x {height} pixels")
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
