@@ -27,6 +27,9 @@ from search.storage import StorageError
 
 TRIALS_FOLDER = "trials"
 
+#: Bytes of a small file, such as settings, at the most.
+_SMALL = 1 << 20
+
 _CHECKPOINT = re.compile(r"epoch-(\d+)\.pt")
 
 #: Seconds that Google's client tries again; by itself it would for a quarter of an hour.
@@ -170,7 +173,7 @@ class Checkpoints:
     def read(self, name: str) -> str:
         """The text of a small file."""
         with self.filesystem.open_input_stream(self._path(name)) as file:
-            return file.read().decode()
+            return file.read(_SMALL).decode()
 
     def remove(self, start: str) -> None:
         """Remove the files beside the checkpoints whose names start so."""

@@ -29,9 +29,11 @@ def is_full(error: OSError) -> bool:
 
 
 def trouble(error: BaseException | None) -> str:
-    """What is wrong with the disk, if that is what went wrong, as the beginning of a sentence; else empty."""
+    """What is wrong with the disk or the memory, if that is what went wrong, as a sentence's beginning."""
     while error is not None:
         said = str(error).partition("\n")[0]
+        if isinstance(error, MemoryError):
+            return "the memory of this machine does not suffice; give it fewer --workers"
         if isinstance(error, OSError) and error.filename is not None:
             return f"{error.filename} cannot be used ({error.strerror})"
         if isinstance(error, OSError) and is_full(error):

@@ -9,7 +9,6 @@ import logging
 from importlib.metadata import version
 from pathlib import Path
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.data.sets import ImageSet
@@ -17,6 +16,7 @@ from lic.trial import TrialConfig
 from search.checkpoints import TRIALS_FOLDER
 from search.core import SETUP, SOURCE, Core, readings_of, studies
 from search.folder import checkpoints_of, name_of, searches_in, storage_of
+from search.records import check, record_of
 from search.space import baseline_name
 from search.storage import StorageError
 
@@ -80,6 +80,9 @@ def _finished(search: Path) -> list[FrozenTrial]:
     """The finished baselines of the search in this folder; of one that cannot be read, none."""
     try:
         found = studies(storage_of(search), name_of(search))[1].get_trials(deepcopy=False)
-    except (optuna.exceptions.OptunaError, StorageError, OSError, RuntimeError):
+        for trial in found:
+            check(record_of(trial))
+    except Exception as error:  # a damaged database can raise anything at all
+        _log.warning("the baselines of %s are not taken over: %s", search, error)
         return []
     return [trial for trial in found if trial.state == TrialState.COMPLETE]

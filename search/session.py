@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from optuna.exceptions import OptunaError
 from rich.console import Console
 
 from lic import durable
@@ -28,7 +29,7 @@ from search.metrics import Gauges
 from search.monitor import Monitor, start_report
 from search.publishing import Publisher
 from search.recommend import expectations
-from search.records import FAILED, SearchRecords, read_records
+from search.records import FAILED, SearchRecords, check, read_records, record_of
 from search.reuse import reuse_baselines
 from search.space import CONFIRMATION, Plan, trial_name
 from search.storage import sqlite_file
@@ -177,8 +178,13 @@ class Session:
                     f"{'reused':<12} the baseline of quality {quality}, trained the same way in {source}"
                 )
         if earlier is not None:
-            there = studies(storage_of(earlier), name_of(earlier))[0]
-            known = core.learn_from(there.get_trials())
+            try:
+                there = studies(storage_of(earlier), name_of(earlier))[0].get_trials()
+                for trial in there:
+                    check(record_of(trial))
+            except (OptunaError, LookupError, ValueError, TypeError) as error:
+                raise ConfigError(f"the search in {earlier} cannot be learnt from ({error})") from error
+            known = core.learn_from(there)
             self._say(f"{'warm start':<12} {known} trials of {earlier} inform the sampler")
         return core
 
