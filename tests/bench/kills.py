@@ -39,8 +39,8 @@ from dashboards.servers import usable_port
 from search.config import Settings, recorded_settings
 from search.core import studies
 from search.folder import open_search
-from search.plan import template_of
-from search.records import FAILED, RUNNING, SearchRecords, TrialRecord, read_records
+from search.plan import plan_of, template_of
+from search.records import FAILED, RUNNING, RecordReader, SearchRecords, TrialRecord
 from search.tracking import ROLE_TAG, TRIAL_TAG
 from tests.conftest import assert_as_trained_alone
 from tests.database import Database
@@ -77,6 +77,7 @@ class Scene:
     server: subprocess.Popen | None = None
     driver: subprocess.Popen | None = None
     port: int = 0
+    reader: RecordReader | None = None
     #: Every file of a checkpoint that was seen, by training and epoch.
     written: dict[tuple[str, str], set[int]] = field(default_factory=dict)
 
@@ -186,10 +187,10 @@ class Scene:
         return "ended with 2"
 
     def records(self) -> SearchRecords:
-        settings = Settings(**recorded_settings(self.search))
-        from search.plan import plan_of
-
-        return read_records(studies(self.study, self.name), plan_of(settings), "deadleaves")
+        if self.reader is None:
+            plan = plan_of(Settings(**recorded_settings(self.search)))
+            self.reader = RecordReader(studies(self.study, self.name), plan, "deadleaves")
+        return self.reader.read()
 
     def look(self) -> None:
         """Note the checkpoints that are there."""
@@ -203,7 +204,7 @@ class Scene:
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(0.05):
+            while not over.wait(0.1):
                 self.look()
 
         thread = threading.Thread(target=watch)
@@ -264,21 +265,21 @@ def _of_files(scene: Scene, pattern: str) -> Callable[[], bool]:
 
 #: By moment: what is waited for, and the most seconds that pass then.
 MOMENTS: dict[str, tuple[Callable[[Scene], Callable[[], bool]], float, float]] = {
-    "during baselines": (lambda s: _of_records(s, lambda _, now: bool(now)), 1.5, 0.02),
+    "during baselines": (lambda s: _of_records(s, lambda _, now: bool(now)), 1.5, 0.2),
     "while a checkpoint is written": (lambda s: _of_files(s, "*/*/trials/*/.*.partial*"), 0.0, 0.003),
-    "before a rung": (lambda s: _of_records(s, lambda _, now: _running(now, {RUNG - 1})), 0.3, 0.02),
+    "before a rung": (lambda s: _of_records(s, lambda _, now: _running(now, {RUNG - 1})), 0.3, 0.1),
     "after a rung": (
-        lambda s: _of_records(s, lambda old, now: _reached(now, RUNG) > _reached(old, RUNG)), 0.3, 0.02,
+        lambda s: _of_records(s, lambda old, now: _reached(now, RUNG) > _reached(old, RUNG)), 0.3, 0.1,
     ),
     "while tracking flushes": (lambda s: _of_files(s, "results/mlflow.db-journal"), 0.0, 0.003),
-    "at the very end": (lambda s: _of_records(s, lambda _, now: _ended(now) >= BUDGET), 4.0, 0.02),
+    "at the very end": (lambda s: _of_records(s, lambda _, now: _ended(now) >= BUDGET), 4.0, 0.2),
 }  # fmt: skip
 
 #: What trains, and Ray, are gone once all has ended.
 _LAST = (
     lambda s: _of_records(s, lambda _, now: len(now) == BUDGET + 2 and _ended(now) >= BUDGET - 1),
     0.5,
-    0.02,
+    0.2,
 )
 
 
