@@ -26,8 +26,9 @@ from search.space import Candidate, Plan
 
 _log = logging.getLogger(__name__)
 
-#: What a trial reports: its readings, why it failed, or why no trial of the search can go on.
-READINGS, FAILURE, TROUBLE = "readings", "failure", "trouble"
+#: What a trial reports: its readings, with what is to be noted in the log, why it failed, or why no trial of
+#: the search can go on.
+READINGS, NOTES, FAILURE, TROUBLE = "readings", "notes", "failure", "trouble"
 
 
 class Decisions(Protocol):
@@ -72,14 +73,15 @@ class RayTrial(tune.Trainable):
         self.trial = Trial(config["trial"])
         self.checkpoints: Checkpoints = config["checkpoints"]
         self.training: str = config["training"]
+        self._told = 0
+        self._notes: list[str] = []
         for file in self.checkpoints.saved(self.training):
             try:
                 with file.local() as path:
                     self.trial.load(path)
                 break
             except TornError as error:
-                _log.warning("%s; the checkpoint before it is used", error)
-        self._told = 0
+                self._notes.append(f"{error}; the one before it is used")
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -103,7 +105,8 @@ class RayTrial(tune.Trainable):
             return {TROUBLE: f"the checkpoint of {self.training} cannot be written: {error.strerror}"}
         news = self.trial.readings[self._told :]
         self._told = len(self.trial.readings)
-        return {READINGS: news}
+        notes, self._notes = self._notes, []
+        return {READINGS: news, NOTES: notes}
 
 
 class _NotRestored:
@@ -206,6 +209,8 @@ class Drive:
     def hear(self, name: str, result: dict[str, Any]) -> bool:
         """Take what a trial reports; whether it goes on."""
         goes_on = False
+        for note in result.get(NOTES, ()):
+            _log.warning(note)
         with self._guarded():
             if TROUBLE in result:
                 self.limits.halt(result[TROUBLE])

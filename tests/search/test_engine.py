@@ -19,7 +19,7 @@ from lic.recipe import TrainingConfig
 from lic.trial import ImagesConfig, Readings, Trial, TrialConfig
 from search.checkpoints import Checkpoints
 from search.core import Core
-from search.engine import FAILURE, READINGS, TROUBLE, Drive, RayTrial
+from search.engine import FAILURE, NOTES, READINGS, TROUBLE, Drive, RayTrial
 from search.limits import Limits
 from search.space import TRIAL, Candidate
 from tests.search.test_core import PLAN, figures
@@ -59,7 +59,9 @@ def test_a_worker_that_is_lost_at_any_moment_costs_no_epoch_that_was_saved(confi
     content[len(content) // 2] ^= 1
     Path(newest.path).write_bytes(content)
     third = RayTrial(config)
-    assert plain(third.step()[READINGS]) == plain(expected[:2])
+    told = third.step()
+    assert plain(told[READINGS]) == plain(expected[:2])
+    assert [note.startswith(f"{newest} is damaged") for note in told[NOTES]] == [True]
     for _ in range(2):
         third.step()
     assert plain(third.trial.readings) == plain(expected)
