@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config import SETTINGS
-from search.provenance import ENVIRONMENT, parent_description
+from search.provenance import ENVIRONMENT, parent_description, public
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_so_far
 from search.space import BASELINE
@@ -332,8 +332,8 @@ def runs_of(client: Any, experiment: str, query: str = "") -> list[Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, on one short line."""
-    lines = str(error).strip().splitlines()
+    """What went wrong, on one short line; MLflow's own errors show the address with its password."""
+    lines = public(str(error)).strip().splitlines()
     # SQLAlchemy may put how it came about before what it was.
     told = [line for line in lines if not line.startswith("(raised as a result")]
     return ([*told, *lines, type(error).__name__])[0][:200]
