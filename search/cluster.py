@@ -52,6 +52,7 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     prepare(address)
     import ray
 
+    _keep_keys_here()
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -70,6 +71,15 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     # What Ray logs goes where all libraries' logs go, not to the terminal.
     logging.getLogger("ray").handlers.clear()
     logging.getLogger("ray").propagate = True
+
+
+def _keep_keys_here() -> None:
+    """Ray Tune hands the keys of an AWS account in this process's environment to its workers in a way that
+    Ray writes down in its log, for everybody to read. Workers have them from their own nodes."""
+    from ray.tune.execution import class_cache
+
+    handed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed_on if not name.startswith("AWS_")}
 
 
 def disconnect() -> None:

@@ -28,6 +28,8 @@ from search.tracking import Tracker, runs_of
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 
+PASSWORD = "s3cret"
+
 
 @pytest.fixture(scope="module")
 def search(real: Real) -> OpenedSearch:
@@ -204,11 +206,10 @@ def server(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen, str]
         started.append(
             subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         )
-        address = f"http://127.0.0.1:{port}"
         for _ in range(240):
             try:
-                with urllib.request.urlopen(f"{address}/health", timeout=2):
-                    return started[-1], address
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                    return started[-1], f"http://user:{PASSWORD}@127.0.0.1:{port}"
             except OSError:
                 time.sleep(0.5)
         raise AssertionError((tmp_path / "server.log").read_text())
@@ -243,6 +244,7 @@ def test_a_server_killed_and_started_again_holds_everything(
     found, said, longest = publish(address, search, folder, kill)
     assert longest < 0.05
     assert "the search goes on" in said[0] and "answers again" in said[-1]
+    assert "http://user:***@127.0.0.1" in said[0]
     assert capsys.readouterr().out == ""  # the terminal is the search's own
     assert found == publish(f"sqlite:///{tmp_path}/undisturbed.db", search, folder, settle)[0]
 
