@@ -281,7 +281,8 @@ def rungs(search: OpenedSearch) -> go.Figure:
             marker={"size": 5, "symbol": SYMBOLS[trial.strategy]},
             opacity=0.35 if trial.state == FAILED else 0.85,
             hovertemplate=f"<b>{_plain(trial.name)}</b> (q{trial.quality}, {trial.state})<br>"
-            f"{trial.strategy}, alpha {trial.alpha:.2e}<br>epoch %{{x}}: %{{y:+.2f}} %<extra></extra>", row=1, col=2,
+            f"{trial.strategy}, alpha {trial.alpha:.2e}<br>epoch %{{x}}: %{{y:+.2f}} %<extra></extra>",
+            row=1, col=2,
         )  # fmt: skip
         seen.add(trial.strategy)
     figure.update_yaxes(title="trials", row=1, col=1)

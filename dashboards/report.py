@@ -26,7 +26,7 @@ from dashboards.images import DIVERGING, SEQUENTIAL, STRONG, gradient, map_uri, 
 from lic.architectures import architecture
 from lic.latents import correlation_sum
 from search import summary
-from search.folder import FolderError, OpenedSearch, open_search
+from search.folder import FolderError, OpenedSearch, check_inside, open_search
 from search.records import FAILED, FINISHED, RUNNING, STOPPED
 from search.results import OVERALL, StrategyResult, rate_table, strategy_results, write_tables
 
@@ -53,12 +53,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         search = open_search(args.search, args.results)
         target = args.out or search.folder / "report.html"
+        partial = target.with_name(f".{target.name}.partial")
+        if not args.out:
+            check_inside(search.folder, partial.name, "figures", "tables")
         found, why_none = _examples(search)
         figures, by_strategy = (
             _figures(search, found),
             strategy_results(search.records, search.plan.strategies),
         )
-        partial = target.with_name(f".{target.name}.partial")
         partial.write_text(page(search, by_strategy, figures, found, why_none))
         partial.replace(target)
         folder = args.png or (None if args.out else search.folder / "figures")

@@ -76,7 +76,26 @@ def storage_of(folder: Path, **options: Any) -> BaseStorage:
 
 def name_of(folder: Path) -> str:
     """The name that the search in a folder was given, which the folder may have lost since."""
-    return _setting(folder, "name") or folder.resolve().name
+    recorded = _setting(folder, "name")
+    return recorded if recorded and is_name(recorded) else folder.resolve().name
+
+
+def is_name(text: str) -> bool:
+    """Whether a text from elsewhere can be the name of a search, and so leads to no other folder."""
+    try:
+        Settings(name=text)
+    except ValidationError:
+        return False
+    return True
+
+
+def check_inside(folder: Path, *names: str) -> None:
+    """Make sure that nothing of these names in a search's folder, which may come from someone else, is a link
+    by which a file outside would be overwritten. Raises FolderError."""
+    root = folder.resolve()
+    for path in (found for name in names for found in (folder / name, *(folder / name).glob("*"))):
+        if not path.resolve().is_relative_to(root):
+            raise FolderError(f"{path} leads to {path.resolve()}, outside the search's folder; remove it")
 
 
 def checkpoints_of(folder: Path) -> Checkpoints:
@@ -125,6 +144,8 @@ def find_folder(name: str, results: Path) -> Path:
 def fetch_folder(name: str, results: Path, storage: str) -> Path:
     """Make the results folder of a search that was begun on another machine from what it keeps beside its
     checkpoints; nothing is done if it is here. Raises FolderError, StorageError."""
+    if not is_name(name):
+        raise FolderError(f"'{name}' is no name of a search; give the one that its folder has")
     folder, kept = results / name, Checkpoints(storage, name)
     if is_search(folder):
         return folder

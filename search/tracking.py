@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config import SETTINGS
+from search.folder import is_name
 from search.provenance import ENVIRONMENT, parent_description, public
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_so_far
@@ -148,7 +149,8 @@ class Tracker:
         ended = []
         for parent in self._client.search_runs(everywhere, query, max_results=1000):
             name = parent.data.tags.get(SEARCH_TAG, "")
-            if parent.info.run_id == self.parent or not broken_off(name):
+            # Others write to a server too, and the name is looked up as a folder.
+            if parent.info.run_id == self.parent or not is_name(name) or not broken_off(name):
                 continue
             for run in runs_of(self._client, parent.info.experiment_id, "attributes.status = 'RUNNING'"):
                 self._client.set_tag(run.info.run_id, STATE_TAG, INTERRUPTED)

@@ -24,7 +24,7 @@ from search import publishing, track
 from search.folder import OpenedSearch, open_search
 from search.publishing import Publisher
 from search.records import RUNNING, SearchRecords
-from search.tracking import Tracker, runs_of
+from search.tracking import PARENT, ROLE_TAG, SEARCH_TAG, Tracker, runs_of
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 
@@ -144,6 +144,10 @@ def test_runs_that_a_killed_process_left_are_put_right(
     client = MlflowClient(uri)
     twice = next(run for run in runs_of(client, tracker.experiment) if run.data.tags.get("lictune.trial"))
     client.create_run(tracker.experiment, tags=twice.data.tags)
+
+    # A run of someone else's, whose search would be looked for in another folder, is left alone.
+    theirs = {ROLE_TAG: PARENT, SEARCH_TAG: "../real"}
+    client.create_run(client.create_experiment("theirs"), tags=theirs)
 
     # Another search of this store sees that no process is at work on it, and ends its runs.
     other = Tracker(uri, "other", folder)
