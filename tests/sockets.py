@@ -15,8 +15,8 @@ _EVERY = 0.3
 
 
 @contextlib.contextmanager
-def watched(seen: set[tuple[str, str]]) -> Iterator[None]:
-    """Put into `seen` the name and address of every process below this one that waits meanwhile."""
+def watched(seen: set[tuple[str, str, int]]) -> Iterator[None]:
+    """Put into `seen` the name, address and port of every process below this one that waits meanwhile."""
     over = threading.Event()
 
     def look() -> None:
@@ -32,15 +32,15 @@ def watched(seen: set[tuple[str, str]]) -> Iterator[None]:
         thread.join()
 
 
-def waiting(process: psutil.Process) -> set[tuple[str, str]]:
-    """The name and address of every process below this one that waits for connections or datagrams."""
-    found = set()
+def waiting(process: psutil.Process) -> set[tuple[str, str, int]]:
+    """The name, address and port of every process below this one that waits for connections or datagrams."""
+    found: set[tuple[str, str, int]] = set()
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it ended meanwhile
             for bound in child.net_connections("inet"):
                 datagrams = bound.type == socket.SOCK_DGRAM and not bound.raddr
                 if datagrams or bound.status == psutil.CONN_LISTEN:
-                    found.add((child.name(), bound.laddr.ip))
+                    found.add((child.name(), bound.laddr.ip, bound.laddr.port))
     return found
 
 

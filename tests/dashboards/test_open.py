@@ -69,7 +69,7 @@ def test_everything_answers_and_ends_with_the_command(real: Real) -> None:
             assert links["report"] == report.resolve().as_uri() and report.is_file()
             started = psutil.Process(process.pid).children(recursive=True)
             assert len(started) >= 3  # MLflow, its worker, Optuna's dashboard
-            open_at = [address for _, address in waiting(psutil.Process(process.pid))]
+            open_at = [address for _, address, _ in waiting(psutil.Process(process.pid))]
             assert len(open_at) >= 2 and all(map(is_local, open_at))
             written = report.stat().st_mtime_ns
             with opened(real[0], "--port", base.rpartition(":")[2]) as (_, again):

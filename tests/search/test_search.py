@@ -310,7 +310,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted(tmp_p
 
 
 def test_a_search_whose_every_trial_fails_says_why_and_is_open_to_this_machine_alone(tmp_path: Path) -> None:
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, int]] = set()
     with watched(seen):
         done = run_search(
             tmp_path, "lost", "--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "2",
@@ -319,7 +319,7 @@ def test_a_search_whose_every_trial_fails_says_why_and_is_open_to_this_machine_a
     assert done.returncode == 1, done.stdout
     assert "every trial failed; the first said: " in done.stdout
     assert "lower --lr or --alpha-max" in done.stdout
-    names = {name for name, _ in seen}
+    names = {name for name, _, _ in seen}
     assert {"gcs_server", "raylet"} <= names and any(name.startswith("ray::") for name in names)
     assert not [found for found in seen if not is_local(found[1])]
 
