@@ -45,7 +45,10 @@ def shown_in(content: bytes, hidden: dict[str, str]) -> list[str]:
     return [name for name, secret in hidden.items() if secret.encode() in content]
 
 
-def test_no_secret_is_written_anywhere(database: Database, tmp_path: Path) -> None:
+def test_no_secret_is_written_anywhere(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(tmp_path / "served"))
     hidden = {
         "RAY_AUTH_TOKEN": secrets.token_hex(32), "MLFLOW_TRACKING_PASSWORD": secrets.token_hex(16),
         "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16), "AWS_SESSION_TOKEN": secrets.token_hex(16),
@@ -84,5 +87,6 @@ def test_no_secret_is_written_anywhere(database: Database, tmp_path: Path) -> No
         path.name for path in written
     }
     assert any(path.name == "raylet.out" for path in written)
+    assert any((tmp_path / "served").rglob("report.html"))
     found = {path.name: names for path in written if (names := shown_in(path.read_bytes(), hidden))}
     assert found == {}
