@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 IMAGES := $(wildcard ../shared/data/bsds500)
 
-.PHONY: search test lint ui chaos stack screenshots starter lock smoke clean
+.PHONY: search test lint audit ui chaos stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
 .venv: requirements.lock pyproject.toml
@@ -22,7 +22,11 @@ lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lic search dashboards
 
-test: lint
+# Known vulnerabilities of the pinned packages; without a network it says that it could not look, and passes.
+audit: .venv
+	$(BIN)/python -m tests.audit
+
+test: lint audit
 	$(BIN)/python -m pytest
 
 # Three trials of every supported model, and several at once on a device: minutes each.

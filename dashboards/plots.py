@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def rd_curves(search: OpenedSearch) -> go.Figure:
                 showlegend=pane == 1, visible=True if records.test_set == "kodak" else "legendonly",
                 row=1, col=pane,
             )  # fmt: skip
-        figure.update_xaxes(title=f"bits per pixel on {records.test_set} (entropy estimate)", col=pane)
+        figure.update_xaxes(
+            title=f"bits per pixel on {_plain(records.test_set)} (entropy estimate)", col=pane
+        )
         figure.update_yaxes(title="dB", col=pane)
     _zoom(figure, search, {**chosen, "kept": kept, "baseline": anchors})
     return _finish(figure, 480)
@@ -88,7 +91,7 @@ def _point(search: OpenedSearch, record: TrialRecord, metric: str) -> tuple[floa
 
 def _hover(record: TrialRecord) -> str:
     point = f"{record.strategy}, alpha {record.alpha:.2e}" if record.alpha else "baseline"
-    return f"<b>{record.name}</b> (quality {record.quality})<br>{point}, epoch {record.last_epoch}"
+    return f"<b>{_plain(record.name)}</b> (quality {record.quality})<br>{point}, epoch {record.last_epoch}"
 
 
 def _band(
@@ -204,7 +207,7 @@ def _trials(
 ) -> None:
     measured = [(t, change) for t in trials if (change := _change(search, t)) is not None]
     texts = [
-        f"<b>{t.name}</b> ({t.state})<br>{strategy}, alpha {t.alpha:.2e}<br>"
+        f"<b>{_plain(t.name)}</b> ({t.state})<br>{strategy}, alpha {t.alpha:.2e}<br>"
         f"epoch {t.last_epoch}: {change:+.2f} %"
         for t, change in measured
     ]
@@ -277,8 +280,9 @@ def rungs(search: OpenedSearch) -> go.Figure:
             line={"color": COLOURS[trial.strategy], "width": 1, "dash": dash},
             marker={"size": 5, "symbol": SYMBOLS[trial.strategy]},
             opacity=0.35 if trial.state == FAILED else 0.85,
-            hovertemplate=f"<b>{trial.name}</b> (q{trial.quality}, {trial.state})<br>{trial.strategy}, "
-            f"alpha {trial.alpha:.2e}<br>epoch %{{x}}: %{{y:+.2f}} %<extra></extra>", row=1, col=2,
+            hovertemplate=f"<b>{_plain(trial.name)}</b> (q{trial.quality}, {trial.state})<br>"
+            f"{trial.strategy}, alpha {trial.alpha:.2e}<br>epoch %{{x}}: %{{y:+.2f}} %<extra></extra>",
+            row=1, col=2,
         )  # fmt: skip
         seen.add(trial.strategy)
     figure.update_yaxes(title="trials", row=1, col=1)
@@ -294,7 +298,7 @@ def _at(search: OpenedSearch, trial: TrialRecord, epoch: int) -> float | None:
 def channel_bits(found: Examples) -> go.Figure:
     """The bits of every channel of y, the most expensive first, a pane an image: baseline and tuned model."""
     images = found.images
-    titles = [f"{example.name}: bits of y's channels, sorted" for example in images]
+    titles = [f"{_plain(example.name)}: bits of y's channels, sorted" for example in images]
     figure = make_subplots(1, len(images), subplot_titles=titles, horizontal_spacing=0.08)
     for pane, example in enumerate(images, 1):
         for name, model, colour, dash in (
@@ -314,6 +318,11 @@ def channel_bits(found: Examples) -> go.Figure:
     figure.update_xaxes(title="channels, by their bits")
     figure.update_yaxes(title="bits", col=1)
     return _finish(figure, 340)
+
+
+def _plain(name: str) -> str:
+    """A name from outside as Plotly shows it: a part of HTML in its texts, such as a link, would be live."""
+    return html.escape(name)
 
 
 def _finish(figure: go.Figure, height: int) -> go.Figure:

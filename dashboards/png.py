@@ -3,6 +3,7 @@ themselves, so that both show the same points, and from the examples."""
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def of_plotly(source: go.Figure) -> Figure:
             if shape.yref == f"y{number}":
                 pane.axhline(shape.y0, color=shape.line.color, linewidth=shape.line.width, zorder=1)
     for pane, title in zip(panes.values(), source.layout.annotations, strict=True):
-        pane.set_title(title.text, fontsize=10)
+        pane.set_title(html.unescape(title.text), fontsize=10, parse_math=False)
     names = list(handles)
     lines = [handles[name] for name in names]
     figure.legend(lines, names, loc="lower center", ncols=6, frameon=False, fontsize=8.5)
@@ -97,7 +98,7 @@ def _axes(pane: Axes, across: Any, up: Any) -> None:
             scale("log")
         if layout.range is not None:
             limits(*(10**end if logarithmic else end for end in layout.range))
-        label(layout.title.text or "", fontsize=9)
+        label(html.unescape(layout.title.text or ""), fontsize=9, parse_math=False)
     pane.grid(alpha=0.3, linewidth=0.6)
     pane.set_axisbelow(True)
     pane.spines[["top", "right"]].set_visible(False)
@@ -163,7 +164,7 @@ def latents(found: Examples) -> Figure:
             _bare(pane, f"correlation: {name}")
         row[3].set_xlabel(f"summed, tuned / baseline: {example.ratio:.2f}", fontsize=9)
         figure.colorbar(matrix, ax=row[2:4], shrink=0.75, extend="both")
-    figure.suptitle(_subject(found), fontsize=10)
+    figure.suptitle(_subject(found), fontsize=10, parse_math=False)
     return figure
 
 
@@ -174,7 +175,9 @@ def crops(found: Examples) -> Figure:
         for pane, (caption, pixels) in zip(row, captioned(example), strict=True):
             pane.imshow(pixels, interpolation="nearest")
             _bare(pane, caption)
-    figure.suptitle(f"{_subject(found)}; bpp, PSNR and MS-SSIM of the whole image", fontsize=10)
+    figure.suptitle(
+        f"{_subject(found)}; bpp, PSNR and MS-SSIM of the whole image", fontsize=10, parse_math=False
+    )
     return figure
 
 
@@ -185,6 +188,6 @@ def _subject(found: Examples) -> str:
 
 
 def _bare(pane: Axes, title: str) -> None:
-    pane.set_title(title, fontsize=9)
+    pane.set_title(title, fontsize=9, parse_math=False)  # a '$' in a name is no formula
     pane.set_xticks([])
     pane.set_yticks([])

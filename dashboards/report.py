@@ -28,7 +28,7 @@ from lic.architectures import architecture
 from lic.files import path_argument
 from lic.latents import correlation_sum
 from search import summary
-from search.folder import FolderError, OpenedSearch, open_search
+from search.folder import FolderError, OpenedSearch, check_inside, open_search
 from search.records import FAILED, FINISHED, RUNNING, STOPPED
 from search.results import OVERALL, StrategyResult, rate_table, strategy_results, write_tables
 
@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         search = open_search(args.search, args.results)
         target = args.out or search.folder / "report.html"
+        if not args.out:
+            check_inside(search.folder, "figures", "tables")
         found, why_none = _examples(search)
         figures, by_strategy = (
             _figures(search, found),

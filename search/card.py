@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -164,8 +165,9 @@ def readme(
         **_verified_facts(figures),
     }
     loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, keep_trailing_newline=True, undefined=StrictUndefined)
-    return template.get_template("card.md.jinja").render(
+    environment = Environment(loader=loader, keep_trailing_newline=True, undefined=StrictUndefined)
+    environment.filters |= {"text": _text, "code": _code}
+    return environment.get_template("card.md.jinja").render(
         search=search, settings=settings, records=records, environment=search.environment,
         figures=figures, choices=choices, data_licence=data_licence, **facts,
     )  # fmt: skip
@@ -190,7 +192,7 @@ def _rate_table(figures: Figures, choices: dict[int, Choice]) -> str:
         record, values = choice.record, figures.of_model(quality, TUNED)
         row = [
             str(quality), f"{record.lmbda:g}", f"{record.alpha:.2e}" if record.alpha else "0",
-            record.strategy or "baseline", record.name,
+            record.strategy or "baseline", _text(record.name),
         ]  # fmt: skip
         for prefix in ("estimated_", "") if figures.verified else ("estimated_",):
             row += [_cell(values.get(f"{prefix}{m}"), d) for m, d in zip(_MEASURES, (4, 2, 4), strict=True)]
@@ -216,7 +218,17 @@ def _start(start: str) -> tuple[str, str]:
         return "from scratch", ""
     provenance = Path(start).with_suffix(".json")
     data = json.loads(provenance.read_text()).get("data", "") if provenance.is_file() else ""
-    return f"from the weights `{Path(start).name}`", data
+    return f"from the weights `{_code(Path(start).name)}`", data
+
+
+def _text(outside: object) -> str:
+    """A text from outside as Markdown that shows it: one line, no element, link or cell of it live."""
+    return re.sub(r"([\\`\[\]<>|&])", r"\\\1", " ".join(str(outside).split()))
+
+
+def _code(outside: object) -> str:
+    """A text from outside for where Markdown shows code: one line that does not end it."""
+    return " ".join(str(outside).split()).replace("`", "'")
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

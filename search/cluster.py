@@ -35,6 +35,10 @@ def prepare(address: str | None) -> None:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to answer
     # All free places of a cluster are filled at once, not one after another; `Room` says how many there are.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
+    if not address:
+        # Ray's name for: this machine alone. Without it every port of Ray's is open to the network, and the
+        # address 127.0.0.1 is taken for a wish to be reached from outside.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if not address and "RAY_AUTH_MODE" not in os.environ:
         # A token of our own, for this process and its workers. Left to itself Ray writes one to the
         # home folder, which changes what a later `ray start` does.
@@ -48,6 +52,7 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     prepare(address)
     import ray
 
+    _keep_keys_here()
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -55,10 +60,7 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
         if address:
             ray.init(address=address, **quiet)
         else:
-            ray.init(
-                num_cpus=workers, num_gpus=gpus or None, include_dashboard=False,
-                _node_ip_address="127.0.0.1", **quiet,
-            )  # fmt: skip
+            ray.init(num_cpus=workers, num_gpus=gpus or None, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if not address:
             raise
@@ -69,6 +71,15 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     # What Ray logs goes where all libraries' logs go, not to the terminal.
     logging.getLogger("ray").handlers.clear()
     logging.getLogger("ray").propagate = True
+
+
+def _keep_keys_here() -> None:
+    """Ray Tune hands the keys of an AWS account in this process's environment to its workers in a way that
+    Ray writes down in its log, for everybody to read. Workers have them from their own nodes."""
+    from ray.tune.execution import class_cache
+
+    handed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed_on if not name.startswith("AWS_")}
 
 
 def disconnect() -> None:

@@ -34,7 +34,8 @@ def rd_figure(records: SearchRecords, strategies: tuple[str, ...], path: Path) -
         pane.grid(alpha=0.3)
     if panes[0].lines:
         panes[0].legend()
-    figure.suptitle(f"{records.name}: {len(records.trials)} trials, measured on {records.test_set}")
+    title = f"{records.name}: {len(records.trials)} trials, measured on {records.test_set}"
+    figure.suptitle(title, parse_math=False)  # a '$' in a name is no formula
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
     return path

@@ -78,7 +78,17 @@ def storage_of(folder: Path, **options: Any) -> BaseStorage:
 
 def name_of(folder: Path) -> str:
     """The name that the search in a folder was given, which the folder may have lost since."""
-    return _setting(folder, "name") or folder.resolve().name
+    recorded = _setting(folder, "name")
+    return recorded if recorded and is_name(recorded) else folder.resolve().name
+
+
+def check_inside(folder: Path, *names: str) -> None:
+    """Make sure that nothing of these names in a search's folder, which may come from someone else, is a link
+    by which a file outside would be overwritten. Raises FolderError."""
+    root = folder.resolve()
+    for path in (found for name in names for found in (folder / name, *(folder / name).glob("*"))):
+        if not path.resolve().is_relative_to(root):
+            raise FolderError(f"{path} leads to {path.resolve()}, outside the search's folder; remove it")
 
 
 def checkpoints_of(folder: Path) -> Checkpoints:

@@ -17,7 +17,7 @@ from lic import zoo
 from search import registered_codec
 from search.folder import OpenedSearch
 from search.storage import sqlite_file
-from search.tracking import TRIAL_TAG, TrackingError, runs_of, tracking_address
+from search.tracking import TRIAL_TAG, TrackingError, first_line, runs_of, tracking_address
 
 ALIAS, DIGEST_TAG = "champion", "lictune.sha256"
 
@@ -67,8 +67,8 @@ def register(root: Path, search: OpenedSearch) -> dict[str, str]:
             name = f"{entry.config.architecture}-q{entry.config.quality}"
             done[name] = _register(client, name, entry, runs[entry.config.trial])
     except (MlflowException, OSError, KeyError) as error:
-        first = str(error).splitlines()[0][:200]
-        raise TrackingError(f"the zoo is written, but MLflow did not register it ({first})") from error
+        why = first_line(error)
+        raise TrackingError(f"the zoo is written, but MLflow did not register it ({why})") from error
     return done
 
 

@@ -32,7 +32,7 @@ from search.arguments import parse
 from search.checkpoints import Checkpoints, prepare_storage, refusal
 from search.cluster import ClusterError
 from search.config import SETTINGS, ConfigError, Resolved, Settings
-from search.folder import FolderError, checkpoints_of, find_folder, is_search
+from search.folder import FolderError, check_inside, checkpoints_of, find_folder, is_search
 from search.lock import only_driver
 from search.provenance import ENVIRONMENT, provenance, public
 from search.remote import remote_address, run_on_head
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             return run_on_head(address, given)
         resolved, options = parse(given, __doc__)
         if options.print_config:
-            print(resolved.report())
+            print(public(resolved.report()))
             return 0
         if options.plan:
             return show_plan(resolved, options.price_per_gpu_hour)
@@ -197,6 +197,7 @@ def search(resolved: Resolved, folder: Path) -> int:
         say(f"{label:<12} {text}")
     say(f"{'results':<12} {folder}\n{'disk':<12} {space}\n{'MLflow':<12} {public(uri)}")
     with only_driver(folder):
+        check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
         _record_start(resolved, folder, images)
         try:
             if settings.address:

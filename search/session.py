@@ -27,6 +27,7 @@ from search.limits import Limits, ends_on_signal
 from search.lock import is_running, signs_of_life
 from search.metrics import Gauges
 from search.monitor import Monitor, start_report
+from search.provenance import PublicFormatter
 from search.publishing import Publisher
 from search.recommend import expectations
 from search.records import FAILED, SearchRecords, check, read_records, record_of
@@ -257,7 +258,9 @@ def join_cluster(settings: Settings, folder: Path) -> None:
 
 def log_to(path: Path) -> None:
     """Send what libraries have to say to a file: the terminal is for the search."""
-    logging.basicConfig(filename=path, format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(PublicFormatter("%(asctime)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a log that cannot be written is no reason to fill the terminal
 

@@ -81,6 +81,10 @@ def keep_password(url: str) -> str:
             f"'{public(url)}' is no address of a database; --study takes one such as "
             "postgresql+psycopg://user@host/database"
         ) from error
+    if "password" in parts.query:
+        raise StorageError(
+            f"the address {public(url)} has its password in the query, which files would show; set PGPASSWORD"
+        )
     if parts.password is None:
         return url
     if parts.get_backend_name() != "postgresql":

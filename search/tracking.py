@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.config import SETTINGS
-from search.provenance import ENVIRONMENT, parent_description
+from search.config import SETTINGS, is_name
+from search.provenance import ENVIRONMENT, parent_description, public
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_so_far
 from search.space import BASELINE
@@ -148,7 +148,8 @@ class Tracker:
         ended = []
         for parent in self._client.search_runs(everywhere, query, max_results=1000):
             name = parent.data.tags.get(SEARCH_TAG, "")
-            if parent.info.run_id == self.parent or not broken_off(name):
+            # Others write to a server too, and the name is looked up as a folder.
+            if parent.info.run_id == self.parent or not is_name(name) or not broken_off(name):
                 continue
             for run in runs_of(self._client, parent.info.experiment_id, "attributes.status = 'RUNNING'"):
                 self._client.set_tag(run.info.run_id, STATE_TAG, INTERRUPTED)
@@ -332,8 +333,8 @@ def runs_of(client: Any, experiment: str, query: str = "") -> list[Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, on one short line."""
-    lines = str(error).strip().splitlines()
+    """What went wrong, on one short line; MLflow's own errors show the address with its password."""
+    lines = public(str(error)).strip().splitlines()
     # SQLAlchemy may put how it came about before what it was.
     told = [line for line in lines if not line.startswith("(raised as a result")]
     return ([*told, *lines, type(error).__name__])[0][:200]

@@ -211,7 +211,7 @@ def main() -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     ray.init(
         num_cpus=args.gpus, num_gpus=args.gpus, include_dashboard=False, log_to_driver=False,
-        _node_ip_address="127.0.0.1", logging_level=logging.ERROR,
+        logging_level=logging.ERROR,
     )  # fmt: skip
     rows, size = [], (args.trials, args.gpus, args.seconds)
     with tempfile.TemporaryDirectory() as temporary:

@@ -20,6 +20,7 @@ from dashboards.open import main
 from dashboards.servers import HOST, fetch, usable_port
 from search.folder import OpenedSearch, open_search
 from search.views import LEADERBOARD, VIEW_TAG, install_views
+from tests.sockets import is_local, waiting
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 
@@ -68,6 +69,8 @@ def test_everything_answers_and_ends_with_the_command(real: Real) -> None:
             assert links["report"] == report.resolve().as_uri() and report.is_file()
             started = psutil.Process(process.pid).children(recursive=True)
             assert len(started) >= 3  # MLflow, its worker, Optuna's dashboard
+            open_at = [address for _, address, _ in waiting(psutil.Process(process.pid))]
+            assert len(open_at) >= 2 and all(map(is_local, open_at))
             written = report.stat().st_mtime_ns
             with opened(real[0], "--port", base.rpartition(":")[2]) as (_, again):
                 assert again["leaderboard"] == links["leaderboard"]

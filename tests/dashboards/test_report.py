@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
 import shutil
@@ -13,6 +14,7 @@ from dashboards import report
 from search.folder import open_search
 from search.results import OVERALL, best_per_rate, strategy_results
 from search.summary import interval
+from tests.dashboards.test_injection import made_of
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 
@@ -83,6 +85,20 @@ def test_what_it_shows_is_escaped(real: Real, tmp_path: Path) -> None:
     )
     assert report.main(["real", "--results", str(tmp_path)]) == 0
     assert "<script>alert(1)" not in (tmp_path / "real" / "report.html").read_text()
+
+
+def test_a_link_in_its_folder_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / ".report.html.partial").symlink_to(precious)
+    search = dataclasses.replace(made_of("search"), folder=tmp_path / "search")
+    monkeypatch.setattr(report, "open_search", lambda *_: search)
+    assert report.main(["search"]) == 2
+    assert f"leads to {precious}, outside the search's folder; remove it" in capsys.readouterr().err
+    assert precious.read_text() == "mine"
 
 
 def test_a_search_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

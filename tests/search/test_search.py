@@ -29,6 +29,7 @@ from search.records import FINISHED, STOPPED, SearchRecords, read_records
 from search.space import Candidate
 from search.surfaces import read_table, seed_noise
 from tests.conftest import HAVE_DATA, assert_as_trained_alone, interrupted_at, run_search, search_command
+from tests.sockets import is_local, watched
 
 SMALL = [
     *("--preset", "tiny", "--width", "8", "--start", "scratch", "--epochs", "2", "--steps-per-epoch", "3"),
@@ -315,14 +316,19 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     assert "there is no search 'nothing' in" in done.stderr
 
 
-def test_a_search_whose_every_trial_fails_says_why(tmp_path: Path) -> None:
-    done = run_search(
-        tmp_path, "lost", "--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "2",
-        "--strategies", "y", "--alpha-min", "1e37", "--alpha-max", "1e38", "--steps-per-epoch", "8",
-    )  # fmt: skip
+def test_a_search_whose_every_trial_fails_says_why_and_is_open_to_this_machine_alone(tmp_path: Path) -> None:
+    seen: set[tuple[str, str, int]] = set()
+    with watched(seen):
+        done = run_search(
+            tmp_path, "lost", "--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "2",
+            "--strategies", "y", "--alpha-min", "1e37", "--alpha-max", "1e38", "--steps-per-epoch", "8",
+        )  # fmt: skip
     assert done.returncode == 1, done.stdout
     assert "every trial failed; the first said: " in done.stdout
     assert "lower --lr or --alpha-max" in done.stdout
+    names = {name for name, _, _ in seen}
+    assert {"gcs_server", "raylet"} <= names and any(name.startswith("ray::") for name in names)
+    assert not [found for found in seen if not is_local(found[1])]
 
 
 @pytest.mark.smoke

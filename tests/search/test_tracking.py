@@ -24,9 +24,11 @@ from search import publishing, track
 from search.folder import OpenedSearch, open_search
 from search.publishing import Publisher
 from search.records import RUNNING, SearchRecords
-from search.tracking import Tracker, runs_of
+from search.tracking import PARENT, ROLE_TAG, SEARCH_TAG, Tracker, runs_of
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
+
+PASSWORD = "s3cret"
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,10 @@ def test_runs_that_a_killed_process_left_are_put_right(
     twice = next(run for run in runs_of(client, tracker.experiment) if run.data.tags.get("lictune.trial"))
     client.create_run(tracker.experiment, tags=twice.data.tags)
 
+    # A run of someone else's, whose search would be looked for in another folder, is left alone.
+    theirs = {ROLE_TAG: PARENT, SEARCH_TAG: "../real"}
+    client.create_run(client.create_experiment("theirs"), tags=theirs)
+
     # Another search of this store sees that no process is at work on it, and ends its runs.
     other = Tracker(uri, "other", folder)
     assert other.sweep_others(lambda name: name == "real") == ["real"]
@@ -204,11 +210,10 @@ def server(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen, str]
         started.append(
             subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         )
-        address = f"http://127.0.0.1:{port}"
         for _ in range(240):
             try:
-                with urllib.request.urlopen(f"{address}/health", timeout=2):
-                    return started[-1], address
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                    return started[-1], f"http://user:{PASSWORD}@127.0.0.1:{port}"
             except OSError:
                 time.sleep(0.5)
         raise AssertionError((tmp_path / "server.log").read_text())
@@ -243,6 +248,7 @@ def test_a_server_killed_and_started_again_holds_everything(
     found, said, longest = publish(address, search, folder, kill)
     assert longest < 0.05
     assert "the search goes on" in said[0] and "answers again" in said[-1]
+    assert "http://user:***@127.0.0.1" in said[0]
     assert capsys.readouterr().out == ""  # the terminal is the search's own
     assert found == publish(f"sqlite:///{tmp_path}/undisturbed.db", search, folder, settle)[0]
 
