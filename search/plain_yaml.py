@@ -36,7 +36,7 @@ def parse(content: bytes | str) -> Any:
     if len(content) > MOST_BYTES:
         raise yaml.YAMLError(f"it is larger than {MOST_BYTES} bytes")
     try:
-        return yaml.load(content.decode() if isinstance(content, bytes) else content, _Loader)
+        return _Loader(content.decode() if isinstance(content, bytes) else content).get_single_data()
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:

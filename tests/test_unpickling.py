@@ -15,7 +15,7 @@ import torch
 from lic import zoo
 from lic.architectures import ModelError
 from lic.models import build, load_weights
-from lic.training import CheckpointError, read_checkpoint
+from lic.training import CheckpointError, _sealed, read_checkpoint
 from lic.zoo import ModelConfig, ZooError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,15 +103,19 @@ def payload(tmp_path: Path) -> Iterator[Path]:
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("how", ["torch", "old torch", "pickle"])
+@pytest.mark.parametrize("how", ["with its checksum", "torch", "old torch", "pickle"])
 def test_a_hostile_checkpoint_is_refused(how: str, payload: Path, tmp_path: Path) -> None:
     state = {"config": {}, "step": 1, "model": Hostile(payload), "optimiser": {}}
     path = tmp_path / "q1.pt"
-    if how == "pickle":
+    if how == "with its checksum":
+        path.write_bytes(_sealed(state))
+    elif how == "pickle":
         path.write_bytes(pickle.dumps(state))
     else:
         torch.save(state, path, _use_new_zipfile_serialization=how == "torch")
-    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+    with pytest.raises(
+        CheckpointError, match="not a readable checkpoint" if how == "with its checksum" else "its checksum"
+    ):
         read_checkpoint(path)
 
 
@@ -123,7 +127,7 @@ def test_hostile_starting_weights_are_refused(payload: Path, tmp_path: Path) -> 
 
 
 def test_a_hostile_zoo_is_refused(payload: Path, tmp_path: Path) -> None:
-    config = ModelConfig("bmshj2018-hyperprior", 8, None, 1, 0.0018, 1e-6, "y", "mean", 0, "trial-000")
+    config = ModelConfig("bmshj2018-hyperprior", 8, None, 1, 0.0018, 1e-6, "y", "paper", 0, "trial-000")
     root = tmp_path / "zoo"
     zoo.write_model(root / "q1", zoo.prepare(build(config.architecture, 8)), config)
     torch.save(Hostile(payload), root / "q1" / zoo.WEIGHTS)
