@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 if TYPE_CHECKING:
     from search.checkpoints import Checkpoints
 
@@ -22,6 +24,19 @@ _PATIENCE = 120.0
 
 class ClusterError(ValueError):
     """A cluster that a search cannot run on; the message names the address or the node."""
+
+
+class RayDiedError(ClusterError):
+    """The Ray that this process is connected to is no more, and nothing can be trained on it."""
+
+
+#: The processes of the Ray that was started here, without which it cannot be.
+_own: list[psutil.Process] = []
+
+_VITAL = ("raylet", "gcs_server")
+
+#: Seconds between two questions whether Ray is still there.
+_ASK_EVERY = 5.0
 
 
 def prepare(address: str | None) -> None:
@@ -61,6 +76,7 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
             ray.init(address=address, **quiet)
         else:
             ray.init(num_cpus=workers, num_gpus=gpus or None, include_dashboard=False, **quiet)
+            _own[:] = [child for child in psutil.Process().children() if child.name() in _VITAL]
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if not address:
             raise
@@ -71,6 +87,14 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     # What Ray logs goes where all libraries' logs go, not to the terminal.
     logging.getLogger("ray").handlers.clear()
     logging.getLogger("ray").propagate = True
+    from ray._private import worker
+
+    worker.print_to_stdstream = _log_lines
+
+
+def _log_lines(said: dict[str, Any], ignore_prefix: bool = False) -> None:
+    """In place of Ray's own, which prints the last words of its processes on the terminal."""
+    logging.getLogger("ray").warning("\n".join(said["lines"]))
 
 
 def _keep_keys_here() -> None:
@@ -86,7 +110,31 @@ def disconnect() -> None:
     """Leave the cluster; a Ray started here ends with all its processes."""
     import ray
 
+    _own.clear()
     ray.shutdown()
+
+
+class Pulse:
+    """Sees whether Ray is still there: Ray Tune would wait for it for ever. Raises RayDiedError if not."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, at_once: bool = False) -> None:
+        if time.monotonic() < self._next and not at_once:
+            return
+        self._next = time.monotonic() + _ASK_EVERY
+        import ray
+
+        for process in _own:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                raise RayDiedError("Ray on this machine has died, or was killed")
+        if not _own:
+            here = ray.get_runtime_context().get_node_id()
+            if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here):
+                raise RayDiedError(
+                    "the node of the cluster that this process is on has died; start it again, then --resume"
+                )
 
 
 def resource(name: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import posixpath
 import re
@@ -19,6 +20,7 @@ from ray.tune.search import Searcher
 from lic.recipe import LAMBDAS
 from lic.training import DivergedError, TornError
 from lic.trial import Readings, Trial, TrialConfig
+from search import cluster
 from search.checkpoints import TRIALS_FOLDER, Checkpoints
 from search.disk import is_full
 from search.limits import Limits
@@ -109,6 +111,16 @@ class RayTrial(tune.Trainable):
         return {READINGS: news, NOTES: notes}
 
 
+class StopWithoutRay(tune.Callback):
+    """Ends Ray Tune's loop when Ray is gone."""
+
+    def __init__(self, pulse: Callable[[], None]) -> None:
+        self._pulse = pulse
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._pulse()
+
+
 class _NotRestored:
     """Ray saves its searcher and scheduler to restore them later; ours are made anew over Optuna's
     storage, so there is nothing to save."""
@@ -153,9 +165,9 @@ class CoreSearcher(_NotRestored, Searcher):
 class CoreScheduler(_NotRestored, FIFOScheduler):
     """Passes `observe` and `decide` on, and the end of a trial."""
 
-    def __init__(self, drive: Drive) -> None:
+    def __init__(self, drive: Drive, pulse: Callable[[], None]) -> None:
         super().__init__()
-        self.drive = drive
+        self.drive, self.pulse = drive, pulse
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         self.drive.waiting.discard(trial.trial_id)
@@ -164,7 +176,8 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Ray calls this whenever a trial breaks off, also if it is to be tried again; the searcher hears
-        only of the last time."""
+        only of the last time. With Ray itself gone it is no failure of the trial."""
+        self.pulse()
         name, reason, share = trial.config["name"], _reason(trial), trial.config["gpus"]
         self.drive.broken[trial.trial_id] = (name, reason)
         tried_again = trial.status != "RUNNING"  # Ray has stopped it already, then
@@ -288,8 +301,9 @@ def run(
     `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
     quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
     last checkpoint, `retries` times, and with twice its share of a GPU if it ran out of memory. Ray must be
-    connected (search.cluster). Raises what the core and its storage raise."""
+    connected (search.cluster). Raises RayDiedError, and what the core and its storage raise."""
     drive, (place, search) = Drive(core, changed, limits), posixpath.split(checkpoints.root)
+    pulse = cluster.Pulse()
 
     def details(candidate: Candidate) -> dict[str, Any]:
         training = f"{subfolder}/{candidate.name}"
@@ -300,7 +314,7 @@ def run(
         tune.with_resources(trainable, resources(gpus_per_trial)),
         tune_config=tune.TuneConfig(
             search_alg=CoreSearcher(drive, details, room),
-            scheduler=CoreScheduler(drive),
+            scheduler=CoreScheduler(drive, functools.partial(pulse, at_once=True)),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
@@ -315,6 +329,7 @@ def run(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
+            callbacks=[StopWithoutRay(pulse)],
         ),
     )
     tuner.fit()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from optuna.exceptions import OptunaError
 from rich.console import Console
@@ -19,6 +20,7 @@ from lic import durable
 from lic.trial import TrialConfig
 from search import cluster, confirm, disk, engine, results, summary
 from search.checkpoints import TRIALS_FOLDER, Checkpoints, refusal
+from search.cluster import RayDiedError
 from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
@@ -38,6 +40,10 @@ from search.terminal import view_for
 from search.tracking import Tracker
 
 DONE, ALL_FAILED, HALTED, INTERRUPTED = 0, 1, 2, 130
+
+#: How often a Ray on this machine that died is started again.
+_RAYS = 3
+
 _MLFLOW_STATUS = {DONE: "FINISHED", INTERRUPTED: "KILLED"}
 
 
@@ -66,6 +72,19 @@ class Session:
         with self._sole_driver(limits):
             return self._run(earlier, limits)
 
+    def _train(self, decisions: engine.Decisions, **options: Any) -> None:
+        """Train, also if the Ray that was started here dies on the way; a few times."""
+        for left in range(_RAYS, -1, -1):
+            try:
+                engine.run(decisions, **options)
+                return
+            except RayDiedError as error:
+                if self.settings.address or not left:
+                    raise
+                self._say(f"{error}; it is started again, and the search goes on from its last epochs")
+                cluster.disconnect()
+                cluster.connect(None, self.workers, self.gpus)
+
     @contextlib.contextmanager
     def _sole_driver(self, limits: Limits) -> Iterator[None]:
         """Be the only driver on all machines if others reach the trials; else the folder's lock is enough."""
@@ -91,7 +110,7 @@ class Session:
             disk.watch(places, self.need, limits.halt),
         )  # fmt: skip
         train = functools.partial(
-            engine.run,
+            self._train,
             configure=functools.partial(engine.training_config_of, template=self.template),
             changed=monitor.changed,
             limits=limits,

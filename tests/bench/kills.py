@@ -135,8 +135,7 @@ class Scene:
         if self.victim == "raylet":
             for raylet in self.children("raylet"):
                 raylet.kill()
-            assert self.driver is not None
-            return f"ended with {self.driver.wait(_PATIENCE)}"
+            return "went on"
         if self.victim in DISKS:
             return self._spoil_the_disk()
         if self.victim == "mlflow":

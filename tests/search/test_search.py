@@ -204,7 +204,7 @@ class Deeds:
 def test_a_training_is_failed_only_when_ray_gives_it_up(tmp_path: Path) -> None:
     core = Deeds()
     drive = Drive(core, lambda: None, Limits(None, None, 0))  # type: ignore[arg-type]
-    scheduler, searcher = CoreScheduler(drive), CoreSearcher(drive, lambda _: {}, lambda: 1)
+    scheduler, searcher = CoreScheduler(drive, lambda: None), CoreSearcher(drive, lambda _: {}, lambda: 1)
     (tmp_path / "error.txt").write_text("Failure # 1\nValueError: a corrupt batch\n")
     trial = SimpleNamespace(
         trial_id="7", config={"name": "trial-003", "gpus": 0}, error_file=str(tmp_path / "error.txt")
