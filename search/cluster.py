@@ -92,7 +92,7 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     worker.print_to_stdstream = _log_lines
 
 
-def _log_lines(said: dict[str, Any], ignore_prefix: bool = False) -> None:
+def _log_lines(said: dict[str, Any], **_options: Any) -> None:
     """In place of Ray's own, which prints the last words of its processes on the terminal."""
     logging.getLogger("ray").warning("\n".join(said["lines"]))
 
@@ -132,9 +132,7 @@ class Pulse:
         if not _own:
             here = ray.get_runtime_context().get_node_id()
             if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here):
-                raise RayDiedError(
-                    "the node of the cluster that this process is on has died; start it again, then --resume"
-                )
+                raise RayDiedError("the node of the cluster that this process is on has died; start it again")
 
 
 def resource(name: str) -> float:

@@ -42,7 +42,7 @@ from search.tracking import Tracker
 DONE, ALL_FAILED, HALTED, INTERRUPTED = 0, 1, 2, 130
 
 #: How often a Ray on this machine that died is started again.
-_RAYS = 3
+_RAYS = 10
 
 _MLFLOW_STATUS = {DONE: "FINISHED", INTERRUPTED: "KILLED"}
 
@@ -80,7 +80,8 @@ class Session:
                 return
             except RayDiedError as error:
                 if self.settings.address or not left:
-                    raise
+                    hint = f"to go on: python -m search.run --resume {self.folder}"
+                    raise RayDiedError(f"{error}; {hint}") from error
                 self._say(f"{error}; it is started again, and the search goes on from its last epochs")
                 cluster.disconnect()
                 cluster.connect(None, self.workers, self.gpus)
