@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 IMAGES := $(wildcard ../shared/data/bsds500)
 
-.PHONY: search test lint audit ui chaos stack screenshots starter lock smoke clean
+.PHONY: search test lint audit ui chaos soak stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
 .venv: requirements.lock pyproject.toml
@@ -33,9 +33,14 @@ test: lint audit
 smoke: .venv
 	$(BIN)/python -m pytest -m smoke
 
-# Faults in the middle of searches: minutes each.
+# Faults in the middle of searches, minutes each; then sixty kills and twelve spoilt disks, most of an hour.
 chaos: .venv
 	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m tests.bench.kills
+
+# Three hundred short trials: does anything grow?
+soak: .venv
+	$(BIN)/python -m tests.bench.soak
 
 # The services of docker/compose.yaml, as far as they can be started without containers, and an object store.
 stack: .venv
