@@ -27,7 +27,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -468,7 +468,8 @@ def main() -> None:
                 undisturbed = undisturbed_search(Path(work), cache)
             with scene_of(victim, workers, cache, args.seed) as scene:
                 began = time.monotonic()
-                kills += run_scene(scene, undisturbed if workers == 1 else None)
+                ran = run_scene(scene, undisturbed if workers == 1 else None)
+                kills += map(asdict, ran)
                 print(f"{scene.name}: as it must be, {time.monotonic() - began:.0f} s", flush=True)
             if args.out:
                 pd.DataFrame(kills).to_csv(args.out, index=False)
