@@ -53,10 +53,9 @@ def record(text: str, role: str, number: int, quality: int, alpha: float) -> Tri
 def made_of(text: str) -> OpenedSearch:
     """A search in which everything that can come from outside is this text."""
     folder = Path("/results") / text.replace("/", "\\")
-    settings = Settings(
-        model="hyperprior", rates=(1, 2, 3, 4), strategies=("y",), epochs=2, budget=4, data=f"/data/{text}",
-        start=f"/{text}",
-    )  # fmt: skip
+    settings = Settings(model="hyperprior", rates=(1, 2, 3, 4), strategies=("y",), epochs=2, budget=4)
+    # Not checked: what is shown is to be safe whatever comes by.
+    settings = settings.model_copy(update={"data": f"/data/{text}", "start": f"/{text}"})
     baselines = {quality: record(text, "baseline", 0, quality, 0.0) for quality in settings.rates}
     trials = [record(text, "trial", number, number + 1, 1e-6) for number in range(4)]
     records = SearchRecords(text, settings.rates, 2, "val", text, baselines, trials)

@@ -93,7 +93,7 @@ def test_a_link_in_its_folder_is_not_followed(
     precious = tmp_path / "precious"
     precious.write_text("mine")
     (tmp_path / "search").mkdir()
-    (tmp_path / "search" / ".report.html.partial").symlink_to(precious)
+    (tmp_path / "search" / "figures").symlink_to(precious)
     search = dataclasses.replace(made_of("search"), folder=tmp_path / "search")
     monkeypatch.setattr(report, "open_search", lambda *_: search)
     assert report.main(["search"]) == 2
