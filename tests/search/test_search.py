@@ -207,7 +207,10 @@ def test_a_training_is_failed_only_when_ray_gives_it_up(tmp_path: Path) -> None:
     scheduler, searcher = CoreScheduler(drive, lambda: None), CoreSearcher(drive, lambda _: {}, lambda: 1)
     (tmp_path / "error.txt").write_text("Failure # 1\nValueError: a corrupt batch\n")
     trial = SimpleNamespace(
-        trial_id="7", config={"name": "trial-003", "gpus": 0}, error_file=str(tmp_path / "error.txt")
+        trial_id="7",
+        config={"name": "trial-003", "gpus": 0},
+        error_file=str(tmp_path / "error.txt"),
+        status="ERROR",
     )
     scheduler.on_trial_error(None, trial)  # as Ray calls it before it tries again, too
     assert core.failed == []
