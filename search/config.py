@@ -84,8 +84,8 @@ class Settings(BaseModel):
     strategies: tuple[str, ...] = _setting(
         "What to search", (), "of y, z, y+z, such as y,y+z (default: all that the model offers)"
     )
-    alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0, le=1e6)
-    alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0, le=1e6)
+    alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0, le=1e38)
+    alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0, le=1e38)
     seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0, lt=2**32)
     sampler: Literal["surrogate", "tpe", "gp", "random", "grid"] = _setting(
         "What to search",

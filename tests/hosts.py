@@ -150,7 +150,7 @@ class TwoHosts:
         ask += "print(sum(n['Alive'] for n in ray.nodes()))"
         until = time.monotonic() + 90
         while True:
-            found = self.first.run(sys.executable, "-c", ask, timeout=60)
+            found = self.first.run(sys.executable, "-c", ask, timeout=180)
             if found.stdout.strip() == str(count):
                 return
             if time.monotonic() > until:

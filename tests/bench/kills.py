@@ -363,6 +363,7 @@ def _answers(address: str) -> bool:
 
 def check(scene: Scene, undisturbed: Path | None) -> None:
     """What must hold of a search that was killed and has ended."""
+    scene.reader = None  # over a connection that was not broken
     records = scene.records()
     everything = records.everything()
     names = [record.name for record in everything]
