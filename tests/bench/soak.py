@@ -66,7 +66,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--out", type=Path, help="CSV file for the table")
     args = parser.parse_args()
-    before, rows = {process.pid for process in psutil.process_iter()}, []
+    below: set[psutil.Process] = set()
+    rows = []
     with tempfile.TemporaryDirectory(prefix="lictune-soak-") as work:
         command = [sys.executable, "-m", "search.run", "--results", work, "--name", "soak", *SEARCH]
         began, storage = time.monotonic(), sqlite_address(Path(work) / "soak" / "study.db")
@@ -80,6 +81,7 @@ def main() -> None:
                 0 if study is None else sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
             )
             try:
+                below |= set(process.children(recursive=True))
                 rows.append({"seconds": time.monotonic() - began, "trials": ended, **look(process)})
             except psutil.Error:
                 continue  # a worker ended meanwhile
@@ -88,9 +90,7 @@ def main() -> None:
     if args.out:
         table.to_csv(args.out, index=False, float_format="%.1f")
     time.sleep(5)
-    left = [
-        p.name() for p in psutil.process_iter() if p.pid not in before and p.name().startswith(("ray", "gcs"))
-    ]
+    left = [process.pid for process in below if process.is_running()]
     print(slopes(table[table["workers"] > 0], args.trials).round(2).to_string(index=False))
     print(
         f"{args.trials} trials in {took:.0f} s, status {driver.returncode}; left behind: {left or 'nothing'}"
