@@ -194,3 +194,18 @@ def test_dead_leaves_have_natural_statistics() -> None:
     slope = np.polyfit(np.log(np.arange(4, 64)), np.log(bands), 1)[0]
     # Photographs: power falls as 1/f^2, give or take a half (Ruderman 1994).
     assert -3.0 < slope < -1.3
+
+
+def test_a_damaged_cache_is_noticed_and_made_anew(photographs: Path, tmp_path: Path) -> None:
+    files = find_images(photographs)
+    whole = pack_files(files, photographs, tmp_path / "cache")
+    expected = [np.array(whole[number]) for number in range(len(whole))]
+    content = bytearray(whole.path.read_bytes())
+    content[whole.images[2].offset + 5] ^= 1
+    whole.path.write_bytes(content)
+    damaged = pack_files(files, photographs, tmp_path / "cache")
+    assert np.array_equal(damaged[1], expected[1])
+    with pytest.raises(ImageError, match=rf"is damaged at {damaged.images[2].name}; start again"):
+        damaged[2]
+    again = pack_files(files, photographs, tmp_path / "cache")
+    assert all(np.array_equal(again[number], image) for number, image in enumerate(expected))
