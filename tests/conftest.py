@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,24 @@ def assert_as_trained_alone(record: TrialRecord, template: TrialConfig) -> None:
         for name, value in record.readings[epoch].items():
             if not name.startswith(("time/", "memory/")):
                 assert again[name] == value, (record.name, epoch, name)
+
+
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], None], every: float) -> Iterator[None]:
+    """Do something again and again, so many seconds apart, in a thread of its own."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(every):
+            action()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def search_command(results: Path, name: str | None) -> list[str]:

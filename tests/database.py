@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import secrets
 import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from dashboards.servers import HOST, usable_port
 
 _FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -65,3 +71,19 @@ class Database:
         )  # fmt: skip
         if done.returncode != 0:
             raise RuntimeError(f"{program}: {done.stderr}{done.stdout}")
+
+
+@contextlib.contextmanager
+def temporary_database(*names: str) -> Iterator[Database]:
+    """A server on this machine with databases of these names, gone afterwards."""
+    # Not a port that the system gives to clients: such a client can meet itself while the server is away.
+    port = next(port for port in random.sample(range(15000, 30000), 100) if usable_port(port) == port)
+    folder = Path(tempfile.mkdtemp(prefix="lictune-database-"))
+    folder.chmod(0o755)
+    made = Database(folder, HOST, port, secrets.token_hex(16))
+    try:
+        made.create(*names)
+        yield made
+        made.stop()
+    finally:
+        shutil.rmtree(folder)

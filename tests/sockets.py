@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-import threading
 from collections.abc import Iterator
 
 import psutil
+
+from tests.conftest import meanwhile
 
 #: Seconds between two looks.
 _EVERY = 0.3
@@ -17,19 +18,8 @@ _EVERY = 0.3
 @contextlib.contextmanager
 def watched(seen: set[tuple[str, str, int]]) -> Iterator[None]:
     """Put into `seen` the name, address and port of every process below this one that waits meanwhile."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(_EVERY):
-            seen.update(waiting(psutil.Process()))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with meanwhile(lambda: seen.update(waiting(psutil.Process())), _EVERY):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def waiting(process: psutil.Process) -> set[tuple[str, str, int]]:

@@ -22,7 +22,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections import Counter
@@ -42,7 +41,7 @@ from search.folder import open_search
 from search.plan import plan_of, template_of
 from search.records import FAILED, RUNNING, RecordReader, SearchRecords, TrialRecord
 from search.tracking import ROLE_TAG, TRIAL_TAG
-from tests.conftest import assert_as_trained_alone
+from tests.conftest import assert_as_trained_alone, meanwhile
 from tests.database import Database
 
 VICTIMS = ("driver", "worker", "raylet", "mlflow", "database")
@@ -200,22 +199,6 @@ class Scene:
                 seen = self.written.setdefault((path.parent.name, path.name), set())
                 seen.add(path.stat().st_mtime_ns)
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(0.1):
-                self.look()
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
 
 #: What is to be seen for a moment to have come: a function of the records when the waiting began and now.
 Seen = Callable[[list[TrialRecord], list[TrialRecord]], bool]
@@ -306,7 +289,7 @@ def run_scene(scene: Scene, undisturbed: Path | None) -> list[Kill]:
     scene.start("--name", scene.name, *SEARCH, "--workers", str(scene.workers), "--cache", str(scene.cache),
                 "--tracking-uri", scene.mlflow, *place)  # fmt: skip
     kills: list[Kill] = []
-    with scene.watched():
+    with meanwhile(scene.look, 0.1):
         for moment, (make, most, pause) in MOMENTS.items():
             if moment == "at the very end" and scene.victim in ("worker", "raylet"):
                 make, most, pause = _LAST

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import secrets
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from dashboards.open import serve_mlflow
 from dashboards.servers import HOST, Servers, usable_port
 from search.tracking import runs_of
 from tests.conftest import search_command
-from tests.database import MISSING, Database
+from tests.database import MISSING, Database, temporary_database
 from tests.search.test_search import SMALL
 
 #: Where Ray keeps its logs.
@@ -29,16 +27,8 @@ RAY = Path(tempfile.gettempdir()) / "ray"
 def database() -> Iterator[Database]:
     if MISSING:
         pytest.skip(MISSING)
-    port = next(port for port in random.sample(range(15000, 30000), 100) if usable_port(port) == port)
-    folder = Path(tempfile.mkdtemp(prefix="lictune-database-"))
-    folder.chmod(0o755)
-    made = Database(folder, HOST, port, secrets.token_hex(16))
-    try:
-        made.create("lictune")
+    with temporary_database("lictune") as made:
         yield made
-        made.stop()
-    finally:
-        shutil.rmtree(folder)
 
 
 def shown_in(content: bytes, hidden: dict[str, str]) -> list[str]:
