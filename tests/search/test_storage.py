@@ -42,11 +42,13 @@ def test_a_search_decides_the_same_while_its_database_restarts(database: Databas
 
     def restart() -> None:
         for _ in range(3):
-            over.wait(0.2)  # a quick disk has it all done within a second
-            database.stop()
             time.sleep(1.0)
             database.start()
+            over.wait(1.0)
+            database.stop()
+        database.start()
 
+    database.stop()  # before the search, which may be over within a second
     meanwhile = threading.Thread(target=restart)
     meanwhile.start()
     found = run_all(core)
