@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from lic.decorrelation import latent_decorrelation
 from lic.models import Latents
-from lic.recipe import Scale
+from lic.recipe import Scale, TrainingConfig
 
 PEAK = 255.0
+
+#: The terms of the criterion, in the order in which a training reports them.
+TERMS = ("rate_y", "rate_z", "mse", "decorrelation", "alpha_L_over_D", "loss")
 
 
 def rate(likelihoods: Tensor, pixels: int) -> Tensor:
@@ -24,24 +27,30 @@ def rate(likelihoods: Tensor, pixels: int) -> Tensor:
 class Criterion:
     """R(y) + R(z) + lambda_d (D + alpha L); D is the MSE on the 0..255 scale, R in bits per pixel.
 
-    With alpha = 0 the loss is CompressAI's RateDistortionLoss bit for bit, and L is not computed.
+    With strategy '' (alpha = 0) the loss is CompressAI's RateDistortionLoss bit for bit, and L is not
+    computed. `lmbda` and `alpha` may be scalar tensors: compiled code is then that of all rates and weights.
     """
 
-    lmbda: float
-    alpha: float = 0.0
-    strategy: str = "y"
+    lmbda: float | Tensor
+    alpha: float | Tensor = 0.0
+    strategy: str = ""
     scale: Scale = "reference"
+
+    @staticmethod
+    def of(config: TrainingConfig, device: torch.device) -> Criterion:
+        """The criterion of a training, its numbers on the device."""
+        lmbda, alpha = torch.tensor([config.lmbda, config.alpha], device=device).unbind()
+        return Criterion(lmbda, alpha, config.strategy if config.alpha else "", config.scale)
 
     def __call__(
         self, output: dict[str, Tensor | dict[str, Tensor]], latents: Latents, target: Tensor
     ) -> dict[str, Tensor]:
-        """Terms by name, each a scalar: rate_y, rate_z (0 without z), mse, decorrelation,
-        alpha_L_over_D and loss. `target` is N x 3 x H x W in [0, 1]."""
+        """`TERMS` by name, each a scalar; rate_z is 0 without z. `target` is N x 3 x H x W in [0, 1]."""
         batch, _, height, width = target.shape
         likelihoods, reconstruction = output["likelihoods"], output["x_hat"]
         assert isinstance(likelihoods, dict) and isinstance(reconstruction, Tensor)
         rates = {name: rate(value, batch * height * width) for name, value in likelihoods.items()}
-        mse = PEAK**2 * nn.functional.mse_loss(reconstruction, target)
+        mse = PEAK**2 * nn.functional.mse_loss(reconstruction.float(), target)
         zero = mse.new_zeros(())
         terms = {
             "rate_y": rates["y"],
@@ -51,7 +60,7 @@ class Criterion:
             "alpha_L_over_D": zero,
             "loss": self.lmbda * mse + sum(rates.values()),
         }
-        if self.alpha:
+        if self.strategy:
             penalty = latent_decorrelation(latents, self.strategy, height * width, self.scale)
             terms["decorrelation"] = penalty
             terms["alpha_L_over_D"] = self.alpha * penalty.detach() / mse.detach()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,18 +15,38 @@ from lic.recipe import Scale
 PAPER_BATCH, PAPER_PATCH_PIXELS, PAPER_CHANNELS = 16, 256 * 256, 128
 
 
+class _Decorrelation(torch.autograd.Function):
+    """L and its gradient in one go. With X = Fc, N x C at a position, and S the signs of X'X, L is the inner
+    product of X and X S, and its gradient is 2 X S, whose mean over the batch is 0, as that of X is: so the
+    centring needs no gradient of its own. The C x C products are passed over twice (made, turned into
+    signs) instead of five times."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        centred = features - features.mean(dim=0, keepdim=True)
+        by_position = centred.permute(2, 3, 0, 1).flatten(0, 1)
+        signs = torch.bmm(by_position.transpose(1, 2), by_position).sign_()
+        product = torch.bmm(by_position, signs)
+        ctx.shape = features.shape[2:]
+        ctx.save_for_backward(product)
+        return (by_position * product).sum()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (product,) = ctx.saved_tensors
+        return (2 * gradient * product).unflatten(0, ctx.shape).permute(2, 3, 0, 1)
+
+
 def decorrelation(features: Tensor) -> Tensor:
     """L(F) of equations (9) and (10): a scalar, for F of shape N x C x H x W.
 
     F is centred over the batch at each position; the loss is the plain sum, over positions and
     over all ordered channel pairs (diagonal included), of the absolute cross products.
 
-    Memory: the largest tensors are the H*W x C x C cross products and their absolute values,
-    4 H W C^2 bytes each in float32 (16.8 MB for y at the paper's 16 x 16 x 128).
+    Memory: the largest tensor is the H*W x C x C cross products, 4 H W C^2 bytes in float32 (16.8 MB for
+    y at the paper's 16 x 16 x 128), and it is gone when this returns.
     """
-    centred = features - features.mean(dim=0, keepdim=True)
-    by_position = centred.permute(2, 3, 0, 1).flatten(0, 1)
-    return torch.bmm(by_position.transpose(1, 2), by_position).abs().sum()
+    return _Decorrelation.apply(features)
 
 
 def scale_factor(batch: int, patch_pixels: int, channels: int, scale: Scale) -> float:

@@ -9,6 +9,9 @@ from typing import Literal
 #: lambda_d of quality 1..6 (the paper's and CompressAI's table for MSE).
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483}
 
+#: Of a training's arithmetic: see Speed.
+Precision = Literal["fp32", "tf32", "bf16"]
+
 #: 'paper': L as the plain sum; 'reference': scaled to the paper's geometry (lic.decorrelation).
 Scale = Literal["paper", "reference"]
 
@@ -49,3 +52,28 @@ class TrainingConfig:
             return self.lr
         done = min(1.0, (step - start) / max(1.0, self.total_steps - start))
         return self.lr * (self.decay_to + (1 - self.decay_to) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How a training is computed: what makes it fast and changes no more of it than its rounding.
+
+    `precision`: 'fp32'; 'tf32', in which a GPU's matrix units see 10 bits of a factor; or 'bf16', autocast:
+    the transforms in bfloat16, while likelihoods, entropy bottleneck and loss stay in fp32. `channels_last`
+    lays images and weights out as CUDA's kernels like them; the CPU's crash on it. `compiled` makes fused
+    code of the forward and backward pass once, for all rates and weights. `fused` is Adam in one pass over
+    each tensor. `resident` keeps the training images in the GPU's memory, where they fit, and cuts there.
+    """
+
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    compiled: bool = False
+    fused: bool = True
+    resident: bool = False
+
+
+#: What a CPU is fastest with.
+ON_CPU = Speed()
+
+#: What a GPU should be fastest with.
+ON_GPU = Speed("bf16", channels_last=True, compiled=True, resident=True)

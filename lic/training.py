@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
+import logging
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
 
 from lic import durable
-from lic.criterion import Criterion
+from lic.acceleration import free_latents_and_entropy_models, matrix_units
+from lic.criterion import TERMS, Criterion
 from lic.data.crops import RandomCrops
 from lic.models import LatentTap
-from lic.recipe import TrainingConfig
+from lic.recipe import ON_CPU, Precision, Speed, TrainingConfig
+
+_log = logging.getLogger(__name__)
+
+#: What a training step measures.
+_COLUMNS = ("grad_norm", *TERMS)
 
 
 class DivergedError(RuntimeError):
@@ -39,20 +50,30 @@ class Trainer:
     comes from `crops.batch(step)` and torch's generators are seeded per step. So model, optimiser
     states and step number are the full state: the schedule and the random numbers follow from
     them, and a resumed run equals an uninterrupted one bit for bit on the CPU.
+
+    On a GPU the host only ever waits at an epoch's end: what the steps gave lies in a table on the device.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainingConfig, crops: RandomCrops, device: str = "cpu"
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        crops: RandomCrops,
+        device: str = "cpu",
+        speed: Speed = ON_CPU,
     ) -> None:
-        self.model = model.to(device)
-        self.config, self.crops, self.device = config, crops, torch.device(device)
-        self.criterion = Criterion(config.lmbda, config.alpha, config.strategy, config.scale)
+        self.layout = torch.channels_last if speed.channels_last else torch.contiguous_format
+        self.model = model.to(device).to(memory_format=self.layout)
+        free_latents_and_entropy_models(self.model)
+        self.config, self.crops, self.device, self.speed = config, crops, torch.device(device), speed
+        self.criterion = Criterion.of(config, self.device)
         self.step = 0
         named = dict(model.named_parameters())
         self.quantiles = [p for name, p in named.items() if name.endswith("quantiles")]
         self.weights = [p for name, p in named.items() if not name.endswith("quantiles")]
-        self.optimiser = torch.optim.Adam(self.weights, lr=config.lr)
-        self.aux_optimiser = torch.optim.Adam(self.quantiles, lr=config.aux_lr) if self.quantiles else None
+        adam = functools.partial(torch.optim.Adam, fused=speed.fused)
+        self.optimiser = adam(self.weights, lr=config.lr)
+        self.aux_optimiser = adam(self.quantiles, lr=config.aux_lr) if self.quantiles else None
 
     @property
     def epoch(self) -> int:
@@ -63,50 +84,80 @@ class Trainer:
         """Train to the end of the epoch. Returns the mean of each criterion term over its finite
         steps, plus lr, grad_norm (before clipping), skipped_steps and train_seconds.
 
-        Raises DivergedError when more than `max_skipped` of the steps are not finite.
+        A step with a loss or gradient that is not finite changes nothing; at the end of the epoch its batch
+        is done again in plain fp32, unless that is what it was done in. What fails then too is skipped.
+        Raises DivergedError when more than `max_skipped` of the steps are.
         """
-        started, config = time.perf_counter(), self.config
-        sums: dict[str, Tensor] = {}
-        skipped, end = 0, (self.epoch + 1) * config.steps_per_epoch
-        first = self.step
+        started, config, precision = time.perf_counter(), self.config, self.speed.precision
+        steps = range(self.step, (self.epoch + 1) * config.steps_per_epoch)
         self.model.train()
         with LatentTap(self.model) as tap:
-            while self.step < end:
-                terms = self._train_step(tap)
-                self.step += 1
-                if terms is None:
-                    skipped += 1
-                    self._check_skipped(skipped)
-                    continue
-                for name, value in terms.items():
-                    sums[name] = sums[name] + value if name in sums else value.clone()
-        finite = max(1, self.step - first - skipped)
-        readings = {name: float(value) / finite for name, value in sums.items()}
+            table = self._train_steps(tap, steps, precision)
+            lost = (~_finite(table)).nonzero().flatten().tolist()
+            if precision != "fp32" and lost:
+                table[lost] = self._train_steps(tap, [steps[row] for row in lost], "fp32")
+        finite = _finite(table)
+        skipped = len(steps) - int(finite.sum())
+        self._check_skipped(skipped)
+        self.step = steps.stop
+        means = table[finite].double().mean(0).tolist()
+        readings = dict(zip(_COLUMNS, means, strict=True))
         readings["lr"] = config.lr_at(self.step - 1)
         readings["skipped_steps"] = skipped
         readings["train_seconds"] = time.perf_counter() - started
         return readings
 
-    def _train_step(self, tap: LatentTap) -> dict[str, Tensor] | None:
-        """One optimisation step; None, with nothing changed, if it is not finite."""
-        torch.manual_seed(_step_seed(self.config.seed, self.step))
+    def _train_steps(self, tap: LatentTap, steps: Sequence[int], precision: Precision) -> Tensor:
+        """Optimise by the batches of these steps; their `_COLUMNS`, a row a step, on the host."""
+        rows, lost = [], 0
+        with matrix_units(tf32=precision == "tf32"):
+            for step in steps:
+                rows.append(self._train_step(tap, step, precision))
+                # Where looking costs nothing, a training that is lost ends at once.
+                if self.device.type == "cpu" and precision == "fp32" and not _finite(rows[-1]):
+                    lost += 1
+                    self._check_skipped(lost)
+        return torch.stack(rows).cpu()
+
+    def _train_step(self, tap: LatentTap, step: int, precision: Precision) -> Tensor:
+        """One optimisation step; if it is not finite, nothing is changed. Its `_COLUMNS`, on the device."""
+        torch.manual_seed(_step_seed(self.config.seed, step))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr_at(self.step)
-        images = self.crops.batch(self.step).to(self.device, non_blocking=True)
-        terms = self.criterion(self.model(images), tap.take(), images)
+            group["lr"] = self.config.lr_at(step)
+        images = self.crops.batch(step).to(memory_format=self.layout)
+        terms = self._losses(tap, images, precision)
         self.optimiser.zero_grad()
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip)
-        if not torch.isfinite(norm + terms["loss"].detach()):
-            return None
-        self.optimiser.step()
+        row = torch.stack([norm, *(terms[name].detach() for name in TERMS)])
+        self._optimise(self.optimiser, row)
         if self.aux_optimiser is not None:
             # After the main step and with gradients of its own: the rate's gradient reaches the
             # quantiles too, and must neither move them nor be clipped with the weights'.
             self.aux_optimiser.zero_grad()
             self.model.aux_loss().backward()  # type: ignore[operator]
-            self.aux_optimiser.step()
-        return {"grad_norm": norm, **{name: value.detach() for name, value in terms.items()}}
+            self._optimise(self.aux_optimiser, row)
+        return row
+
+    def _losses(self, tap: LatentTap, images: Tensor, precision: Precision) -> dict[str, Tensor]:
+        """The criterion's terms of a batch, by compiled code if that is wished and can be had."""
+        if self.speed.compiled:
+            try:
+                return _compiled()(self.model, tap, self.criterion, images, precision)
+            except (TorchDynamoException, InductorError) as error:
+                first = str(error).strip().partition("\n")[0]
+                _log.warning("the training step cannot be compiled and runs as it is (%s)", first)
+                self.speed = dataclasses.replace(self.speed, compiled=False)
+        return _losses(self.model, tap, self.criterion, images, precision)
+
+    def _optimise(self, optimiser: torch.optim.Optimizer, row: Tensor) -> None:
+        """A step of the optimiser, unless what was measured is not finite."""
+        if self.speed.fused:
+            # The kernel looks at this number itself, so that the host need not wait for it.
+            optimiser.found_inf = (~_finite(row)).float()  # type: ignore[attr-defined]
+        elif not _finite(row):
+            return
+        optimiser.step()
 
     def _check_skipped(self, skipped: int) -> None:
         allowed = max(3, round(self.config.max_skipped * self.config.steps_per_epoch))
@@ -158,6 +209,26 @@ class Trainer:
             raise CheckpointError(f"the checkpoint {path} is not one of this model ({first})") from error
         self.step = step
         return state
+
+
+def _losses(
+    model: nn.Module, tap: LatentTap, criterion: Criterion, images: Tensor, precision: Precision
+) -> dict[str, Tensor]:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        output = model(images)
+    return criterion(output, tap.take(), images)
+
+
+@functools.cache
+def _compiled() -> Callable[..., dict[str, Tensor]]:
+    """`_losses`, compiled: of a function of the model, not of a model, so that every model of one shape that
+    this process trains runs the same code."""
+    return torch.compile(_losses, dynamic=False)
+
+
+def _finite(rows: Tensor) -> Tensor:
+    """Whether all that a step measured is finite, of one step or of each."""
+    return rows.isfinite().all(-1)
 
 
 #: Bytes of a SHA-256 in hexadecimal digits.

@@ -15,11 +15,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from lic.acceleration import keep_freed_memory
 from lic.data.crops import RandomCrops
 from lic.data.sets import ImageSet, test_set, training_and_validation
 from lic.evaluation import aggregate, evaluate
 from lic.models import build, load_weights
-from lic.recipe import TrainingConfig
+from lic.recipe import ON_CPU, Speed, TrainingConfig
 from lic.training import CheckpointError, DivergedError, Trainer
 
 
@@ -50,6 +51,7 @@ class TrialConfig:
     val_epochs: tuple[int, ...]
     test_epochs: tuple[int, ...]
     device: str = "cpu"
+    speed: Speed = ON_CPU
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,18 @@ class Trial:
     def __init__(self, config: TrialConfig) -> None:
         if config.device == "cpu":
             torch.set_num_threads(1)
+            keep_freed_memory()
         self.config = config
         self.train_images, self.val_images, self.test_images = open_images(config.images)
         training = config.training
         model = build(config.model, config.width, config.latent_width, training.seed)
         if config.start is not None:
             load_weights(model, Path(config.start))
-        crops = RandomCrops(self.train_images.images, training.patch, training.batch, training.seed)
-        self.trainer = Trainer(model, training, crops, config.device)
+        crops = RandomCrops(
+            self.train_images.images, training.patch, training.batch, training.seed, config.device,
+            config.speed.resident,
+        )  # fmt: skip
+        self.trainer = Trainer(model, training, crops, config.device, config.speed)
         #: What every epoch so far measured; a checkpoint holds it, too, and so all that a training found.
         self.readings: list[Readings] = []
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lic.data.cache import PackedImages
@@ -20,6 +21,9 @@ from lic.trial import Trial, TrialConfig
 from search.engine import training_config_of
 from search.records import TrialRecord
 from search.space import Candidate
+
+# As trials are trained; and several threads of small tensors wait for each other where cores are busy.
+torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()

@@ -114,6 +114,14 @@ def test_crops_are_a_function_of_seed_and_step(leaves: PackedImages) -> None:
     assert later.min() >= 0 and later.max() <= 1
 
 
+def test_resident_images_give_the_same_crops(photographs: Path, tmp_path: Path) -> None:
+    packed = pack_files(find_images(photographs), photographs, tmp_path / "cache")
+    cut, gathered = (RandomCrops(packed, 64, 8, seed=3, resident=resident) for resident in (False, True))
+    for step in range(10):
+        assert np.array_equal(cut.batch(step), gathered.batch(step))
+        assert gathered.batch(step).is_contiguous()
+
+
 def test_crops_come_from_the_images_and_small_ones_are_left_out(photographs: Path, tmp_path: Path) -> None:
     packed = pack_files(find_images(photographs), photographs, tmp_path / "cache")
     crops = RandomCrops(packed, 84, 2, seed=0)  # heights are 80 to 85

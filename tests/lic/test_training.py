@@ -12,8 +12,8 @@ import torch
 
 from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
-from lic.models import build
-from lic.recipe import TrainingConfig
+from lic.models import LatentTap, build
+from lic.recipe import Precision, TrainingConfig
 from lic.training import CheckpointError, DivergedError, TornError, Trainer, read_checkpoint
 
 CONFIG = TrainingConfig(
@@ -74,11 +74,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     before: dict[str, torch.Tensor] = {}
     step = run._train_step
 
-    def watched(tap: object) -> object:
-        if run.step == 1:
+    def watched(tap: LatentTap, number: int, precision: Precision) -> torch.Tensor:
+        if number == 1:
             before.update({k: v.clone() for k, v in run.model.state_dict().items()})
-        result = step(tap)  # type: ignore[arg-type]
-        if run.step == 1:
+        result = step(tap, number, precision)
+        if number == 1:
             for name, value in run.model.state_dict().items():
                 assert torch.equal(value, before[name]), name
         return result

@@ -1,0 +1,149 @@
+"""What makes training fast must leave what it computes as it is."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.testing import CompileCounter
+
+from lic import training
+from lic.acceleration import free_latents_and_entropy_models, matrix_units
+from lic.criterion import Criterion
+from lic.data.cache import PackedImages
+from lic.data.crops import RandomCrops
+from lic.models import LatentTap, build
+from lic.recipe import Precision, Speed, TrainingConfig
+from lic.training import Trainer
+
+CONFIG = TrainingConfig(
+    lmbda=0.0067, alpha=1e-7, strategy="y+z", batch=2, patch=64, epochs=2, steps_per_epoch=4
+)
+
+
+def trainer(leaves: PackedImages, speed: Speed) -> Trainer:
+    crops = RandomCrops(leaves, CONFIG.patch, CONFIG.batch, CONFIG.seed, resident=speed.resident)
+    return Trainer(build("hyperprior", 8), CONFIG, crops, speed=speed)
+
+
+def final_state(run: Trainer) -> dict[str, torch.Tensor]:
+    for _ in range(CONFIG.epochs):
+        run.run_epoch()
+    return run.model.state_dict()
+
+
+@pytest.mark.parametrize("name", ["hyperprior", "cheng", "bmshj2018-factorized"])
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_freed_model_computes_the_same(name: str, trains: bool) -> None:
+    images, outputs = torch.rand(2, 3, 64, 64), []
+    for freed in (False, True):
+        model = build(name, 8).train(trains)
+        if freed:
+            free_latents_and_entropy_models(model)
+        torch.manual_seed(0)
+        outputs.append(model(images))
+    plain, free = outputs
+    assert torch.equal(plain["x_hat"], free["x_hat"])
+    for latent, likelihoods in plain["likelihoods"].items():
+        assert torch.equal(likelihoods, free["likelihoods"][latent]), latent
+
+
+@pytest.mark.parametrize("name", ["hyperprior", "cheng"])
+def test_autocast_ends_at_the_latents(name: str) -> None:
+    model = build(name, 8)
+    free_latents_and_entropy_models(model)
+    with LatentTap(model) as tap, torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.rand(2, 3, 64, 64))
+        latents = tap.take()
+    assert output["x_hat"].dtype == torch.bfloat16  # so the transforms were in it
+    assert latents.z is not None
+    tensors = [latents.y, latents.z, *output["likelihoods"].values()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+
+def test_one_compilation_serves_all_rates_weights_and_models_of_a_shape() -> None:
+    """The whole step is one graph, and nothing of a trial but its shapes is in it."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(training._losses, backend=counter, dynamic=False)
+    images = torch.rand(2, 3, 64, 64)
+    for number in range(3):
+        model = build("hyperprior", 8, seed=number)
+        free_latents_and_entropy_models(model)
+        numbers = torch.tensor([0.01 * (number + 1), 1e-7 * number]).unbind()
+        for _epoch in range(2):
+            with LatentTap(model) as tap:
+                torch.manual_seed(0)
+                terms = compiled(model, tap, Criterion(*numbers, "y+z"), images, "fp32")
+                torch.manual_seed(0)
+                plain = training._losses(model, tap, Criterion(*numbers, "y+z"), images, "fp32")
+            torch.testing.assert_close(terms["loss"], plain["loss"])
+    assert counter.frame_count == 1
+    torch._dynamo.reset()
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(
+    leaves: PackedImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise TorchDynamoException("no compiler here\nmore")
+
+    expected = final_state(trainer(leaves, Speed()))
+    monkeypatch.setattr(training, "_compiled", lambda: broken)
+    found = final_state(trainer(leaves, Speed(compiled=True)))
+    assert caplog.messages == ["the training step cannot be compiled and runs as it is (no compiler here)"]
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("speed", [Speed(fused=False), Speed(resident=True), Speed("tf32")])
+def test_switches_that_change_rounding_at_most(leaves: PackedImages, speed: Speed) -> None:
+    expected, found = final_state(trainer(leaves, Speed())), final_state(trainer(leaves, speed))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_trains_as_fp32_does(leaves: PackedImages) -> None:
+    plain, fast = (trainer(leaves, Speed(precision)).run_epoch() for precision in ("fp32", "bf16"))
+    assert fast["loss"] != plain["loss"]
+    assert fast["loss"] == pytest.approx(plain["loss"], rel=0.01)
+    assert fast["decorrelation"] == pytest.approx(plain["decorrelation"], rel=0.05)
+
+
+@pytest.mark.parametrize(("fails_in", "skipped"), [(("bf16",), 0), (("bf16", "fp32"), 1)])
+def test_a_batch_that_fails_in_bf16_is_done_again_in_fp32(
+    leaves: PackedImages, monkeypatch: pytest.MonkeyPatch, fails_in: tuple[str, ...], skipped: int
+) -> None:
+    run, done = trainer(leaves, Speed("bf16")), []
+    step, losses = run._train_step, training._losses
+
+    def watched(tap: LatentTap, number: int, precision: Precision) -> torch.Tensor:
+        done.append((number, precision))
+        return step(tap, number, precision)
+
+    def failing(*arguments: object) -> dict[str, torch.Tensor]:
+        terms = losses(*arguments)  # type: ignore[arg-type]
+        number, precision = done[-1]
+        return {k: v * math.nan for k, v in terms.items()} if number == 1 and precision in fails_in else terms
+
+    monkeypatch.setattr(run, "_train_step", watched)
+    monkeypatch.setattr(training, "_losses", failing)
+    readings = run.run_epoch()
+    assert done == [(0, "bf16"), (1, "bf16"), (2, "bf16"), (3, "bf16"), (1, "fp32")]
+    assert readings["skipped_steps"] == skipped
+    assert all(math.isfinite(value) for value in readings.values())
+    assert all(value.isfinite().all() for value in run.model.state_dict().values())
+
+
+def test_matrix_units_are_as_they_were() -> None:
+    def now() -> tuple[bool, bool]:
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before = now()
+    with pytest.raises(KeyError), matrix_units(tf32=True):
+        assert now() == (True, True)
+        with matrix_units(tf32=False):
+            assert now() == (False, False)
+        raise KeyError
+    assert now() == before
