@@ -60,20 +60,21 @@ class Speed:
 
     `precision`: 'fp32'; 'tf32', in which a GPU's matrix units see 10 bits of a factor; or 'bf16', autocast:
     the transforms in bfloat16, while likelihoods, entropy bottleneck and loss stay in fp32. `channels_last`
-    lays images and weights out as CUDA's kernels like them; the CPU's crash on it. `compiled` makes fused
-    code of the forward and backward pass once, for all rates and weights. `fused` is Adam in one pass over
-    each tensor. `resident` keeps the training images in the GPU's memory, where they fit, and cuts there.
+    lays images and weights out as CUDA's kernels like them; the CPU's crash on it. `compile` makes fused
+    code of the forward and backward pass once, for all rates and weights. `fused_adam` is Adam in one
+    pass over each tensor. `resident_images` keeps the training images in the GPU's memory, where they fit,
+    and cuts the crops there.
     """
 
     precision: Precision = "fp32"
     channels_last: bool = False
-    compiled: bool = False
-    fused: bool = True
-    resident: bool = False
+    compile: bool = False
+    fused_adam: bool = True
+    resident_images: bool = False
 
 
 #: What a CPU is fastest with.
 ON_CPU = Speed()
 
 #: What a GPU should be fastest with.
-ON_GPU = Speed("bf16", channels_last=True, compiled=True, resident=True)
+ON_GPU = Speed("bf16", channels_last=True, compile=True, resident_images=True)

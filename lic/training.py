@@ -71,7 +71,7 @@ class Trainer:
         named = dict(model.named_parameters())
         self.quantiles = [p for name, p in named.items() if name.endswith("quantiles")]
         self.weights = [p for name, p in named.items() if not name.endswith("quantiles")]
-        adam = functools.partial(torch.optim.Adam, fused=speed.fused)
+        adam = functools.partial(torch.optim.Adam, fused=speed.fused_adam)
         self.optimiser = adam(self.weights, lr=config.lr)
         self.aux_optimiser = adam(self.quantiles, lr=config.aux_lr) if self.quantiles else None
 
@@ -141,18 +141,18 @@ class Trainer:
 
     def _losses(self, tap: LatentTap, images: Tensor, precision: Precision) -> dict[str, Tensor]:
         """The criterion's terms of a batch, by compiled code if that is wished and can be had."""
-        if self.speed.compiled:
+        if self.speed.compile:
             try:
                 return _compiled()(self.model, tap, self.criterion, images, precision)
             except (TorchDynamoException, InductorError) as error:
                 first = str(error).strip().partition("\n")[0]
                 _log.warning("the training step cannot be compiled and runs as it is (%s)", first)
-                self.speed = dataclasses.replace(self.speed, compiled=False)
+                self.speed = dataclasses.replace(self.speed, compile=False)
         return _losses(self.model, tap, self.criterion, images, precision)
 
     def _optimise(self, optimiser: torch.optim.Optimizer, row: Tensor) -> None:
         """A step of the optimiser, unless what was measured is not finite."""
-        if self.speed.fused:
+        if self.speed.fused_adam:
             # The kernel looks at this number itself, so that the host need not wait for it.
             optimiser.found_inf = (~_finite(row)).float()  # type: ignore[attr-defined]
         elif not _finite(row):

@@ -87,7 +87,7 @@ class Trial:
             load_weights(model, Path(config.start))
         crops = RandomCrops(
             self.train_images.images, training.patch, training.batch, training.seed, config.device,
-            config.speed.resident,
+            config.speed.resident_images,
         )  # fmt: skip
         self.trainer = Trainer(model, training, crops, config.device, config.speed)
         #: What every epoch so far measured; a checkpoint holds it, too, and so all that a training found.

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 
 from lic.files import number_argument, path_argument
 from search import cluster
-from search.config import ConfigError, Resolved, Settings, resolve, resolve_again, storage_address
+from search.config import (
+    ConfigError,
+    Resolved,
+    Settings,
+    is_switch,
+    resolve,
+    resolve_again,
+    storage_address,
+)
 from search.folder import FolderError, fetch_folder, find_folder
 
 
@@ -74,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         extra = typing.cast(dict[str, Any], field.json_schema_extra)
         group = groups.setdefault(extra["group"], parser.add_argument_group(extra["group"]))
         option, default = f"--{key.replace('_', '-')}", field.default
-        if field.annotation is bool:
+        if is_switch(field.annotation):
             group.add_argument(
                 option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
                 help=field.description,
@@ -83,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         shown = "" if default in (None, ()) or "default:" in (field.description or "") else default
         if key == "rates":
             shown = "1-6"
-        if extra["group"] == "Training" or key in ("grace", "eta", "val_images", "val_crop"):
+        if extra["group"] == "Training" or key in ("grace", "eta", "val_images", "val_crop", "cadence"):
             shown = ""  # the preset says
         group.add_argument(
             option,

@@ -72,6 +72,12 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         )
     if settings.trials_per_gpu and not gpus():
         return f"trials_per_gpu is {settings.trials_per_gpu} but there is no GPU; use 0"
+    if not settings.trials_per_gpu and settings.precision == "tf32":
+        return "precision is tf32, which only GPUs have; use fp32 on the CPU"
+    for key in ("channels_last", "compile"):
+        if getattr(settings, key) and not settings.trials_per_gpu:
+            option = f"--no-{key.replace('_', '-')}"
+            return f"{key} is on, which on a CPU makes torch crash while it trains cheng; use {option}"
     if settings.patch % 64:
         below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
         return (

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -25,7 +25,7 @@ from lic.architectures import (
     strategies,
 )
 from lic.files import check_path, read_regular, shown
-from lic.recipe import LAMBDAS, Scale, TrainingConfig
+from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Precision, Scale, TrainingConfig
 from search import plain_yaml
 from search.complaints import disagreement, nearest, sentence
 
@@ -109,6 +109,12 @@ class Settings(BaseModel):
     select_on: Literal["val", "kodak"] = _setting(
         "Images", "val", "images that decide; kodak follows the paper"
     )
+    cadence: Literal["dense", "sparse"] = _setting(
+        "Images",
+        "dense",
+        "dense: what decides is measured after every epoch, what is reported at every rung and the end; "
+        "sparse: at every rung and the end, and at the end alone",
+    )
     cache: str | None = _setting("Images", None, "folder of decoded images (default: ~/.cache)")
 
     width: int = _setting("Training", 128, "channels N of the model", ge=2, le=1024)
@@ -134,6 +140,22 @@ class Settings(BaseModel):
     )
     max_skipped: float = _setting(
         "Training", TrainingConfig.max_skipped, "share of steps that may be NaN", ge=0, lt=1
+    )
+
+    precision: Literal["auto", Precision] = _setting(
+        "Speed", "auto", "of the training: fp32, tf32, bf16 (default: bf16 on a GPU, fp32 on the CPU)"
+    )
+    channels_last: bool | None = _setting(
+        "Speed", None, "images and weights in the layout of CUDA's kernels (default: on a GPU)"
+    )
+    compile: bool | None = _setting(
+        "Speed", None, "compile the training step, once for all trials of a worker (default: on a GPU)"
+    )
+    fused_adam: bool = _setting("Speed", True, "Adam in one pass")
+    resident_images: bool | None = _setting(
+        "Speed",
+        None,
+        "training images in the GPU's memory, if they take a quarter of it at most (default: so)",
     )
 
     workers: int | None = _setting(
@@ -236,11 +258,16 @@ class Settings(BaseModel):
         """Texts of one line and sane length; no yes or no where a number is meant: it would be 1 or 0."""
         field = cls.model_fields[str(info.field_name)]
         for part in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(part, bool) and field.annotation is not bool:
+            if isinstance(part, bool) and not is_switch(field.annotation):
                 raise ValueError("yes and no are not values of it")
             if isinstance(part, str) and (len(part) > 3000 or not part.isprintable()):
                 raise ValueError("a text has one line of printable characters, at most 3000")
         return value
+
+
+def is_switch(annotation: Any) -> bool:
+    """Whether a setting of this type is yes or no, or left to the program."""
+    return annotation in (bool, bool | None)
 
 
 def is_name(value: str) -> bool:
@@ -421,6 +448,10 @@ def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], i
         changes["trials_per_gpu"] = 1 if gpus() else 0
     if settings.trials_per_gpu == "auto" and not gpus():
         changes["trials_per_gpu"] = 0
+    by_device = ON_GPU if changes.get("trials_per_gpu", settings.trials_per_gpu) else ON_CPU
+    for key, value in asdict(by_device).items():
+        if getattr(settings, key) in ("auto", None):
+            changes[key] = value
     for key in changes:
         if sources[key] == "default" or key in ("start", "trials_per_gpu"):
             sources[key] += " (worked out)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lic.data.cache import default_cache
-from lic.recipe import TrainingConfig
+from lic.recipe import Speed, TrainingConfig
 from lic.trial import ImagesConfig, TrialConfig
 from search.config import Settings
 from search.space import Plan
@@ -33,11 +33,12 @@ def plan_of(settings: Settings) -> Plan:
 def template_of(settings: Settings) -> TrialConfig:
     """A trial's configuration, with the candidate's point still to be filled in.
 
-    The reported images are measured at the rungs and at the end, or, where they decide, after
-    every epoch. Paths are absolute: workers run in folders of their own.
+    Paths are absolute: workers run in folders of their own.
     """
-    every_epoch = tuple(range(1, settings.epochs + 1))
     at_rungs = (*rungs(settings.epochs, settings.grace, settings.eta), settings.epochs)
+    every_epoch = tuple(range(1, settings.epochs + 1))
+    dense = settings.cadence == "dense"
+    deciding, reported = (every_epoch, at_rungs) if dense else (at_rungs, (settings.epochs,))
     on_validation = settings.select_on == "val"
     training = {
         key: getattr(settings, key)
@@ -59,9 +60,10 @@ def template_of(settings: Settings) -> TrialConfig:
             val_crop=settings.val_crop,
             cache=str(Path(settings.cache or default_cache()).resolve()),
         ),
-        val_epochs=every_epoch if on_validation else (),
-        test_epochs=at_rungs if on_validation else every_epoch,
+        val_epochs=deciding if on_validation else (),
+        test_epochs=reported if on_validation else deciding,
         device="cuda" if settings.gpus_per_trial else "cpu",
+        speed=Speed(**{key: getattr(settings, key) for key in Speed.__dataclass_fields__}),
     )
 
 

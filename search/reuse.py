@@ -34,6 +34,7 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
     parts = {
         "model": [template.model, template.width, template.latent_width, start, template.device],
         "training": training,
+        "speed": dataclasses.asdict(template.speed),
         "images": [part.images.fingerprint for part in images],
         "measured": [template.val_epochs, template.test_epochs, template.images.val_crop],
         "versions": [version(name) for name in ("torch", "compressai")],

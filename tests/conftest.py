@@ -121,6 +121,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
         images = ["--data", str(SHARED / "bsds500"), "--kodak", str(SHARED / "kodak")]
     done = run_search(
         results, "real", "--model", "hyperprior", "--preset", "tiny", "--budget", "8", "--epochs", "3",
-        "--steps-per-epoch", "30", "--val-images", "8", "--workers", "2", *images,
+        "--steps-per-epoch", "30", "--val-images", "8", "--workers", "2", "--cadence", "dense", *images,
     )  # fmt: skip
     return results, done

@@ -24,7 +24,7 @@ CONFIG = TrainingConfig(
 
 
 def trainer(leaves: PackedImages, speed: Speed) -> Trainer:
-    crops = RandomCrops(leaves, CONFIG.patch, CONFIG.batch, CONFIG.seed, resident=speed.resident)
+    crops = RandomCrops(leaves, CONFIG.patch, CONFIG.batch, CONFIG.seed, resident=speed.resident_images)
     return Trainer(build("hyperprior", 8), CONFIG, crops, speed=speed)
 
 
@@ -92,12 +92,12 @@ def test_what_cannot_be_compiled_runs_as_it_is(
 
     expected = final_state(trainer(leaves, Speed()))
     monkeypatch.setattr(training, "_compiled", lambda: broken)
-    found = final_state(trainer(leaves, Speed(compiled=True)))
+    found = final_state(trainer(leaves, Speed(compile=True)))
     assert caplog.messages == ["the training step cannot be compiled and runs as it is (no compiler here)"]
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("speed", [Speed(fused=False), Speed(resident=True), Speed("tf32")])
+@pytest.mark.parametrize("speed", [Speed(fused_adam=False), Speed(resident_images=True), Speed("tf32")])
 def test_switches_that_change_rounding_at_most(leaves: PackedImages, speed: Speed) -> None:
     expected, found = final_state(trainer(leaves, Speed())), final_state(trainer(leaves, speed))
     for name, value in expected.items():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lic.recipe import TrainingConfig
+from lic.recipe import ON_CPU, ON_GPU, Speed, TrainingConfig
 from search.config import ConfigError, Resolved, Settings, resolve
+from search.plan import template_of
 from search.run import main
 
 
@@ -46,6 +48,32 @@ def test_auto_follows_the_machine_and_says_why() -> None:
     assert (small.settings.preset, large.settings.preset) == ("tiny", "paper")
     assert "no GPU" in small.sources["preset"]
     assert (small.settings.trials_per_gpu, large.settings.trials_per_gpu) == (0, 1)
+
+
+def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
+    def speed(command_line: dict, gpus: int) -> Speed:
+        return template_of(settled(command_line, gpus=gpus).settings).speed
+
+    assert speed({}, 0) == ON_CPU
+    assert speed({}, 1) == ON_GPU
+    assert speed({"trials_per_gpu": "0"}, 1) == ON_CPU
+    for key, value in (("precision", "tf32"), ("channels_last", False), ("compile", False)):
+        assert speed({key: value}, 1) == dataclasses.replace(ON_GPU, **{key: value})
+    assert speed({"fused_adam": "no", "precision": "bf16"}, 0) == Speed("bf16", fused_adam=False)
+    assert "only GPUs have" in refused({"precision": "tf32"})
+    assert "--no-compile" in refused({"compile": True})
+    assert "--no-channels-last" in refused({"channels_last": True})
+
+
+def test_the_cadence_says_what_is_measured_when() -> None:
+    given = {"epochs": "9", "preset": "paper", "grace": "1"}
+    dense, sparse = (
+        template_of(settled({**given, "cadence": word}).settings) for word in ("dense", "sparse")
+    )
+    assert (dense.val_epochs, dense.test_epochs) == (tuple(range(1, 10)), (1, 3, 9))
+    assert (sparse.val_epochs, sparse.test_epochs) == ((1, 3, 9), (9,))
+    kodak = template_of(settled({**given, "cadence": "sparse", "select_on": "kodak"}).settings)
+    assert (kodak.val_epochs, kodak.test_epochs) == ((), (1, 3, 9))
 
 
 def test_the_paper_preset_is_the_papers_protocol() -> None:
