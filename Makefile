@@ -2,8 +2,11 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 IMAGES := $(wildcard ../shared/data/bsds500)
+PHOTOGRAPHS := $(if $(IMAGES),--data $(IMAGES))
+KODAK := $(if $(wildcard ../shared/data/kodak),--kodak ../shared/data/kodak)
+GPU_PYTHON ?= python3
 
-.PHONY: search test lint audit ui chaos soak stack screenshots starter lock smoke clean
+.PHONY: search test lint audit ui bench bench-gpu chaos soak stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
 .venv: requirements.lock pyproject.toml
@@ -46,6 +49,26 @@ soak: .venv
 stack: .venv
 	$(BIN)/python -m pytest -m stack
 
+# What is fast and by how much, beside the usual way, on a CPU: most of two hours, the last two most of that.
+bench: .venv
+	$(BIN)/python -m tests.bench.data $(PHOTOGRAPHS) $(KODAK)
+	$(BIN)/python -m tests.bench.step $(PHOTOGRAPHS)
+	$(BIN)/python -m tests.bench.decorrelation $(PHOTOGRAPHS)
+	$(BIN)/python -m tests.bench.evaluation $(PHOTOGRAPHS) $(KODAK)
+	$(BIN)/python -m tests.bench.parity $(PHOTOGRAPHS)
+	$(BIN)/python -m tests.bench.memory
+	$(BIN)/python -m tests.bench.plain_search $(PHOTOGRAPHS) $(KODAK)
+	$(BIN)/python -m tests.bench.fork $(PHOTOGRAPHS) $(KODAK)
+
+# The same for a GPU, on a machine that need have no more than torch, compressai and this repository.
+bench-gpu:
+	$(GPU_PYTHON) -m tests.bench.step $(PHOTOGRAPHS)
+	$(GPU_PYTHON) -m tests.bench.decorrelation $(PHOTOGRAPHS)
+	$(GPU_PYTHON) -m tests.bench.evaluation $(PHOTOGRAPHS) $(KODAK)
+	$(GPU_PYTHON) -m tests.bench.packing $(PHOTOGRAPHS)
+	$(GPU_PYTHON) -m tests.bench.memory
+	$(GPU_PYTHON) -m tests.bench.parity $(PHOTOGRAPHS)
+
 ui: .venv
 	$(BIN)/python -m dashboards.open
 
@@ -55,9 +78,9 @@ screenshots: .venv
 
 # The weights that the tiny preset starts from; a folder of photographs as IMAGES.
 starter: .venv
-	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --quality 6 --epochs 28 $(if $(IMAGES),--data $(IMAGES))
-	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --threads 2 $(if $(IMAGES),--data $(IMAGES))
-	$(BIN)/python -m lic.starter cheng --width 16 --epochs 35 $(if $(IMAGES),--data $(IMAGES))
+	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --quality 6 --epochs 28 $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --threads 2 $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.starter cheng --width 16 --epochs 35 $(PHOTOGRAPHS)
 
 # Pins the newest versions that pyproject.toml allows, with their hashes.
 lock:

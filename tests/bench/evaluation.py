@@ -1,0 +1,115 @@
+"""How long Kodak takes to be measured: `python -m tests.bench.evaluation --kodak ../shared/data/kodak`.
+
+bpp (entropy estimate), PSNR and MS-SSIM of all images, by this package (lic.evaluation, images from the
+packed cache) and by `compressai.utils.eval_model` with --entropy-estimation (its own code, called in this
+process, so that its imports do not count; it reads the files), same model, same device, one thread each on
+a CPU. The sides take turns, --rounds times; the medians, their ratio, and how far the figures of the two
+lie apart.
+
+`share` is what measuring takes of a full training at the preset's cadence, in percent: the step is timed in
+the same run, and the validation images as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from lic.acceleration import keep_freed_memory
+from lic.data.cache import PackedImages, default_cache, pack_files
+from lic.data.images import find_images
+from lic.data.sets import training_and_validation
+from lic.evaluation import aggregate, evaluate
+from lic.recipe import ON_CPU
+from tests.bench import machine
+from tests.bench.trainings import BEST, DEVICE, add_arguments, geometry, trainer_of
+
+
+def timed(work: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    result = work(*arguments, **options)
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, result
+
+
+def rungs(values: dict[str, Any]) -> int:
+    """How many rungs a preset has, the end not among them."""
+    level, count = values["grace"], 0
+    while level < values["epochs"]:
+        level, count = level * values["eta"], count + 1
+    return count
+
+
+def measured(values: dict[str, Any]) -> tuple[int, int]:
+    """How often a full training is measured on the validation images, and on the reported ones."""
+    if values.get("cadence", "dense") == "sparse":
+        return rungs(values) + 1, 1
+    return values["epochs"], rungs(values) + 1
+
+
+def measure(model: str, kodak: PackedImages, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+    from compressai.utils.eval_model.__main__ import eval_model
+
+    values = geometry(model, args.preset)
+    train, val = training_and_validation(args.data and str(args.data), values["val_images"], default_cache())
+    run = trainer_of(model, args.preset, train.images, BEST if DEVICE == "cuda" else ON_CPU,
+                     epochs=10**6, steps_per_epoch=args.steps)  # fmt: skip
+    theirs_options = {"architecture": model, "per_image": False, "entropy_estimation": True}
+    steps, vals, ours, theirs, figures, other = [], [], [], [], pd.DataFrame(), {}
+    for _ in range(args.rounds):
+        steps.append(timed(run.run_epoch)[0] / args.steps)
+        vals.append(timed(evaluate, run.model, val.images, DEVICE, values["val_crop"], False)[0])
+        spent, figures = timed(evaluate, run.model, kodak, DEVICE)
+        ours.append(spent)
+        spent, other = timed(eval_model, run.model.eval(), Path(), Path(), files, **theirs_options)
+        theirs.append(spent)
+    step, on_val, on_kodak = (statistics.median(part) for part in (steps, vals, ours))
+    often_val, often_test = measured(values)
+    spent = often_val * on_val + often_test * on_kodak * args.of / len(files)
+    training, found = step * values["steps_per_epoch"] * values["epochs"], aggregate(figures)
+    return {
+        "model": model, "width": values["width"], "images": len(files), "lictune_s": on_kodak,
+        "CompressAI_s": statistics.median(theirs),
+        "ratio": statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
+        "bpp_apart": abs(found.bpp - other["bpp"]), "psnr_apart": abs(found.psnr - other["psnr-rgb"]),
+        "ms_ssim_apart": abs(found.ms_ssim - other["ms-ssim-rgb"]),
+        "step_ms": 1000 * step, "val_s": on_val, "share_%": 100 * spent / (spent + training),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--kodak", type=Path, default=Path("../shared/data/kodak"), help="folder of the Kodak images"
+    )
+    parser.add_argument("--images", type=int, default=24, help="only so many of them")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10, help="that are timed in a round")
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # as a trial on the CPU has it
+    if DEVICE == "cpu":
+        keep_freed_memory()
+    files = find_images(args.kodak)
+    args.of, files = len(files), files[: args.images]
+    kodak = pack_files(files, args.kodak, default_cache())
+    table = pd.DataFrame([measure(model, kodak, files, args) for model in args.models])
+    print(table.round(4).to_string(index=False))
+    print(f"preset {args.preset}\n{machine.described('compressai')}")
+    if args.out:
+        table.round(5).to_csv(args.out, index=False)
+
+
+if __name__ == "__main__":
+    main()

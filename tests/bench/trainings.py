@@ -1,0 +1,71 @@
+"""The trainings that benchmarks time: a preset's geometry, without the search's own packages, so that a
+machine with torch, compressai and this repository alone can run them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import configs
+from lic.architectures import starter_path
+from lic.data.cache import PackedImages, default_cache
+from lic.data.crops import RandomCrops
+from lic.data.sets import training_and_validation
+from lic.models import build, load_weights
+from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig
+from lic.training import Trainer
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BEST = ON_GPU if DEVICE == "cuda" else ON_CPU
+
+#: The preset that the device is for.
+PRESET = "paper" if DEVICE == "cuda" else "tiny"
+
+
+def geometry(model: str, preset: str) -> dict[str, Any]:
+    """A preset's values for a model."""
+    values = yaml.safe_load((Path(configs.__file__).parent / "presets" / f"{preset}.yaml").read_text())
+    return {**values, **values.get("models", {}).get(model, {})}
+
+
+def config_of(model: str, preset: str, **changes: Any) -> TrainingConfig:
+    """The middle rate with the decorrelation of y and z, in a preset's geometry."""
+    values = geometry(model, preset)
+    given = {key: values[key] for key in TrainingConfig.__dataclass_fields__ if key in values}
+    return TrainingConfig(**{**given, "lmbda": LAMBDAS[3], "alpha": 1e-7, "strategy": "y+z", **changes})
+
+
+def model_of(model: str, preset: str, seed: int = 0) -> torch.nn.Module:
+    """A preset's model, with its starter weights if it begins with those."""
+    values = geometry(model, preset)
+    size = (values["width"], values.get("latent_width"))
+    net, starter = build(model, *size, seed=seed), starter_path(model, *size)
+    if values["start"] == "auto" and starter.is_file():
+        load_weights(net, starter)
+    return net
+
+
+def trainer_of(
+    model: str, preset: str, images: PackedImages, speed: Speed = BEST, device: str = DEVICE, **changes: Any
+) -> Trainer:
+    """A preset's training, changed as said."""
+    config = config_of(model, preset, **changes)
+    crops = RandomCrops(images, config.patch, config.batch, config.seed, device, speed.resident_images)
+    return Trainer(model_of(model, preset, config.seed), config, crops, device, speed)
+
+
+def train_images(data: Path | None) -> PackedImages:
+    """The training images of a folder, or generated ones."""
+    return training_and_validation(None if data is None else str(data), 32, default_cache())[0].images
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What most of these scripts take: models, preset, images, CSV file."""
+    parser.add_argument("--models", nargs="+", default=["hyperprior", "cheng"])
+    parser.add_argument("--preset", default=PRESET, choices=["tiny", "paper"], help=f"(default: {PRESET})")
+    parser.add_argument("--data", type=Path, help="folder of images to train on (default: generated)")
+    parser.add_argument("--out", type=Path, help="CSV file to write")
