@@ -21,6 +21,9 @@ from lic.data.images import ImageError, read_rgb
 
 _FORMAT = 1
 
+#: How a packed file holds an image; in its name, so that the images' fingerprint is not of the layout.
+_LAYOUT = "planes"
+
 
 def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lictune"
@@ -28,18 +31,17 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class PackedImage:
-    """Where one image lies in the packed file: `height` x `width` x 3 bytes from `offset`, and their CRC-32,
-    which caches of former versions lack."""
+    """Where one image lies in the packed file: 3 x `height` x `width` bytes from `offset`; their CRC-32."""
 
     name: str
     height: int
     width: int
     offset: int
-    crc32: int | None = None
+    crc32: int
 
 
 class PackedImages:
-    """A sequence of 8-bit RGB images in one memory-mapped file.
+    """A sequence of 8-bit RGB images in one memory-mapped file, colour by colour, as batches have them.
 
     `fingerprint` is a hash of the images' names and contents, the same on every machine;
     `skipped` says which files were left out and why.
@@ -58,17 +60,21 @@ class PackedImages:
         return len(self.images)
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
-        """Image `number` as a read-only H x W x 3 view of the file. Raises ImageError if the file is not
-        what was packed any more; it is packed anew the next time."""
+        """Image `number` as a read-only H x W x 3 view of the file. Raises ImageError (see `planes`)."""
+        return self.planes(number).transpose(1, 2, 0)
+
+    def planes(self, number: int) -> NDArray[np.uint8]:
+        """Image `number` as a read-only, contiguous 3 x H x W view of the file. Raises ImageError if the file
+        is not what was packed any more; it is packed anew the next time."""
         image = self.images[number]
         size = image.height * image.width * 3
         flat = self._bytes[image.offset : image.offset + size]
-        if number not in self._checked and image.crc32 is not None:
+        if number not in self._checked:
             if zlib.crc32(flat.data) != image.crc32:
                 self.path.with_suffix(".json").unlink(missing_ok=True)
                 raise ImageError(f"{self.path} is damaged at {image.name}; start again, and it is made anew")
             self._checked.add(number)
-        return flat.reshape(image.height, image.width, 3)
+        return flat.reshape(3, image.height, image.width)
 
 
 def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
@@ -133,7 +139,7 @@ def pack(
     with _lock(cache / f"{key}.lock"):
         if packed := _open(cache, key):
             return packed
-        path = cache / f"{key}.bin"
+        path = _packed_file(cache, key)
         entries, skipped, offset = [], {}, 0
         with durable.replacing(path) as partial:
             with partial.open("wb") as file:
@@ -141,7 +147,7 @@ def pack(
                     if isinstance(image, ImageError):
                         skipped[name] = str(image)
                         continue
-                    pixels = np.ascontiguousarray(image).data
+                    pixels = np.ascontiguousarray(image.transpose(2, 0, 1)).data
                     height, width, _ = image.shape
                     entries.append(PackedImage(name, height, width, offset, zlib.crc32(pixels)))
                     offset += file.write(pixels)
@@ -155,8 +161,12 @@ def pack(
         return PackedImages(path)
 
 
+def _packed_file(cache: Path, key: str) -> Path:
+    return cache / f"{key}-{_LAYOUT}.bin"
+
+
 def _open(cache: Path, key: str) -> PackedImages | None:
-    path = cache / f"{key}.bin"
+    path = _packed_file(cache, key)
     try:
         packed = PackedImages(path)
     except (OSError, ValueError, KeyError, TypeError, IndexError):

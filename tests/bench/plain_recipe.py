@@ -128,7 +128,7 @@ def validation_cost(model: nn.Module, images: DataLoader, criterion: nn.Module) 
     return total / count
 
 
-def test_figures(model: nn.Module, files: list[str]) -> dict[str, float]:
+def reported_figures(model: nn.Module, files: list[str]) -> dict[str, float]:
     """bpp, PSNR and MS-SSIM as CompressAI's own evaluation measures them, with --entropy-estimation."""
     from compressai.utils.eval_model.__main__ import inference_entropy_estimation, read_image
 
@@ -188,7 +188,7 @@ def train(config: dict[str, Any], task: Task) -> None:
         model.eval()
         figures = {"rd_cost": validation_cost(model, validation, criterion)}
         if epoch in task.test_epochs:
-            figures |= test_figures(model, task.test)
+            figures |= reported_figures(model, task.test)
         ended = time.time()
         figures |= {"ended": ended, "train_seconds": trained - began, "eval_seconds": ended - trained}
         with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +208,8 @@ class TimedSearch(OptunaSearch):
 
     def __init__(self, deadline: float, **options: Any) -> None:
         super().__init__(**options)
-        self.deadline, self.proposed = deadline, {}  # type: tuple[float, dict[str, float]]
+        self.deadline = deadline
+        self.proposed: dict[str, float] = {}
 
     def suggest(self, trial_id: str) -> Any:
         if time.time() > self.deadline:

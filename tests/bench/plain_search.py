@@ -195,6 +195,8 @@ def run_plain(task: Task) -> Side:
     (root / "task.json").write_text(json.dumps(dataclasses.asdict(task)))
     wall = _timed([sys.executable, "-m", "tests.bench.plain_recipe", str(root / "task.json")])
     found = json.loads((root / FOUND).read_text())
+    if not found["epochs"]:
+        sys.exit("no trial of it trained an epoch; give it more --minutes, or see its folder by --keep")
     if found["failed"]:
         print(f"{found['failed']} of its trials broke off; what they had trained counts")
     return Side("Ray Tune's plain recipe", wall, task.workers, [Epoch(**epoch) for epoch in found["epochs"]])

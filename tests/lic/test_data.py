@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lic.data.cache import PackedImages, pack_files
@@ -120,6 +121,23 @@ def test_resident_images_give_the_same_crops(photographs: Path, tmp_path: Path) 
     for step in range(10):
         assert np.array_equal(cut.batch(step), gathered.batch(step))
         assert gathered.batch(step).is_contiguous()
+
+
+@pytest.mark.parametrize("patch", [64, 256])
+def test_batches_are_those_of_the_definition_to_the_bit(leaves: PackedImages, patch: int) -> None:
+    """Searches go on, and take baselines over, across versions: the order of the draws and every bit of the
+    pixels must stay. Written here as plainly as can be."""
+    crops, step = RandomCrops(leaves, patch, 16, seed=5), 11
+    draw = np.random.default_rng((5, step))
+    expected = torch.empty((16, 3, patch, patch))
+    for row, number in enumerate(draw.choice(np.arange(len(leaves)), 16)):
+        image = leaves[number]
+        top = draw.integers(image.shape[0] - patch + 1)
+        left = draw.integers(image.shape[1] - patch + 1)
+        crop = image[top : top + patch, left : left + patch]
+        crop = crop[:, ::-1] if draw.integers(2) else crop
+        expected[row] = torch.from_numpy(crop.transpose(2, 0, 1).copy()).float().div_(255.0)
+    assert torch.equal(crops.batch(step), expected)
 
 
 def test_crops_come_from_the_images_and_small_ones_are_left_out(photographs: Path, tmp_path: Path) -> None:
