@@ -34,19 +34,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from numpy.typing import NDArray
 
-import configs
+from lic.acceleration import keep_freed_memory
 from lic.data.cache import PackedImages, pack
 from lic.data.crops import RandomCrops
 from lic.data.deadleaves import dead_leaves
 from lic.data.images import ImageError
 from lic.evaluation import evaluate
-from lic.models import build
-from lic.recipe import LAMBDAS, TrainingConfig
+from lic.recipe import ON_CPU
 from lic.training import Trainer
 from tests.bench import machine
+from tests.bench.trainings import BEST, config_of, geometry, model_of
 
 CASES = tuple(f"{model}-{preset}" for preset in ("tiny", "paper") for model in ("hyperprior", "cheng"))
 
@@ -54,12 +53,6 @@ CASES = tuple(f"{model}-{preset}" for preset in ("tiny", "paper") for model in (
 KODAK, LANDSCAPE = (512, 768), 18
 
 MIB = 2**20
-
-
-def geometry(model: str, preset: str) -> dict[str, Any]:
-    """A preset's values for a model."""
-    values = yaml.safe_load((Path(configs.__file__).parent / "presets" / f"{preset}.yaml").read_text())
-    return {**values, **values.get("models", {}).get(model, {})}
 
 
 def pictures(count: int, cache: Path) -> PackedImages:
@@ -90,14 +83,15 @@ def device_peak(device: str) -> float | None:
 def measure(case: str, device: str, steps: int, images: PackedImages) -> dict[str, Any]:
     """One case, in this process."""
     model, preset = case.split("-")
-    values = geometry(model, preset)
-    given = {key: values[key] for key in TrainingConfig.__dataclass_fields__ if key in values}
-    given |= {"epochs": 1, "steps_per_epoch": steps, "lmbda": LAMBDAS[3], "alpha": 1e-7, "strategy": "y+z"}
-    training = TrainingConfig(**given)
-    torch.set_num_threads(1)  # as a trial on the CPU has it
-    net = build(model, values["width"], values.get("latent_width"))
+    if device == "cpu":  # as a trial there
+        torch.set_num_threads(1)
+        keep_freed_memory()
+    net = model_of(model, preset)
     found: dict[str, Any] = {"host_built": host_peak()}
-    trainer = Trainer(net, training, RandomCrops(images, training.patch, training.batch, 0), device)
+    training = config_of(model, preset, epochs=1, steps_per_epoch=steps)
+    speed = BEST if device != "cpu" else ON_CPU
+    crops = RandomCrops(images, training.patch, training.batch, 0, device, speed.resident_images)
+    trainer = Trainer(net, training, crops, device, speed)
     started = time.perf_counter()
     trainer.run_epoch()
     found["s_per_step"] = (time.perf_counter() - started) / steps
