@@ -19,7 +19,7 @@ from lic.recipe import TrainingConfig
 from lic.trial import ImagesConfig, Readings, Trial, TrialConfig
 from search.checkpoints import Checkpoints
 from search.core import Core
-from search.engine import FAILURE, NOTES, READINGS, TROUBLE, Drive, RayTrial
+from search.engine import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Drive, Fork, RayTrial
 from search.limits import Limits
 from search.space import TRIAL, Candidate
 from tests.search.test_core import PLAN, figures
@@ -35,7 +35,7 @@ def config(tmp_path: Path, cache: Path) -> dict[str, Any]:
     every = tuple(range(1, TRAINING.epochs + 1))
     trial = TrialConfig("hyperprior", 8, None, None, TRAINING, images, every, (TRAINING.epochs,))
     return {"trial": trial, "checkpoints": Checkpoints(str(tmp_path)), "training": "trials/trial-000",
-            "gpus": 0, "name": "trial-000"}  # fmt: skip
+            "fork": Fork(), "gpus": 0, "name": "trial-000"}  # fmt: skip
 
 
 def plain(readings: list[Readings]) -> list[tuple[int, dict[str, float]]]:
@@ -176,6 +176,9 @@ class Fixed:
         self.heard[name] = figures["share"]
 
     def decide(self, _name: str, _epoch: int) -> bool:
+        return False
+
+    def waits(self) -> bool:
         return False
 
     def fail(self, name: str, reason: str) -> None:
