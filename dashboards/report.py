@@ -242,7 +242,7 @@ def training_times(search: OpenedSearch) -> list[list[str]]:
 def _effort(search: OpenedSearch) -> str:
     records = search.records
     trials = len(records.trials)
-    spent, full = sum(t.last_epoch for t in records.trials), records.epochs * trials
+    spent, full = sum(t.trained for t in records.trials), records.epochs * trials
     seconds = records.seconds("train") + records.seconds("eval")
     on = "GPU" if search.settings.gpus_per_trial else "worker"
     return (

@@ -180,14 +180,15 @@ class Trainer:
         }
         durable.write(path, _sealed(state))
 
-    def load(self, path: Path) -> dict[str, Any]:
+    def load(self, path: Path, other: tuple[str, ...] = ()) -> dict[str, Any]:
         """Go on from a file of `save`; its state. Raises CheckpointError if it is unreadable, which its class
-        TornError tells apart, or belongs to a training with another configuration."""
+        TornError tells apart, or belongs to a training with another configuration, save for the fields in
+        `other`."""
         state = read_checkpoint(path)
         saved, own, step = state["config"], dataclasses.asdict(self.config), state["step"]
         if not isinstance(saved, dict) or type(step) is not int or not 0 <= step <= self.config.total_steps:
             raise CheckpointError(f"the checkpoint {path} has a configuration or a step that cannot be")
-        if changed := sorted(key for key in own if saved.get(key) != own[key]):
+        if changed := sorted(key for key in own if key not in other and saved.get(key) != own[key]):
             key = changed[0]
             raise CheckpointError(
                 f"the checkpoint {path} was trained with {key} {saved.get(key)}, not {own[key]}"

@@ -131,6 +131,11 @@ class Trial:
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} lacks what its training measured ({error})") from error
 
+    def fork(self, path: Path) -> None:
+        """Begin with the state of another training, of which only alpha and strategy may differ; its readings
+        stay its own. Raises CheckpointError (see Trainer.load)."""
+        self.trainer.load(path, other=("alpha", "strategy"))
+
     def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:
         table = evaluate(self.trainer.model, images.images, self.config.device, crop, with_ms_ssim)
         if not all(map(math.isfinite, table["mse"])) or not all(map(math.isfinite, table["bpp"])):

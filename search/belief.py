@@ -53,6 +53,9 @@ _FIT_STEPS, _FEW_FIT_STEPS = 40, 12
 #: These matrices are small: a second thread costs more than it gives, and takes a core from the trials.
 _one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1, user_api="blas")
 
+#: User attribute of a trial: the epoch at which it left its baseline; without it 0.
+FORK = "fork"
+
 #: Prefix of the user attribute that holds the variance of a reading by epoch, percent squared.
 VARIANCE = "variance:"
 
@@ -212,9 +215,12 @@ class Belief:
         most = -2 if self._long else 0
         for trial in self._informing:
             location = self._location(trial)
-            bins = _binned(trial.intermediate_values)
-            for epochs in bins[most:]:
-                progress = math.exp(_mean([math.log(e) for e in epochs])) / self.plan.epochs
+            fork = trial.user_attrs.get(FORK, 0)
+            bins = _binned(epoch - fork for epoch in trial.intermediate_values)
+            for trained in bins[most:]:
+                whole = self.plan.epochs - fork
+                progress = math.exp(_mean([math.log(count) for count in trained])) / whole
+                epochs = [fork + count for count in trained]
                 value = _mean([trial.intermediate_values[e] for e in epochs])
                 known = _mean([trial.user_attrs.get(f"{VARIANCE}{e}", 0.0) for e in epochs])
                 rows.append((*location, progress, self._identity(trial), value, len(epochs), known))
@@ -275,7 +281,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _binned(epochs: Iterable[int]) -> list[list[int]]:
-    """The epochs in groups of neighbours, the last by itself."""
+    """The epochs that a trial trained in groups of neighbours, the last by itself."""
     ordered = sorted(epochs)
     groups: dict[int, list[int]] = {}
     for epoch in ordered[:-1]:

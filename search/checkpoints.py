@@ -1,7 +1,8 @@
 """Where a search keeps its checkpoints: its results folder, a folder that every node mounts, or a place in
 an object store. Whatever reads or moves one does it here.
 
-    ROOT/trials/NAME/epoch-0007.pt    after the seventh epoch; of a training the last two are kept
+    ROOT/trials/NAME/epoch-0007.pt    after the seventh epoch; of a training the last two are kept, and of a
+                                      baseline that trials begin from that of the fork
 """
 
 from __future__ import annotations
@@ -101,9 +102,10 @@ class Checkpoints:
         return isinstance(self.filesystem, LocalFileSystem)
 
     @contextmanager
-    def saving(self, training: str, epoch: int) -> Iterator[Path]:
+    def saving(self, training: str, epoch: int, keep: int = 0) -> Iterator[Path]:
         """Where to write the checkpoint of an epoch of a training, which is named by its path:
-        'trials/trial-000'. It is there at once when the context ends; all but the one before it go."""
+        'trials/trial-000'. It is there at once when the context ends; all but the one before it go, and but
+        that of the epoch `keep`."""
         name = f"epoch-{epoch:04d}.pt"
         if self.is_local:
             yield Path(self._path(training, name))
@@ -115,7 +117,7 @@ class Checkpoints:
                 self.filesystem.create_dir(self._path(training))
                 _copy(LocalFileSystem(), str(made), self.filesystem, self._path(training, name))
         for older in self.saved(training):
-            if _epoch(older.path) < epoch - 1:
+            if _epoch(older.path) < epoch - 1 and _epoch(older.path) != keep:
                 with contextlib.suppress(OSError):  # it takes space, no more
                     self.filesystem.delete_file(older.path)
 
@@ -132,19 +134,31 @@ class Checkpoints:
         name = posixpath.basename(training)
         raise FileNotFoundError(f"{name} has no checkpoint below {self}/{posixpath.dirname(training)}")
 
-    def drop(self, training: str, but: int = 0) -> None:
-        """Remove the checkpoints of a training `but` the newest so many."""
-        for file in self.saved(training)[but:]:
-            self.filesystem.delete_file(file.path)
+    def of_epoch(self, training: str, epoch: int) -> StoredFile:
+        """The checkpoint of a training after an epoch. Raises FileNotFoundError if it has none."""
+        for file in self.saved(training):
+            if _epoch(file.path) == epoch:
+                return file
+        name, folder = posixpath.basename(training), posixpath.dirname(training)
+        raise FileNotFoundError(f"{name} has no checkpoint of epoch {epoch} below {self}/{folder}")
 
-    def take_over(self, source: Checkpoints, training: str) -> bool:
-        """Copy the newest checkpoint of a training of another search, whose storage may be another; whether
-        there was one."""
-        for file in source.saved(training)[:1]:
-            with file.local() as path, self.saving(training, _epoch(file.path)) as target:
+    def drop(self, training: str, but: int = 0, keep: int = 0) -> None:
+        """Remove the checkpoints of a training `but` the newest so many, and but that of the epoch `keep`."""
+        for file in self.saved(training)[but:]:
+            if _epoch(file.path) != keep:
+                self.filesystem.delete_file(file.path)
+
+    def take_over(self, source: Checkpoints, training: str, keep: int = 0) -> bool:
+        """Copy the newest checkpoint of a training of another search, whose storage may be another, and, if
+        it is not 0, that of the epoch `keep`; whether all were there."""
+        found = source.saved(training)
+        wanted = [file for file in found[1:] if _epoch(file.path) == keep] + found[:1]
+        if not found or (keep and _epoch(wanted[0].path) != keep):
+            return False
+        for file in wanted:
+            with file.local() as path, self.saving(training, _epoch(file.path), keep) as target:
                 durable.write(target, path.read_bytes())
-            return True
-        return False
+        return True
 
     def keep(self, folder: Path, *names: str) -> None:
         """Keep copies of the files and folders of these names in `folder`, those that are there, beside the

@@ -48,9 +48,14 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
     """What is wrong with settings that are fine alone, or with a place that they name; empty if nothing."""
     if settings.alpha_min >= settings.alpha_max:
         return f"alpha_min {settings.alpha_min:g} must be below alpha_max {settings.alpha_max:g}"
-    if settings.stopping and settings.grace >= settings.epochs > 1:
+    try:
+        fork = settings.fork
+    except ValueError as error:
+        return str(error)
+    if settings.stopping and settings.grace >= settings.epochs - fork > 1:
+        after = f" after the fork at {fork}" if fork else ""
         return (
-            f"grace {settings.grace} leaves no epoch to stop at in {settings.epochs}; "
+            f"grace {settings.grace} leaves no epoch to stop at in {settings.epochs}{after}; "
             "lower --grace or use --no-stopping"
         )
     for key in ("results", "cache"):

@@ -28,6 +28,7 @@ from lic.files import check_path, read_regular, shown
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Precision, Scale, TrainingConfig
 from search import plain_yaml
 from search.complaints import disagreement, nearest, sentence
+from search.space import fork_epoch
 
 PRESETS = Path(configs.__file__).parent / "presets"
 ENVIRONMENT = "LICTUNE_"
@@ -72,7 +73,7 @@ class Settings(BaseModel):
     confirm: int | None = _setting(
         "What to search",
         None,
-        "then train the best so many points per rate again on fresh seeds",
+        "then train the best so many points per rate again on fresh seeds, in full also with --fork-at",
         ge=1,
         le=1000,
     )
@@ -95,6 +96,14 @@ class Settings(BaseModel):
     stopping: bool = _setting("What to search", True, "stop poor trials early (ASHA per rate)")
     grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1, le=100_000)
     eta: int = _setting("What to search", 3, "one in eta trials passes a rung", ge=2, le=1000)
+    fork_at: float = _setting(
+        "What to search",
+        0.0,
+        "trials begin with their baseline's state after this fraction of the epochs and train the rest "
+        "(default: 0, they train in full, as --confirm always does)",
+        ge=0,
+        lt=1,
+    )
 
     data: str | None = _setting(
         "Images", None, "folder of images to train on (default: dead leaves, generated)"
@@ -195,6 +204,11 @@ class Settings(BaseModel):
     def shares(self) -> int:
         """The parts that a GPU is divided into, one if that is still to be measured; 0 on the CPU."""
         return 1 if self.trials_per_gpu == "auto" else self.trials_per_gpu or 0
+
+    @property
+    def fork(self) -> int:
+        """The epoch that `fork_at` means. Raises ValueError (search.space.fork_epoch)."""
+        return fork_epoch(self.fork_at, self.epochs)
 
     @property
     def gpus_per_trial(self) -> float:

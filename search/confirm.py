@@ -46,12 +46,13 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
 
 
 class Confirmation:
-    """The verbs of the decision core for a fixed list of trainings, none of which is stopped."""
+    """The verbs of the decision core for a fixed list of trainings, none of which is stopped or forked: what
+    a fork gained is checked on whole trainings."""
 
     def __init__(
         self, storage: BaseStorage | str, name: str, plan: Plan, candidates: list[Candidate]
     ) -> None:
-        self.plan, self.candidates = plan, candidates
+        self.plan, self.candidates = replace(plan, fork=0), candidates
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
             storage=Mirror(get_storage(storage)), study_name=confirmation_name(name), load_if_exists=True
@@ -66,6 +67,10 @@ class Confirmation:
                 self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
                 return candidate
         return None
+
+    def waits(self) -> bool:
+        """Each of its trainings can begin at once."""
+        return False
 
     def unfinished(self) -> list[Candidate]:
         """The trainings that were started and have not ended."""

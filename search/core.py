@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.recipe import LAMBDAS
-from search.belief import MOST_TRIALS, VARIANCE, Belief
+from search.belief import FORK, MOST_TRIALS, VARIANCE, Belief
 from search.objective import rate_change, rate_change_variance
 from search.sampler import RateSampler, fitted, make_sampler
 from search.space import BASELINE, TRIAL, Candidate, Plan, baseline_name, trial_name
@@ -125,7 +125,9 @@ class Core:
 
     def _plans(self, trial: FrozenTrial) -> bool:
         same_rate = trial.user_attrs["quality"] in self.plan.qualities
-        return same_rate and trial.params.get("strategy") in self.plan.strategies
+        # How far one was that left its baseline after all of this search's epochs, nothing here can say.
+        fits = same_rate and trial.user_attrs.get(FORK, 0) < self.plan.epochs
+        return fits and trial.params.get("strategy") in self.plan.strategies
 
     def _study_of_earlier(self) -> optuna.Study:
         name = _earlier_name(self.trials.study_name)
@@ -133,18 +135,36 @@ class Core:
 
     def suggest(self) -> Candidate | None:
         """The next training: the baselines first, then trials; None once the budget is spent or no
-        rate has a baseline to compare with."""
-        started = {trial.user_attrs["quality"] for trial in _all(self.baselines)}
+        rate has a baseline to compare with, and while the next trial's is not at the fork (`waits`)."""
         for quality in self.plan.qualities:
-            if quality not in started:
+            if self.baseline(quality) is None:
                 return self._start_baseline(quality)
-        failed = {
-            trial.user_attrs["quality"] for trial in _all(self.baselines) if trial.state == TrialState.FAIL
-        }
-        qualities = [quality for quality in self.plan.qualities if quality not in failed]
-        if not qualities or len(_all(self.trials)) >= self.plan.budget:
-            return None
-        return self._start_trial(qualities)
+        qualities = self._open()
+        return None if not qualities or self._awaited(qualities) else self._start_trial(qualities)
+
+    def waits(self) -> bool:
+        """Whether a trial is left to suggest that can only begin once a baseline is at the fork."""
+        return bool(self._awaited(self._open()))
+
+    def _open(self) -> list[int]:
+        """The rates that the next trial may be of: none once the budget is spent, else those whose baseline
+        has not failed."""
+        if len(_all(self.trials)) >= self.plan.budget:
+            return []
+        failed = {t.user_attrs["quality"] for t in _all(self.baselines) if t.state == TrialState.FAIL}
+        return [quality for quality in self.plan.qualities if quality not in failed]
+
+    def _awaited(self, qualities: list[int]) -> list[int]:
+        """The rates whose baselines the next trial, of one of these, has to wait for. At first the rates take
+        turns, so that what is proposed does not depend on which baseline is the quickest; then, or if an
+        earlier search is known, any of them may be chosen."""
+        if not self.plan.fork:
+            return []
+        number = len(_all(self.trials))
+        if number < len(qualities) and not self.earlier():
+            qualities = qualities[number : number + 1]
+        found = {quality: self.baseline(quality) for quality in qualities}
+        return [q for q, b in found.items() if b is None or self.plan.fork not in readings_of(b)]
 
     def unfinished(self) -> list[Candidate]:
         """The trainings that were started and have neither ended nor been trained to their full length."""
@@ -176,7 +196,8 @@ class Core:
         # A plain float: samplers give NumPy's, which no checkpoint read with weights_only may hold.
         alpha = float(trial.suggest_float("alpha", plan.alpha_min, plan.alpha_max, log=True))
         strategy = trial.suggest_categorical("strategy", plan.strategies)
-        for key, value in self._description(TRIAL, quality).items():
+        fork = {FORK: plan.fork} if plan.fork else {}
+        for key, value in {**self._description(TRIAL, quality), **fork}.items():
             trial.set_user_attr(key, value)
         self._storage.keep(self.trials._study_id)
         return Candidate(trial_name(number), TRIAL, quality, alpha, strategy, plan.seed)

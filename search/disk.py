@@ -59,14 +59,15 @@ class Need:
 
 def need_of(template: TrialConfig, plan: Plan, workers: int) -> Need:
     """What a search needs if none of its checkpoints can be removed: of a training that runs two, of one that
-    has ended one, and a copy of the best of every rate."""
+    has ended one, a copy of the best of every rate, and, if trials fork, what those of a rate begin with."""
     from lic.models import build, parameter_count
 
     model = build(template.model, template.width, template.latent_width)
     size, rates = 3 * 4 * parameter_count(model), len(plan.qualities)
     running = 2 * min(workers, plan.budget + rates) * size
-    most = running + (2 * rates + plan.budget) * size
-    return Need(size, running + rates * size, most, running + _RESERVE)
+    forks = rates * size if plan.fork else 0
+    most = running + (2 * rates + plan.budget) * size + forks
+    return Need(size, running + rates * size + forks, most, running + _RESERVE)
 
 
 def free_at(place: Path) -> int:

@@ -18,13 +18,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lic.recipe import LAMBDAS
-from lic.training import DivergedError, TornError
+from lic.training import CheckpointError, DivergedError, TornError
 from lic.trial import Readings, Trial, TrialConfig
 from search import cluster
 from search.checkpoints import TRIALS_FOLDER, Checkpoints
 from search.disk import is_full
 from search.limits import Limits
-from search.space import Candidate, Plan
+from search.space import BASELINE, Candidate, Plan, baseline_name
 
 _log = logging.getLogger(__name__)
 
@@ -52,11 +52,27 @@ class Decisions(Protocol):
 
     def decide(self, name: str, epoch: int) -> bool: ...
 
+    def waits(self) -> bool: ...
+
     def fail(self, name: str, reason: str) -> None: ...
 
     def end(self, name: str, reason: str) -> None: ...
 
     def close(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Fork:
+    """What a training has to do with the fork: the baseline that it begins from after `epoch`, if it is a
+    trial, or that others begin from it there. Epoch 0: nothing, trials begin by themselves."""
+
+    epoch: int = 0
+    baseline: str = ""
+
+    @property
+    def kept(self) -> int:
+        """The epoch whose checkpoint stays for others; 0 for none."""
+        return 0 if self.baseline else self.epoch
 
 
 class RayTrial(tune.Trainable):
@@ -75,8 +91,11 @@ class RayTrial(tune.Trainable):
         self.trial = Trial(config["trial"])
         self.checkpoints: Checkpoints = config["checkpoints"]
         self.training: str = config["training"]
+        self.fork: Fork = config["fork"]
         self._told = 0
         self._notes: list[str] = []
+        #: Why the trial cannot begin.
+        self._lost = ""
         for file in self.checkpoints.saved(self.training):
             try:
                 with file.local() as path:
@@ -84,6 +103,22 @@ class RayTrial(tune.Trainable):
                 break
             except TornError as error:
                 self._notes.append(f"{error}; the one before it is used")
+        else:
+            if self.fork.baseline:
+                self._begin_at_fork(self.fork.baseline, self.fork.epoch)
+
+    def _begin_at_fork(self, baseline: str, epoch: int) -> None:
+        """With the baseline's state after the epoch of the fork; none before it would be what the search says
+        that its trials begin with."""
+        where = ""
+        try:
+            file = self.checkpoints.of_epoch(baseline, epoch)
+            with file.local() as path:
+                where = str(path)
+                self.trial.fork(path)
+        except (CheckpointError, FileNotFoundError) as error:
+            said = str(error).replace(where, str(file)) if where else str(error)
+            self._lost = f"its baseline's state cannot be had: {said}; start a new search to train it again"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -91,10 +126,12 @@ class RayTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """All readings since the last step; of a training that goes on, first those of its checkpoint."""
+        if self._lost:  # trying again would find the same
+            return {FAILURE: self._lost}
         try:
             if len(self.trial.readings) == self._told:
-                self.trial.run_epoch()
-                with self.checkpoints.saving(self.training, self.trial.readings[-1].epoch) as path:
+                epoch = self.trial.run_epoch().epoch
+                with self.checkpoints.saving(self.training, epoch, self.fork.kept) as path:
                     self.trial.save(path)
         except DivergedError as error:
             if self.trial.config.device != "cpu":
@@ -146,7 +183,7 @@ class CoreSearcher(_NotRestored, Searcher):
             return None
         candidate = self.drive.next()
         if candidate is None:
-            return Searcher.FINISHED
+            return None if self.drive.waits() else Searcher.FINISHED
         self.live.add(trial_id)
         return {"name": candidate.name, **self.configure(candidate)}
 
@@ -218,6 +255,12 @@ class Drive:
                 self.limits.started(candidate.name)
                 self.changed()
         return candidate
+
+    def waits(self) -> bool:
+        """Whether there may be something to train later, where there is nothing now."""
+        with self._guarded():
+            return self.core.waits()
+        return False
 
     def hear(self, name: str, result: dict[str, Any]) -> bool:
         """Take what a trial reports; whether it goes on."""
@@ -306,8 +349,10 @@ def run(
     pulse = cluster.Pulse()
 
     def details(candidate: Candidate) -> dict[str, Any]:
-        training = f"{subfolder}/{candidate.name}"
-        return {"trial": configure(candidate), "checkpoints": checkpoints, "training": training,
+        own, baseline = (f"{subfolder}/{name}" for name in (candidate.name, baseline_name(candidate.quality)))
+        fork = core.plan.fork
+        return {"trial": configure(candidate), "checkpoints": checkpoints, "training": own,
+                "fork": Fork(fork, "" if not fork or candidate.role == BASELINE else baseline),
                 "gpus": gpus_per_trial}  # fmt: skip
 
     tuner = tune.Tuner(

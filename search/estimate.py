@@ -65,11 +65,14 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
         simulated = dataclasses.replace(plan, selection=SELECTION)
         core = Core(InMemoryStorage(), "estimate", simulated)
         outcome = simulate(Family(member, plan.epochs), simulated, workers, core=core)
-        last = [max(t.intermediate_values, default=0) for t in core.trials.get_trials(deepcopy=False)]
-        last += [plan.epochs] * len(plan.qualities)
+        spans = [
+            (plan.fork, max(t.intermediate_values, default=plan.fork))
+            for t in core.trials.get_trials(deepcopy=False)
+        ]
+        spans += [(0, plan.epochs)] * len(plan.qualities)
         epochs.append(outcome.epochs_spent)
         waits.append(outcome.time)
-        tests.append(sum(epoch <= end for end in last for epoch in template.test_epochs))
+        tests.append(sum(begin < epoch <= end for begin, end in spans for epoch in template.test_epochs))
     baseline_epochs = plan.epochs * len(plan.qualities)
     epoch = pace.step * template.training.steps_per_epoch
     epoch += pace.val * len(template.val_epochs) / plan.epochs

@@ -50,7 +50,7 @@ class Gauges:
         for state in (RUNNING, FINISHED, STOPPED, FAILED):
             self._set("trainings", sum(record.state == state for record in trainings), state=state)
         self._set("trainings_planned", progress.planned)
-        self._set("epochs", sum(r.last_epoch for group in progress.groups for r in group.trained_here()))
+        self._set("epochs", sum(r.trained for group in progress.groups for r in group.trained_here()))
         if progress.pace is not None and progress.left is not None:
             self._set("patches_per_second", progress.pace * self._patches_per_epoch)
             self._set("left_seconds", progress.left)

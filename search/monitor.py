@@ -22,7 +22,7 @@ from search.metrics import Gauges
 from search.progress import Progress, progress_of
 from search.publishing import Publisher
 from search.records import FINISHED, RUNNING, STOPPED, RecordReader, SearchRecords, TrialRecord
-from search.space import CONFIRMATION, Plan
+from search.space import BASELINE, CONFIRMATION, Plan
 from search.terminal import View
 
 _log = logging.getLogger(__name__)
@@ -134,10 +134,12 @@ class Monitor:
 
     def _prune(self, record: TrialRecord) -> None:
         """Of a training that has ended nothing goes on: one checkpoint is enough, and of a trial that was
-        stopped, which can no longer win, none."""
-        folder = CONFIRMATION if "-s" in record.name else TRIALS_FOLDER
+        stopped, which can no longer win, none. Trials begin with that of their baseline at the fork."""
+        confirming = "-s" in record.name
+        training = f"{CONFIRMATION if confirming else TRIALS_FOLDER}/{record.name}"
+        fork = self._plan.fork if record.role == BASELINE and not confirming else 0
         with contextlib.suppress(OSError):  # it takes space, no more
-            self._checkpoints.drop(f"{folder}/{record.name}", but=0 if record.state == STOPPED else 1)
+            self._checkpoints.drop(training, but=0 if record.state == STOPPED else 1, keep=fork)
 
     def _set_gauges(self) -> None:
         if self._gauges is not None and self._progress is not None:

@@ -14,20 +14,24 @@ from search.stopping import rungs
 
 def plan_of(settings: Settings) -> Plan:
     """What the decision core needs of the settings."""
-    levels = rungs(settings.epochs, settings.grace, settings.eta) if settings.stopping else ()
     return Plan(
         qualities=settings.rates,
         strategies=settings.strategies,
         alpha_min=settings.alpha_min,
         alpha_max=settings.alpha_max,
         epochs=settings.epochs,
-        rungs=levels,
+        rungs=_rungs(settings) if settings.stopping else (),
         eta=settings.eta,
         budget=settings.budget,
         seed=settings.seed,
         sampler=settings.sampler,
         selection=settings.select_on,
+        fork=settings.fork,
     )
+
+
+def _rungs(settings: Settings) -> tuple[int, ...]:
+    return rungs(settings.epochs, settings.grace, settings.eta, settings.fork)
 
 
 def template_of(settings: Settings) -> TrialConfig:
@@ -35,7 +39,7 @@ def template_of(settings: Settings) -> TrialConfig:
 
     Paths are absolute: workers run in folders of their own.
     """
-    at_rungs = (*rungs(settings.epochs, settings.grace, settings.eta), settings.epochs)
+    at_rungs = (*_rungs(settings), settings.epochs)
     every_epoch = tuple(range(1, settings.epochs + 1))
     dense = settings.cadence == "dense"
     deciding, reported = (every_epoch, at_rungs) if dense else (at_rungs, (settings.epochs,))

@@ -77,11 +77,12 @@ def progress_of(
 
 def _epochs_left(groups: list[SearchRecords], plan: Plan, confirming: int) -> float:
     search, epochs = groups[0], plan.epochs
-    ended = [trial.last_epoch for trial in search.trials if trial.state != RUNNING]
+    ended = [trial.trained for trial in search.trials if trial.state != RUNNING]
     share = _EXPECTED_SHARE if plan.rungs else 1.0
-    typical = (sum(ended) + _PRIOR_TRIALS * share * epochs) / (len(ended) + _PRIOR_TRIALS)
+    expected = share * (epochs - plan.fork)
+    typical = (sum(ended) + _PRIOR_TRIALS * expected) / (len(ended) + _PRIOR_TRIALS)
     left = typical * max(0, plan.budget - len(ended))
-    left -= sum(min(trial.last_epoch, typical) for trial in search.trials if trial.state == RUNNING)
+    left -= sum(min(trial.trained, typical) for trial in search.trials if trial.state == RUNNING)
     whole = [*search.baselines.values(), *(r for group in groups[1:] for r in group.everything())]
     done = sum(epochs if record.state != RUNNING else record.last_epoch for record in whole)
     return max(0.0, left + epochs * (len(plan.qualities) + confirming) - done)

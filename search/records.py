@@ -17,7 +17,7 @@ from lic.architectures import STRATEGIES
 from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
 from lic.files import shown
 from lic.recipe import LAMBDAS
-from search.belief import Expectation
+from search.belief import FORK, Expectation
 from search.core import SOURCE, images_of, readings_of
 from search.objective import rate_change
 from search.space import BASELINE, CONFIRMATION, TRIAL, Plan, baseline_name, confirmation_name, trial_name
@@ -61,10 +61,17 @@ class TrialRecord:
     #: When it was proposed and when it ended, in seconds since 1970.
     began: float = 0.0
     ended: float | None = None
+    #: The epoch at which it left its baseline, whose the epochs before were; 0: it trained all by itself.
+    fork: int = 0
 
     @property
     def last_epoch(self) -> int:
-        return max(self.readings, default=0)
+        return max(self.readings, default=self.fork)
+
+    @property
+    def trained(self) -> int:
+        """The number of epochs that were its own."""
+        return self.last_epoch - self.fork
 
     def measured_at(self, epoch: int) -> float:
         """When an epoch was measured, in seconds since 1970."""
@@ -282,6 +289,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         source=attrs.get(SOURCE, ""),
         began=_seconds(trial.datetime_start) or 0.0,
         ended=_seconds(trial.datetime_complete),
+        fork=attrs.get(FORK, 0),
     )
 
 
@@ -295,6 +303,7 @@ def check(record: TrialRecord) -> None:
         "alpha": _is_number(record.alpha) and record.alpha >= 0,
         "strategy": record.strategy in ("", *STRATEGIES),
         "seed": isinstance(record.seed, int) and record.seed >= 0,
+        "fork": isinstance(record.fork, int) and 0 <= record.fork < min(record.readings, default=math.inf),
         "reason": isinstance(record.reason, str),
         "source": isinstance(record.source, str),
         "readings": all(map(_are_figures, record.readings.values())) and min(record.readings, default=1) > 0,

@@ -44,8 +44,8 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
 
 def reuse_baselines(core: Core, folder: Path) -> dict[int, str]:
     """Take over the baselines that other searches beside `folder` have finished, with their last
-    checkpoints, wherever each search keeps its own; per quality the search each came from. One whose
-    checkpoints cannot be copied is passed over."""
+    checkpoints and those of the fork, wherever each search keeps its own; per quality the search each came
+    from. One whose checkpoints are not there or cannot be copied is passed over."""
     wanted = [q for q in core.plan.qualities if core.baseline(q) is None]
     taken: dict[int, str] = {}
     for other in reversed([path for path in searches_in(folder.parent) if path != folder]):
@@ -53,8 +53,8 @@ def reuse_baselines(core: Core, folder: Path) -> dict[int, str]:
             quality = trial.user_attrs["quality"]
             if quality not in wanted or quality in taken or not _same(trial, core):
                 continue
-            if not _take_over(other, folder, f"{TRIALS_FOLDER}/{baseline_name(quality)}"):
-                continue  # nothing to export from
+            if not _take_over(other, folder, f"{TRIALS_FOLDER}/{baseline_name(quality)}", core.plan.fork):
+                continue  # nothing to export from, or for trials to begin with
             attributes = {**trial.user_attrs, SOURCE: other.name}
             core.baselines.add_trial(
                 create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs=attributes)
@@ -63,9 +63,9 @@ def reuse_baselines(core: Core, folder: Path) -> dict[int, str]:
     return dict(sorted(taken.items()))
 
 
-def _take_over(other: Path, folder: Path, training: str) -> bool:
+def _take_over(other: Path, folder: Path, training: str, fork: int) -> bool:
     try:
-        return checkpoints_of(folder).take_over(checkpoints_of(other), training)
+        return checkpoints_of(folder).take_over(checkpoints_of(other), training, keep=fork)
     except (OSError, StorageError) as error:
         _log.warning("%s of %s is not taken over: %s", training, other, error)
         return False

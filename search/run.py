@@ -268,6 +268,7 @@ def _choices(
     """What the search chose, by label, for its first lines."""
     settings, (train, val, test) = resolved.settings, images
     stops = f"poor trials stop after epoch {', '.join(map(str, plan.rungs))}"
+    forks = f"; trials begin with their baseline's state after epoch {plan.fork}" if plan.fork else ""
     return {
         "searching": f"{architecture(settings.model)}, {settings.width} channels: qualities "
         f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
@@ -276,7 +277,7 @@ def _choices(
         "device": f"{_device(settings, gpus)}, {workers} trials at once",
         **({"measured": str(sharing)} if sharing else {}),
         "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
-        f"{settings.patch}x{settings.patch}, from {Path(settings.start).name}",
+        f"{settings.patch}x{settings.patch}, from {Path(settings.start).name}{forks}",
         "train on": train.source,
         "select on": val.source if plan.selection == "val" else test.source,
         "report on": f"{test.name}: {test.source}",

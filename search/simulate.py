@@ -32,7 +32,7 @@ from lic.recipe import LAMBDAS
 from search.core import Core
 from search.recommend import Recommendation, recommend
 from search.sampler import SAMPLERS
-from search.space import BASELINE, Candidate, Plan
+from search.space import BASELINE, Candidate, Plan, fork_epoch
 from search.stopping import rungs
 from search.surfaces import (
     Curve,
@@ -51,7 +51,8 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulated search found and took. `epochs_spent` counts trials only; `time` is in epochs of
+    """What a simulated search found and took. `epochs_spent` counts trials only, and what they trained
+    themselves; `time` is in epochs of
     one worker; `suggest_seconds` are real, one per suggestion."""
 
     recommended: list[Recommendation]
@@ -72,7 +73,8 @@ def simulate(
     core: Core | None = None,
 ) -> Outcome:
     """Run a search to its end. An epoch takes one unit of time, give or take a tenth; `failures` is
-    the chance that a trial breaks off in an epoch. `core` goes on with an existing search."""
+    the chance that a trial breaks off in an epoch. `core` goes on with an existing search. Trials
+    that fork read the same curve, from the epoch after the fork on."""
     core = core or Core(InMemoryStorage(), "simulated", plan)
     draw = np.random.default_rng([plan.seed, 1])
     running: list[tuple[float, int, Candidate, int]] = []
@@ -85,9 +87,10 @@ def simulate(
             candidate = core.suggest()
             suggest_seconds.append(time.perf_counter() - began)
             if candidate is None:
-                exhausted = True
+                exhausted = not core.waits()
                 break
-            heapq.heappush(running, (clock + _duration(draw), order, candidate, 1))
+            first = 1 if candidate.role == BASELINE else plan.fork + 1
+            heapq.heappush(running, (clock + _duration(draw), order, candidate, first))
             order += 1
         if not running:
             break
@@ -112,7 +115,7 @@ def simulate(
         len(trials),
         states.count("PRUNED"),
         states.count("FAIL"),
-        sum(max(trial.intermediate_values, default=0) for trial in trials),
+        sum(max(trial.intermediate_values, default=plan.fork) - plan.fork for trial in trials),
         clock,
         deciding + sum(suggest_seconds),
         suggest_seconds,
@@ -141,19 +144,24 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan of a simulated search."""
+    """The plan of a simulated search. Raises SurfaceError."""
+    try:
+        fork = fork_epoch(args.fork_at, args.epochs)
+    except ValueError as error:
+        raise SurfaceError(f"--{error}".replace("_", "-", 1)) from None
     return Plan(
         qualities=tuple(LAMBDAS),
         strategies=STRATEGIES,
         alpha_min=args.alpha_min,
         alpha_max=args.alpha_max,
         epochs=args.epochs,
-        rungs=rungs(args.epochs, args.grace, args.eta) if args.stopping else (),
+        rungs=rungs(args.epochs, args.grace, args.eta, fork) if args.stopping else (),
         eta=args.eta,
         budget=args.budget,
         seed=args.seed,
         sampler=args.sampler,
         selection=SELECTION,
+        fork=fork,
     )
 
 
@@ -212,6 +220,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--eta", type=whole_argument(2, 1000), default=3, help="one in eta trials passes a rung (default: 3)"
     )
+    parser.add_argument(
+        "--fork-at", type=number_argument(0, 1), default=0.0, metavar="F",
+        help="trials begin where their baseline was after this fraction of the epochs; the surface is asked "
+        "for the rest alone (default: 0, they train in full)",
+    )  # fmt: skip
     parser.add_argument("--alpha-min", type=number_argument(1e-30, 1e6), default=1e-8, help="(default: 1e-8)")
     parser.add_argument("--alpha-max", type=number_argument(1e-30, 1e6), default=1e-5, help="(default: 1e-5)")
     parser.add_argument(

@@ -24,10 +24,24 @@ def confirmation_name(search: str) -> str:
     return f"{search}/{CONFIRMATION}"
 
 
+def fork_epoch(share: float, epochs: int) -> int:
+    """The epoch at which trials leave their baseline, given as a fraction of the epochs; 0 (they begin by
+    themselves) for 0. Raises ValueError where it is another fraction and yet none or all of the epochs."""
+    epoch = round(share * epochs)
+    if share and not 0 < epoch < epochs:
+        what = "none" if epoch == 0 else "all"
+        raise ValueError(
+            f"fork_at {share:g} of {epochs} epochs is {what} of them; give a fraction that leaves some on "
+            "both sides, or 0 for no fork"
+        )
+    return epoch
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a search decides by; `rungs` are the epochs at which a trial may be stopped,
-    `selection` names the image set whose readings decide."""
+    `selection` names the image set whose readings decide. Trials begin with the state that their rate's
+    baseline had after epoch `fork`; 0: from the start, as the baseline."""
 
     qualities: tuple[int, ...]
     strategies: tuple[str, ...]
@@ -40,6 +54,7 @@ class Plan:
     seed: int
     sampler: str
     selection: str
+    fork: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def rungs(epochs: int, grace: int, eta: int) -> tuple[int, ...]:
-    """The epochs grace, grace*eta, grace*eta^2, ... before the last, at which a trial may stop."""
+def rungs(epochs: int, grace: int, eta: int, fork: int = 0) -> tuple[int, ...]:
+    """The epochs grace, grace*eta, grace*eta^2, ... after the fork and before the last, at which a trial may
+    stop."""
     levels, level = [], grace
-    while level < epochs:
-        levels.append(level)
+    while fork + level < epochs:
+        levels.append(fork + level)
         level *= eta
     return tuple(levels)
 

@@ -104,7 +104,7 @@ def effort(records: SearchRecords, wall: float, workers: int, memory: float, sin
     trials = records.trials
     count = {state: sum(t.state == state for t in trials) for state in (FINISHED, STOPPED, FAILED)}
     seconds = {kind: records.seconds(kind, since) for kind in ("train", "eval")}
-    spent, full = sum(t.last_epoch for t in trials), records.epochs * max(1, len(trials))
+    spent, full = sum(t.trained for t in trials), records.epochs * max(1, len(trials))
     measured = [f for record in records.trained_here() for f in record.readings.values()]
     peak = max((f.get("memory/peak_mib", 0) for f in measured), default=0)
     busy = 100 * sum(seconds.values()) / (wall * workers)

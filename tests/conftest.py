@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -63,7 +65,14 @@ def assert_as_trained_alone(record: TrialRecord, template: TrialConfig) -> None:
     """Trained again, outside Ray: the same figures to the last bit."""
     point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
     trial = Trial(training_config_of(point, template))
-    for epoch in range(1, record.last_epoch + 1):
+    if record.fork:
+        baseline = Trial(training_config_of(replace(point, alpha=0.0, strategy=""), template))
+        for _ in range(record.fork):
+            baseline.run_epoch()
+        with TemporaryDirectory() as folder:
+            baseline.save(Path(folder) / "fork.pt")
+            trial.fork(Path(folder) / "fork.pt")
+    for epoch in range(record.fork + 1, record.last_epoch + 1):
         again = trial.run_epoch().figures
         for name, value in record.readings[epoch].items():
             if not name.startswith(("time/", "memory/")):

@@ -120,6 +120,25 @@ def test_the_learning_rate_is_constant_then_falls() -> None:
     assert config.lr_at(100) == pytest.approx(1e-4)
 
 
+def test_a_fork_may_differ_in_the_fields_that_are_named(leaves: PackedImages, tmp_path: Path) -> None:
+    baseline = trainer(leaves, dataclasses.replace(CONFIG, alpha=0.0, strategy="y"))
+    baseline.run_epoch()
+    baseline.save(tmp_path / "state.pt")
+    forked = trainer(leaves)
+    forked.load(tmp_path / "state.pt", other=("alpha", "strategy"))
+    assert (forked.epoch, forked.criterion.alpha, forked.config) == (1, CONFIG.alpha, CONFIG)
+    # Adam's moments came with the weights: by hand, the baseline's trainer with another criterion.
+    baseline.criterion = forked.criterion
+    assert _without_time(forked.run_epoch()) == _without_time(baseline.run_epoch())
+    for name, value in baseline.model.state_dict().items():
+        assert torch.equal(value, forked.model.state_dict()[name]), name
+    with pytest.raises(CheckpointError, match=r"trained with alpha 0\.0, not 1e-07"):
+        forked.load(tmp_path / "state.pt")
+    another = trainer(leaves, dataclasses.replace(CONFIG, seed=1))
+    with pytest.raises(CheckpointError, match="trained with seed 0, not 1"):
+        another.load(tmp_path / "state.pt", other=("alpha", "strategy"))
+
+
 def test_foreign_checkpoints_are_refused(leaves: PackedImages, tmp_path: Path) -> None:
     run = trainer(leaves)
     run.save(tmp_path / "state.pt")

@@ -73,6 +73,28 @@ def test_of_a_training_the_last_two_checkpoints_are_kept(place: Checkpoints) -> 
     assert epochs(place) == []
 
 
+def test_the_checkpoint_of_a_fork_stays_whatever_goes(place: Checkpoints, tmp_path: Path) -> None:
+    for epoch in range(1, 6):
+        with place.saving(TRIAL, epoch, keep=2) as path:
+            durable.write(path, f"after {epoch}")
+    assert epochs(place) == ["epoch-0005.pt", "epoch-0004.pt", "epoch-0002.pt"]
+    place.drop(TRIAL, but=1, keep=2)
+    assert (epochs(place), newest(place)) == (["epoch-0005.pt", "epoch-0002.pt"], "after 5")
+    with place.of_epoch(TRIAL, 2).local() as path:
+        assert path.read_text() == "after 2"
+    with pytest.raises(
+        FileNotFoundError, match=r"^trial-000 has no checkpoint of epoch 3 below .*mine/trials$"
+    ):
+        place.of_epoch(TRIAL, 3)
+    other = Checkpoints(str(tmp_path / "other"))
+    assert not other.take_over(place, TRIAL, keep=3) and epochs(other) == []  # not one without the other
+    assert other.take_over(place, TRIAL, keep=2)
+    assert (epochs(other), newest(other)) == (["epoch-0005.pt", "epoch-0002.pt"], "after 5")
+    assert not other.take_over(place, "trials/trial-001", keep=2)
+    place.drop(TRIAL, but=1)
+    assert epochs(place) == ["epoch-0005.pt"]
+
+
 def test_a_checkpoint_that_is_not_written_whole_is_none(place: Checkpoints) -> None:
     save(place, "after 1", TRIAL, 1)
     with pytest.raises(OSError, match="No space left"), place.saving(TRIAL, 2) as path:  # noqa: SIM117

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from lic.recipe import ON_CPU, ON_GPU, Speed, TrainingConfig
-from search.config import ConfigError, Resolved, Settings, resolve
-from search.plan import template_of
+from search.config import ConfigError, Resolved, Settings, resolve, resolve_again
+from search.plan import plan_of, template_of
 from search.run import main
 
 
@@ -131,6 +131,10 @@ def test_the_report_reads_back() -> None:
         ({"alpha_min": "1e-5", "alpha_max": "1e-8"}, "alpha_min 1e-05 must be below alpha_max 1e-08"),
         ({"patch": "100"}, "the nearest are 64 and 128"),
         ({"grace": "9"}, "lower --grace or use --no-stopping"),
+        ({"fork_at": "1"}, "fork_at '1' (command line) cannot be used: it must be less than 1"),
+        ({"fork_at": "0.04"}, "fork_at 0.04 of 9 epochs is none of them; give a fraction"),
+        ({"fork_at": "0.95"}, "fork_at 0.95 of 9 epochs is all of them; give a fraction"),
+        ({"fork_at": "0.5", "grace": "5"}, "no epoch to stop at in 9 after the fork at 4; lower --grace"),
         ({"kodak": "k", "test": "deadleaves"}, "drop one"),
         ({"select_on": "kodak", "test_images": "3"}, "--select-on kodak needs the whole Kodak set"),
         ({"start": "weights.bin"}, "there are no weights at 'weights.bin'"),
@@ -141,6 +145,21 @@ def test_the_report_reads_back() -> None:
 )  # fmt: skip
 def test_errors_are_one_line_with_the_fix(command_line: dict, expected: str) -> None:
     assert expected in refused(command_line)
+
+
+def test_a_fork_shifts_the_rungs_and_what_is_measured_there() -> None:
+    for fork_at, epoch, levels in (("0", 0, (1, 3)), ("0.33", 3, (4, 6)), ("0.8", 7, (8,)), ("0.9", 8, ())):
+        settings = settled({"fork_at": fork_at}).settings
+        plan = plan_of(settings)
+        assert (plan.fork, plan.rungs, template_of(settings).test_epochs) == (epoch, levels, (*levels, 9))
+    assert plan_of(settled({"fork_at": "0.33", "stopping": False}).settings).rungs == ()
+
+
+def test_a_fork_cannot_change_when_a_search_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("preset: tiny\nfork_at: 0.33\n")
+    assert resolve_again({"budget": "5"}, tmp_path, lambda _: 0).settings.fork == 3
+    with pytest.raises(ConfigError, match=r"^fork_at was 0\.33 in .* and cannot change when it goes on"):
+        resolve_again({"fork_at": "0.5"}, tmp_path, lambda _: 0)
 
 
 def test_files_are_checked(tmp_path: Path) -> None:

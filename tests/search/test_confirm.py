@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from optuna.storages import InMemoryStorage
@@ -82,6 +84,14 @@ def test_the_mean_over_seeds_with_its_interval(searched: SearchRecords) -> None:
         assert not isinstance(figure, str)
         assert figure.value == pytest.approx(100 * (SAVING * luck - 1), abs=0.02)
         assert figure.low < figure.value < figure.high
+
+
+def test_what_is_confirmed_is_trained_in_full(searched: SearchRecords) -> None:
+    """Whether the search forked or not, and nothing waits for a baseline."""
+    points = points_to_confirm(searched, PLAN, best=1, seeds=1)
+    confirmation = Confirmation(InMemoryStorage(), "s", replace(PLAN, fork=1), points)
+    assert (confirmation.plan, confirmation.waits()) == (PLAN, False)
+    assert [confirmation.suggest() for _ in points] == points
 
 
 def test_one_seed_speaks_of_the_images_alone(searched: SearchRecords) -> None:

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from lic.recipe import LAMBDAS
+from search.belief import Belief
 from search.core import Core
 from search.objective import rate_change, rd_cost
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
@@ -37,9 +38,13 @@ def figures(candidate: Candidate, epoch: int) -> dict[str, float]:
     return {"val/bpp": rate, "val/mse": 100.0 / candidate.quality}
 
 
+def first_epoch(plan: Plan, candidate: Candidate) -> int:
+    return 1 if candidate.role == BASELINE else plan.fork + 1
+
+
 def train(core: Core, candidate: Candidate, until: int | None = None) -> int:
     """Run a candidate to its end (or `until`); the number of epochs it got."""
-    for epoch in range(1, (until or core.plan.epochs) + 1):
+    for epoch in range(first_epoch(core.plan, candidate), (until or core.plan.epochs) + 1):
         core.observe(candidate.name, epoch, figures(candidate, epoch))
         if not core.decide(candidate.name, epoch):
             return epoch
@@ -112,15 +117,15 @@ def test_nothing_is_stopped_before_its_baseline_is_there() -> None:
     assert all(len(t.intermediate_values) == 9 for t in core.trials.trials)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "surrogate"])
-def test_a_restart_decides_as_an_uninterrupted_run(tmp_path: object, sampler: str) -> None:
+@pytest.mark.parametrize(("sampler", "fork"), [("tpe", 0), ("surrogate", 3)])
+def test_a_restart_decides_as_an_uninterrupted_run(tmp_path: object, sampler: str, fork: int) -> None:
     """A new process after every single verb, on the same storage, changes nothing."""
-    plan = dataclasses.replace(PLAN, sampler=sampler)
+    plan = dataclasses.replace(PLAN, sampler=sampler, fork=fork, rungs=rungs(9, 1, 3, fork))
     expected = run_all(Core(InMemoryStorage(), "s", plan))
     storage: BaseStorage | str = f"sqlite:///{tmp_path}/study.db"
     done = []
     while (candidate := Core(storage, "s", plan).suggest()) is not None:
-        for epoch in range(1, 10):
+        for epoch in range(first_epoch(plan, candidate), 10):
             Core(storage, "s", plan).observe(candidate.name, epoch, figures(candidate, epoch))
             if not Core(storage, "s", plan).decide(candidate.name, epoch):
                 break
@@ -394,3 +399,90 @@ def test_optuna_reads_the_study_as_its_own() -> None:
     own = Core(InMemoryStorage(), "s", dataclasses.replace(PLAN, sampler="surrogate"))
     run_all(own)
     assert own.trials.best_trial.params.keys() == {"quality", "alpha", "strategy"}
+
+
+FORKED = dataclasses.replace(PLAN, fork=3, rungs=rungs(9, 1, 3, fork=3))
+
+
+def go_on(core: Core, baseline: Candidate | None, first: int, last: int) -> None:
+    """Train a baseline from one epoch to another."""
+    assert baseline is not None and baseline.role == BASELINE
+    for epoch in range(first, last + 1):
+        core.observe(baseline.name, epoch, figures(baseline, epoch))
+
+
+def test_a_trial_begins_once_its_baseline_is_at_the_fork() -> None:
+    core, plain = Core(InMemoryStorage(), "s", FORKED), Core(InMemoryStorage(), "s", PLAN)
+    baselines = [core.suggest() for _ in PLAN.qualities]
+    expected = [plain.suggest() for _ in range(9)][3:]
+    for number, baseline in enumerate(baselines):
+        go_on(core, baseline, 1, 2)
+        assert (core.suggest(), core.waits()) == (None, True)
+        go_on(core, baseline, 3, 3)
+        # The rates take their turns, and the points are those of a search that does not fork.
+        assert core.suggest() == expected[number]
+    assert [core.suggest() for _ in range(3)] == expected[3:]
+    assert not core.waits()
+    assert [t.user_attrs["fork"] for t in core.trials.trials] == [3] * 6
+    assert [(r.fork, r.trained, r.last_epoch) for r in records(core).trials] == [(3, 0, 3)] * 6
+
+
+def test_what_will_not_come_is_not_waited_for() -> None:
+    core = Core(InMemoryStorage(), "s", dataclasses.replace(FORKED, budget=2))
+    one, two, three = (core.suggest() for _ in PLAN.qualities)
+    assert one is not None and two is not None and three is not None
+    core.fail(one.name, "lost")
+    assert (core.suggest(), core.waits()) == (None, True)
+    go_on(core, two, 1, 3)
+    first = core.suggest()
+    assert first is not None and first.quality == two.quality
+    assert (core.suggest(), core.waits()) == (None, True)
+    core.fail(three.name, "lost")
+    assert core.suggest() is not None  # of the only rate that is left
+    assert (core.suggest(), core.waits()) == (None, False)  # the budget is spent
+    core = Core(InMemoryStorage(), "s", FORKED)
+    for candidate in [core.suggest() for _ in PLAN.qualities]:
+        assert candidate is not None
+        core.fail(candidate.name, "lost")
+    assert (core.suggest(), core.waits()) == (None, False)
+
+
+def test_rungs_count_what_a_trial_trained() -> None:
+    """Stopped after one or three epochs of its own, compared with its baseline at the same epoch."""
+    assert (FORKED.rungs, rungs(9, 2, 2, fork=5), rungs(4, 1, 3, fork=3)) == ((4, 6), (7,), ())
+    core = Core(InMemoryStorage(), "s", FORKED)
+    run_all(core)
+    ends = {max(t.intermediate_values) for t in core.trials.trials}
+    assert ends == {4, 6, 9}
+    for record in records(core).trials:
+        assert min(record.readings) == 4 and record.trained == record.last_epoch - 3
+        baseline_costs = figures(Candidate("", BASELINE, record.quality, 0.0, "", 0), record.last_epoch)
+        change = rate_change(record.readings[record.last_epoch], baseline_costs, "val", record.lmbda)
+        value = core.trials.trials[int(record.name[-3:])].intermediate_values[record.last_epoch]
+        assert value == pytest.approx(change)
+
+
+def test_a_model_that_knows_an_earlier_search_waits_for_every_baseline() -> None:
+    """It may choose any rate, and is told how far an earlier trial was of its own training."""
+    first = Core(InMemoryStorage(), "first", PLAN)
+    run_all(first)
+    plan = dataclasses.replace(FORKED, sampler="surrogate")
+    core = Core(InMemoryStorage(), "s", plan)
+    assert core.learn_from(first.trials.trials) == 30
+    baselines = [core.suggest() for _ in PLAN.qualities]
+    for baseline in baselines:
+        assert (core.suggest(), core.waits()) == (None, True)
+        go_on(core, baseline, 1, 3)
+    trial = core.suggest()
+    assert trial is not None
+    for baseline in baselines:
+        go_on(core, baseline, 4, 9)
+    for epoch in range(4, 10):
+        core.observe(trial.name, epoch, figures(trial, epoch))
+    # Its own epochs 1; 2; 3 and 4; 5; and the last of six.
+    told = Belief(plan, core.trials.trials).data.points.progress[:5]
+    assert told == pytest.approx([1 / 6, 2 / 6, math.sqrt(12) / 6, 5 / 6, 1])
+    later = dataclasses.replace(PLAN, epochs=3, rungs=())
+    assert (
+        Core(InMemoryStorage(), "x", later).learn_from(core.trials.trials) == 0
+    )  # it left after all of them

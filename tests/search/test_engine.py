@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,12 +15,13 @@ import pytest
 import torch
 from optuna.storages import InMemoryStorage
 from ray import tune
+from ray.tune.search import Searcher
 
 from lic.recipe import TrainingConfig
 from lic.trial import ImagesConfig, Readings, Trial, TrialConfig
 from search.checkpoints import Checkpoints
 from search.core import Core
-from search.engine import FAILURE, NOTES, READINGS, TROUBLE, Drive, RayTrial
+from search.engine import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Drive, Fork, RayTrial
 from search.limits import Limits
 from search.space import TRIAL, Candidate
 from tests.search.test_core import PLAN, figures
@@ -35,7 +37,7 @@ def config(tmp_path: Path, cache: Path) -> dict[str, Any]:
     every = tuple(range(1, TRAINING.epochs + 1))
     trial = TrialConfig("hyperprior", 8, None, None, TRAINING, images, every, (TRAINING.epochs,))
     return {"trial": trial, "checkpoints": Checkpoints(str(tmp_path)), "training": "trials/trial-000",
-            "gpus": 0, "name": "trial-000"}  # fmt: skip
+            "fork": Fork(), "gpus": 0, "name": "trial-000"}  # fmt: skip
 
 
 def plain(readings: list[Readings]) -> list[tuple[int, dict[str, float]]]:
@@ -178,6 +180,9 @@ class Fixed:
     def decide(self, _name: str, _epoch: int) -> bool:
         return False
 
+    def waits(self) -> bool:
+        return False
+
     def fail(self, name: str, reason: str) -> None:
         self.failed[name] = reason
 
@@ -227,3 +232,80 @@ def test_a_worker_without_a_model_left_says_why(config: dict[str, Any]) -> None:
     for parameter in worker.trial.trainer.model.parameters():
         parameter.data.fill_(float("nan"))
     assert "not finite" in worker.step()[FAILURE]
+
+
+def test_a_forked_trial_is_what_it_would_be_by_hand(config: dict[str, Any]) -> None:
+    """Its baseline trained to the fork, then on with its own point; whatever is lost on the way."""
+    template, place = config["trial"], config["checkpoints"]
+    plain_point = dataclasses.replace(TRAINING, alpha=0.0)
+    baseline = {**config, "trial": dataclasses.replace(template, training=plain_point),
+                "training": "trials/baseline-q3", "fork": Fork(2)}  # fmt: skip
+    worker = RayTrial(baseline)
+    for _ in range(4):
+        worker.step()
+    kept = [Path(file.path).name for file in place.saved("trials/baseline-q3")]
+    assert kept == ["epoch-0004.pt", "epoch-0003.pt", "epoch-0002.pt"]
+
+    by_hand = Trial(baseline["trial"])
+    for _ in range(2):
+        by_hand.run_epoch()
+    path = Path(place.root) / "by_hand.pt"
+    by_hand.save(path)
+    alone = Trial(template)
+    alone.fork(path)
+    expected = [alone.run_epoch() for _ in range(2)]
+    assert [readings.epoch for readings in expected] == [3, 4] and alone.done
+
+    forked = {**config, "fork": Fork(2, "trials/baseline-q3")}
+    first = RayTrial(forked)
+    assert plain(first.step()[READINGS]) == plain(expected[:1])
+    second = RayTrial(forked)  # the first is lost: it goes on from its own checkpoint
+    assert plain(second.step()[READINGS]) == plain(expected[:1])
+    assert plain(second.step()[READINGS]) == plain(expected[1:])
+    for name, value in alone.trainer.model.state_dict().items():
+        assert torch.equal(value, second.trial.trainer.model.state_dict()[name]), name
+    for file in place.saved(config["training"]):
+        Path(file.path).write_bytes(b"")
+    assert plain(RayTrial(forked).step()[READINGS]) == plain(expected[:1])  # from the fork again
+
+
+def test_a_trial_whose_fork_is_lost_says_so_and_begins_nowhere_else(config: dict[str, Any]) -> None:
+    place, name = config["checkpoints"], "trials/baseline-q3"
+    plain_point = dataclasses.replace(TRAINING, alpha=0.0)
+    baseline = {**config, "trial": dataclasses.replace(config["trial"], training=plain_point),
+                "training": name, "fork": Fork(1)}  # fmt: skip
+    worker = RayTrial(baseline)
+    for _ in range(2):
+        worker.step()
+    forked, at_fork = {**config, "fork": Fork(1, name)}, Path(place.of_epoch(name, 1).path)
+    seeded = dataclasses.replace(config["trial"], training=dataclasses.replace(TRAINING, seed=7))
+    said = [RayTrial({**forked, "trial": seeded}).step()[FAILURE]]
+    at_fork.write_bytes(at_fork.read_bytes()[:-100])
+    again = RayTrial(forked)
+    said += [again.step()[FAILURE], again.step()[FAILURE]]
+    at_fork.unlink()
+    said.append(RayTrial(forked).step()[FAILURE])
+    begin, end = "its baseline's state cannot be had: ", "; start a new search to train it again"
+    assert said == [begin + middle + end for middle in (
+        f"the checkpoint {at_fork} was trained with seed 0, not 7",
+        *[f"{at_fork} is damaged, cut off, or no checkpoint of this program (its checksum does not fit)"] * 2,
+        f"baseline-q3 has no checkpoint of epoch 1 below {place}/trials",
+    )]  # fmt: skip
+    assert again.trial.readings == [] and place.saved(config["training"]) == []
+    assert READINGS in (
+        worker.reset_config({**config, "fork": Fork()}) and worker.step()
+    )  # it was no fault of the worker
+
+
+def test_ray_is_told_to_ask_again_while_a_trial_waits_for_its_baseline() -> None:
+    plan = dataclasses.replace(PLAN, fork=3, qualities=(1,), budget=1)
+    limits, core = Limits(None, None, 0), Core(InMemoryStorage(), "s", plan)
+    searcher = CoreSearcher(Drive(core, lambda: None, limits), lambda _: {}, lambda: 4)
+    assert searcher.suggest("a") == {"name": "baseline-q1"}
+    assert searcher.suggest("b") is None
+    for epoch in (1, 2, 3):
+        core.observe("baseline-q1", epoch, figures(Candidate("", "baseline", 1, 0.0, "", 0), epoch))
+    assert searcher.suggest("b") == {"name": "trial-000"}
+    assert searcher.suggest("c") == Searcher.FINISHED
+    core.waits = lambda: 1 / 0  # type: ignore
+    assert searcher.suggest("d") == Searcher.FINISHED and limits.interrupted

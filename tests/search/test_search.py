@@ -7,6 +7,7 @@ import math
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,18 +16,20 @@ import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
+from optuna.storages import InMemoryStorage
 
 from lic.architectures import ARCHITECTURES
 from lic.recipe import LAMBDAS
 from lic.training import read_checkpoint
 from search import simulate
 from search.config import Settings
-from search.core import studies
+from search.core import SETUP, Core, studies
 from search.engine import CoreScheduler, CoreSearcher, Drive
 from search.limits import Limits
 from search.plan import plan_of, template_of
-from search.records import FINISHED, STOPPED, SearchRecords, read_records
-from search.space import Candidate
+from search.records import FINISHED, STOPPED, RecordReader, SearchRecords, read_records
+from search.reuse import reuse_baselines
+from search.space import BASELINE, TRIAL, Candidate
 from search.surfaces import read_table, seed_noise
 from tests.conftest import HAVE_DATA, assert_as_trained_alone, interrupted_at, run_search, search_command
 from tests.sockets import is_local, watched
@@ -317,6 +320,72 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     done = run_search(tmp_path, "fifth", *arguments, "--warm-start", "nothing")
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no search 'nothing' in" in done.stderr
+
+
+def test_a_forked_search_is_to_the_last_bit_what_it_would_be_by_hand(tmp_path: Path) -> None:
+    """One worker trains the baseline, the other waits for it to get to the fork."""
+    done = run_search(
+        tmp_path, "forked", "--model", "hyperprior", *SMALL, "--epochs", "4", "--rates", "1",
+        "--budget", "2", "--workers", "2", "--fork-at", "0.5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    printed = " ".join(done.stdout.split())
+    assert "trials begin with their baseline's state after epoch 2" in printed
+    records = records_of(tmp_path, "forked", "deadleaves_first2")
+    assert_forked(tmp_path, "forked", records, printed)
+
+    # Another search takes over a baseline with what its trials begin with, or not at all.
+    plan, folder = plan_of(settings_of(tmp_path, "forked")), tmp_path / "forked"
+    baselines = studies(f"sqlite:///{folder}/study.db", "forked")[1]
+    setup = baselines.trials[0].user_attrs[SETUP]
+    for name, wanted, files in (
+        ("next", plan, ["epoch-0002.pt", "epoch-0004.pt"]),
+        ("whole", replace(plan, fork=0), ["epoch-0004.pt"]),
+        ("lacking", plan, None),
+    ):
+        if files is None:
+            (folder / "trials" / "baseline-q1" / "epoch-0002.pt").unlink()
+        core = Core(InMemoryStorage(), name, wanted, setup)
+        assert reuse_baselines(core, tmp_path / name) == ({1: "forked"} if files else {})
+        copied = sorted(path.name for path in (tmp_path / name).glob("trials/baseline-q1/*"))
+        assert copied == (files or [])
+        candidate = core.suggest()
+        assert candidate is not None and candidate.role == (TRIAL if files else BASELINE)
+
+
+def assert_forked(results: Path, name: str, records: SearchRecords, printed: str) -> None:
+    """Every trial trained the last two of four epochs, as by hand; the baselines keep what it takes."""
+    assert records.trials and {t.state for t in records.trials} <= {FINISHED, STOPPED}
+    for trial in records.trials:
+        assert (trial.fork, list(trial.readings)) == (2, list(range(3, trial.last_epoch + 1)))
+        assert_as_trained_alone(trial, template_of(settings_of(results, name)))
+    share = sum(trial.last_epoch - 2 for trial in records.trials) / (4 * len(records.trials))
+    assert f" {100 * share:.0f} % of the epochs of full training" in printed
+    for baseline in records.baselines.values():
+        kept = sorted(path.name for path in (results / name / "trials" / baseline.name).glob("*.pt"))
+        assert kept == ["epoch-0002.pt", "epoch-0004.pt"]
+
+
+@pytest.mark.chaos
+def test_a_forked_search_goes_on_after_anything_and_confirms_in_full(tmp_path: Path) -> None:
+    arguments = ["--model", "hyperprior", *SMALL, "--epochs", "4", "--rates", "1,6", "--budget", "4"]
+    more = ["--workers", "3", "--fork-at", "0.5", "--confirm", "1", "--seeds", "1"]
+    interrupted_at("[  1/", [*search_command(tmp_path, "forked"), *arguments, *more])
+    interrupted_at("[  3/", [*search_command(tmp_path, None), "--resume", "forked"], signal.SIGKILL)
+    done = run_search(tmp_path, None, "--resume", "forked")
+    assert done.returncode == 0, done.stderr + done.stdout
+    plan, opened = (
+        plan_of(settings_of(tmp_path, "forked")),
+        studies(f"sqlite:///{tmp_path}/forked/study.db", "forked"),
+    )
+    reader = RecordReader(opened, plan, "deadleaves_first2")
+    assert len(reader.read().trials) == 4
+    assert_forked(tmp_path, "forked", reader.read(), " ".join(done.stdout.split()))
+    (confirmed,) = reader.read_confirmation()
+    for record in confirmed.everything():
+        assert (record.fork, list(record.readings)) == (0, [1, 2, 3, 4])
+        kept = (tmp_path / "forked" / "confirmation" / record.name).glob("*.pt")
+        assert [path.name for path in kept] == ["epoch-0004.pt"]
 
 
 def test_a_search_whose_every_trial_fails_says_why_and_is_open_to_this_machine_alone(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from optuna.storages import InMemoryStorage
 
 from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
-from search.simulate import main
+from search.core import Core, readings_of
+from search.simulate import SELECTION, main, simulate
+from search.space import TRIAL, Candidate, Plan
 from search.surfaces import Family, Recorded, SurfaceError, best_of, load_curve, read_table, seed_noise
 
 ALPHAS = (1e-8, 1e-5)
@@ -73,6 +76,36 @@ def test_without_stopping_every_epoch_is_spent(tmp_path: Path) -> None:
     found = run(tmp_path / "out.json", "--budget", "14", "--no-stopping", "--sampler", "random")
     assert found["epochs_spent"] == 14 * 9
     assert found["stopped"] == 0
+
+
+class Watched(Core):
+    """Notes how far its baseline was when a trial was proposed."""
+
+    def suggest(self) -> Candidate | None:
+        candidate = super().suggest()
+        if candidate is not None and candidate.role == TRIAL:
+            baseline = self.baseline(candidate.quality)
+            assert baseline is not None and 3 in readings_of(baseline)
+        return candidate
+
+
+@pytest.mark.parametrize("workers", [1, 4, 30])
+def test_forked_trials_wait_for_their_baselines_and_train_the_rest(workers: int) -> None:
+    plan = Plan(tuple(LAMBDAS), STRATEGIES, *ALPHAS, 9, (), 3, 14, 0, "random", SELECTION, fork=3)
+    core = Watched(InMemoryStorage(), "s", plan)
+    outcome = simulate(Family(0, 9), plan, workers, core=core)
+    assert (outcome.trials, outcome.epochs_spent) == (14, 14 * (9 - 3))
+    assert {min(t.intermediate_values) for t in core.trials.trials} == {4}
+    if workers == 1:
+        assert outcome.time == pytest.approx(6 * 9 + 14 * 6, rel=0.03)
+
+
+def test_the_command_forks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--budget", "14", "--no-stopping", "--sampler", "random")
+    found = run(tmp_path / "out.json", *arguments, "--fork-at", "0.33")
+    assert found["epochs_spent"] == 14 * 6
+    assert main([*arguments, "--fork-at", "0.05"]) == 2
+    assert capsys.readouterr().err.startswith("lictune: --fork-at 0.05 of 9 epochs is none of them; give a")
 
 
 def test_the_sampler_beats_tpe_on_a_member_of_the_family(tmp_path: Path) -> None:
