@@ -124,7 +124,7 @@ class Trainer:
         torch.manual_seed(_step_seed(self.config.seed, step))
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr_at(step)
-        images = self.crops.batch(step).to(memory_format=self.layout)
+        images = self.crops.batch(step).contiguous(memory_format=self.layout)
         terms = self._losses(tap, images, precision)
         self.optimiser.zero_grad()
         terms["loss"].backward()
@@ -140,8 +140,9 @@ class Trainer:
         return row
 
     def _losses(self, tap: LatentTap, images: Tensor, precision: Precision) -> dict[str, Tensor]:
-        """The criterion's terms of a batch, by compiled code if that is wished and can be had."""
-        if self.speed.compile:
+        """The criterion's terms of a batch, by compiled code if that is wished and can be had; a batch that
+        is done again is not worth compiling for."""
+        if self.speed.compile and precision == self.speed.precision:
             try:
                 return _compiled()(self.model, tap, self.criterion, images, precision)
             except (TorchDynamoException, InductorError) as error:
