@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Parameters of glibc's mallopt (malloc.h): from what size on the kernel is asked for each block, and when
-#: freed memory goes back to it.
+#: Parameters of glibc's mallopt (malloc.h): how much freed memory goes back to the kernel, and how many
+#: blocks may be the kernel's own from the first.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
@@ -73,9 +73,8 @@ def _freed(kind: Any) -> type[nn.Module]:
     class Freed(kind):
         def forward(self, *inputs: Any, **options: Any) -> Any:
             with torch.autocast(inputs[0].device.type, enabled=False):
-                return plain(
-                    self, *map(_fp32, inputs), **{key: _fp32(value) for key, value in options.items()}
-                )
+                named = {name: _fp32(value) for name, value in options.items()}
+                return plain(self, *map(_fp32, inputs), **named)
 
     return Freed
 

@@ -64,10 +64,8 @@ class RandomCrops:
         draw, windows = np.random.default_rng((self.seed, step)), np.empty((self.size, 4), dtype=np.int64)
         for row, number in enumerate(draw.choice(self.usable, self.size)):
             image = self.images.images[number]
-            top, left = (
-                draw.integers(image.height - self.patch + 1),
-                draw.integers(image.width - self.patch + 1),
-            )
+            top = draw.integers(image.height - self.patch + 1)
+            left = draw.integers(image.width - self.patch + 1)
             windows[row] = number, top, left, draw.integers(2)
         return windows
 
@@ -86,9 +84,8 @@ class RandomCrops:
         listed, (numbers, top, left, flipped) = self.images.images, windows.T
         width = np.array([listed[number].width for number in numbers])
         first = np.array([listed[number].offset for number in numbers]) // 3 + top * width + left
-        start, line, mirrored = self._sent(torch.from_numpy(np.stack([first, width, flipped])))[
-            :, :, None, None
-        ]
+        sent = self._sent(torch.from_numpy(np.stack([first, width, flipped])))
+        start, line, mirrored = sent[:, :, None, None]
         side = torch.arange(self.patch, device=self.device)
         across = torch.where(mirrored.bool(), self.patch - 1 - side, side)
         return pixels[start + line * side[:, None] + across].permute(0, 3, 1, 2)

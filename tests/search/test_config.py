@@ -149,7 +149,7 @@ def test_errors_are_one_line_with_the_fix(command_line: dict, expected: str) -> 
 
 def test_a_fork_shifts_the_rungs_and_what_is_measured_there() -> None:
     for fork_at, epoch, levels in (("0", 0, (1, 3)), ("0.33", 3, (4, 6)), ("0.8", 7, (8,)), ("0.9", 8, ())):
-        settings = settled({"fork_at": fork_at}).settings
+        settings = settled({"fork_at": fork_at, "cadence": "dense"}).settings
         plan = plan_of(settings)
         assert (plan.fork, plan.rungs, template_of(settings).test_epochs) == (epoch, levels, (*levels, 9))
     assert plan_of(settled({"fork_at": "0.33", "stopping": False}).settings).rungs == ()

@@ -13,13 +13,13 @@ from search.plan import plan_of, template_of
 from search.run import main
 
 
+GIVEN = {"preset": "tiny", "model": "cheng", "budget": "10", "sampler": "random", "stopping": False,
+         "steps_per_epoch": "50", "cadence": "dense"}  # fmt: skip
+
+
 def test_the_arithmetic_without_stopping() -> None:
     """10 trials and 6 baselines of 9 epochs of 50 steps; the reported images at epochs 1, 3 and 9."""
-    settings = resolve(
-        {"preset": "tiny", "model": "cheng", "budget": "10", "sampler": "random", "stopping": False},
-        {},
-        lambda _: 0,
-    ).settings
+    settings = resolve(GIVEN, {}, lambda _: 0).settings
     found = estimate(plan_of(settings), template_of(settings), Pace(0.1, 2.0, 6.0), 2, 0.5)
     assert (found.trial_epochs, found.baseline_epochs) == (90, 54)
     work = 16 * (9 * (50 * 0.1 + 2.0) + 3 * 6.0)
@@ -29,15 +29,14 @@ def test_the_arithmetic_without_stopping() -> None:
 
 def test_a_fork_saves_what_comes_before_it() -> None:
     """The same, of which trials train the last 6 epochs; measured where they may stop, 4 and 6, and at 9."""
-    given = {"preset": "tiny", "model": "cheng", "budget": "10", "sampler": "random", "stopping": False}
-    settings = resolve({**given, "fork_at": "0.33"}, {}, lambda _: 0).settings
+    settings = resolve({**GIVEN, "fork_at": "0.33"}, {}, lambda _: 0).settings
     found = estimate(plan_of(settings), template_of(settings), Pace(0.1, 2.0, 6.0), 1, 0.5)
     assert (found.trial_epochs, found.baseline_epochs) == (60, 54)
     work = (60 + 54) * (50 * 0.1 + 2.0) + 16 * 3 * 6.0
     assert found.gpu_hours == pytest.approx(0.5 * work / 3600)
     assert found.hours == pytest.approx(work / 3600, rel=0.05)
     # Where the reported images decide they are measured after every epoch that is trained.
-    settings = resolve({**given, "fork_at": "0.33", "select_on": "kodak"}, {}, lambda _: 0).settings
+    settings = resolve({**GIVEN, "fork_at": "0.33", "select_on": "kodak"}, {}, lambda _: 0).settings
     found = estimate(plan_of(settings), template_of(settings), Pace(0.1, 2.0, 6.0), 1, 0.5)
     assert found.gpu_hours == pytest.approx(0.5 * (60 + 54) * (50 * 0.1 + 6.0) / 3600)
 
