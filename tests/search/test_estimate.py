@@ -12,7 +12,6 @@ from search.estimate import Pace, estimate
 from search.plan import plan_of, template_of
 from search.run import main
 
-
 GIVEN = {"preset": "tiny", "model": "cheng", "budget": "10", "sampler": "random", "stopping": False,
          "steps_per_epoch": "50", "cadence": "dense"}  # fmt: skip
 
