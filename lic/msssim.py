@@ -63,7 +63,11 @@ def _down(planes: Tensor) -> Tensor:
     """The window along the height, of N x H x W: N x (H - 10) x W, the width filled up to whole lanes.
     Columns stand for the channels of a depthwise filter, next to one another in memory."""
     count, height, width = planes.shape
-    filled = nn.functional.pad(planes, (0, -width % _LANES)).contiguous()
+    filled = planes
+    if width % _LANES or not planes.is_contiguous():
+        # What is in the columns more does not matter: no lane sees another.
+        filled = planes.new_empty(count, height, width + -width % _LANES)
+        filled[..., :width] = planes
     lanes = filled.view(count, height, -1, _LANES).permute(0, 3, 1, 2)
     means = nn.functional.conv2d(lanes, _window(planes.device), groups=_LANES)
     return means.permute(0, 2, 3, 1).flatten(2)

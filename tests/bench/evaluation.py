@@ -1,10 +1,10 @@
 """How long Kodak takes to be measured: `python -m tests.bench.evaluation --kodak ../shared/data/kodak`.
 
 bpp (entropy estimate), PSNR and MS-SSIM of all images, by this package (lic.evaluation, images from the
-packed cache) and by `compressai.utils.eval_model` with --entropy-estimation (its own code, called in this
-process, so that its imports do not count; it reads the files), same model, same device, one thread each on
-a CPU. The sides take turns, --rounds times; the medians, their ratio, and how far the figures of the two
-lie apart.
+packed cache, memory kept as in a trial) and by `compressai.utils.eval_model` with --entropy-estimation (its
+own code in a process of its own, whose imports do not count; it reads the files), same model, same device,
+one thread each on a CPU. The sides take turns, --rounds times; the medians, their ratio, and how far the
+figures of the two lie apart.
 
 `share` is what measuring takes of a full training at the preset's cadence, in percent: the step is timed in
 the same run, and the validation images as well.
@@ -13,8 +13,10 @@ the same run, and the validation images as well.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,8 @@ from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.images import find_images
 from lic.data.sets import training_and_validation
 from lic.evaluation import aggregate, evaluate
-from lic.recipe import ON_CPU
 from tests.bench import machine
-from tests.bench.trainings import BEST, DEVICE, add_arguments, geometry, trainer_of
+from tests.bench.trainings import BEST, DEVICE, add_arguments, geometry, model_of, trainer_of
 
 
 def timed(work: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:
@@ -56,30 +57,45 @@ def measured(values: dict[str, Any]) -> tuple[int, int]:
     return values["epochs"], rungs(values) + 1
 
 
-def measure(model: str, kodak: PackedImages, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
+def theirs(model: str, preset: str, files: list[Path], pipe: Connection) -> None:
+    """Be the process of CompressAI's side: evaluate for every message; the seconds and the figures."""
     from compressai.utils.eval_model.__main__ import eval_model
 
+    torch.set_num_threads(1)
+    net = model_of(model, preset).to(DEVICE).eval()
+    options = {"architecture": model, "per_image": False, "entropy_estimation": True}
+    while pipe.recv():
+        seconds, figures = timed(eval_model, net, Path(), Path(), files, **options)
+        pipe.send((seconds, dict(figures)))
+
+
+def measure(model: str, kodak: PackedImages, files: list[Path], args: argparse.Namespace) -> dict[str, Any]:
     values = geometry(model, args.preset)
     train, val = training_and_validation(args.data and str(args.data), values["val_images"], default_cache())
-    run = trainer_of(model, args.preset, train.images, BEST if DEVICE == "cuda" else ON_CPU,
+    run = trainer_of(model, args.preset, train.images, BEST,
                      epochs=10**6, steps_per_epoch=args.steps)  # fmt: skip
-    theirs_options = {"architecture": model, "per_image": False, "entropy_estimation": True}
-    steps, vals, ours, theirs, figures, other = [], [], [], [], pd.DataFrame(), {}
+    net = model_of(model, args.preset).to(DEVICE)
+    context = multiprocessing.get_context("spawn")
+    pipe, there = context.Pipe()
+    process = context.Process(target=theirs, args=(model, args.preset, files, there))
+    process.start()
+    turns, figures, other = [], pd.DataFrame(), {}
     for _ in range(args.rounds):
-        steps.append(timed(run.run_epoch)[0] / args.steps)
-        vals.append(timed(evaluate, run.model, val.images, DEVICE, values["val_crop"], False)[0])
-        spent, figures = timed(evaluate, run.model, kodak, DEVICE)
-        ours.append(spent)
-        spent, other = timed(eval_model, run.model.eval(), Path(), Path(), files, **theirs_options)
-        theirs.append(spent)
-    step, on_val, on_kodak = (statistics.median(part) for part in (steps, vals, ours))
+        step = timed(run.run_epoch)[0] / args.steps
+        on_val = timed(evaluate, net, val.images, DEVICE, values["val_crop"], False)[0]
+        ours, figures = timed(evaluate, net, kodak, DEVICE)
+        pipe.send(True)
+        seconds, other = pipe.recv()
+        turns.append((step, on_val, ours, seconds, seconds / ours))
+    pipe.send(False)
+    process.join()
+    step, on_val, on_kodak, theirs_s, ratio = (statistics.median(part) for part in zip(*turns, strict=True))
     often_val, often_test = measured(values)
     spent = often_val * on_val + often_test * on_kodak * args.of / len(files)
     training, found = step * values["steps_per_epoch"] * values["epochs"], aggregate(figures)
     return {
         "model": model, "width": values["width"], "images": len(files), "lictune_s": on_kodak,
-        "CompressAI_s": statistics.median(theirs),
-        "ratio": statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
+        "CompressAI_s": theirs_s, "ratio": ratio,
         "bpp_apart": abs(found.bpp - other["bpp"]), "psnr_apart": abs(found.psnr - other["psnr-rgb"]),
         "ms_ssim_apart": abs(found.ms_ssim - other["ms-ssim-rgb"]),
         "step_ms": 1000 * step, "val_s": on_val, "share_%": 100 * spent / (spent + training),
