@@ -152,7 +152,7 @@ class Settings(BaseModel):
     )
 
     precision: Literal["auto", Precision] = _setting(
-        "Speed", "auto", "of the training: fp32, tf32, bf16 (default: bf16 on a GPU, fp32 on the CPU)"
+        "Speed", "auto", "of the training: fp32, tf32, bf16 (default: tf32 on a GPU, fp32 on the CPU)"
     )
     channels_last: bool | None = _setting(
         "Speed", None, "images and weights in the layout of CUDA's kernels (default: on a GPU)"

@@ -10,6 +10,7 @@ has already is not trained again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -32,7 +33,11 @@ VARIANTS = {
     PLAIN: Speed(fused_adam=False),
     "fast fp32": Speed(),
     "bf16": Speed("bf16"),
-    **({"all of a GPU's": ON_GPU} if DEVICE == "cuda" else {}),
+    **(
+        {"all of a GPU's": ON_GPU, "the same in bf16": dataclasses.replace(ON_GPU, precision="bf16")}
+        if DEVICE == "cuda"
+        else {}
+    ),
 }
 _KEYS = ["model", "quality", "variant", "seed"]
 

@@ -52,11 +52,10 @@ def variants() -> dict[str, Variant]:
             "bf16 instead of fp32": Variant(Speed("bf16")),
             "none": none,
         }
-    found = {
-        "all": Variant(ON_GPU),
-        "tf32 instead of bf16": Variant(dataclasses.replace(ON_GPU, precision="tf32")),
-    }
-    found["fp32 instead of bf16"] = Variant(dataclasses.replace(ON_GPU, precision="fp32"))
+    found = {"all": Variant(ON_GPU)}
+    for precision in ("bf16", "fp32"):
+        name = f"{precision} instead of {ON_GPU.precision}"
+        found[name] = Variant(dataclasses.replace(ON_GPU, precision=precision))
     for switch in ("channels_last", "compile", "fused_adam", "resident_images"):
         found[f"without {switch}"] = Variant(dataclasses.replace(ON_GPU, **{switch: False}))
     return {**found, "none": none}
