@@ -240,7 +240,8 @@ class Core:
         baseline = readings_of(found) if found else {}
         values, selection, lmbda = trial.intermediate_values, self.plan.selection, trial.user_attrs["lambda"]
         for epoch, figures in readings_of(trial).items():
-            if epoch in values or epoch not in baseline:
+            measured = f"{selection}/bpp" in figures  # a sparse cadence leaves epochs out
+            if not measured or epoch in values or epoch not in baseline:
                 continue
             value = rate_change(figures, baseline[epoch], selection, lmbda)
             pair = [t.user_attrs.get(f"{_IMAGES}{epoch}", {}) for t in (trial, found) if t]

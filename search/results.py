@@ -143,11 +143,12 @@ def strategy_table(results: list[StrategyResult]) -> pd.DataFrame:
 
 
 def trial_table(records: SearchRecords) -> pd.DataFrame:
-    """Every training, one row, with its figures at its last epoch that has test readings."""
+    """Every training, one row, with its figures at its last epoch that has test readings, or, if it has none,
+    at its last."""
     rows = []
     for record in records.everything():
         measured = [e for e in record.readings if f"{records.test_set}/bpp" in record.readings[e]]
-        epoch = max(measured, default=0)
+        epoch = max(measured, default=record.last_epoch)
         figures = record.readings.get(epoch, {})
         derived = records.derived(record, epoch)
         rows.append(

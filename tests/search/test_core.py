@@ -101,6 +101,21 @@ def test_the_value_is_the_rate_change_against_the_baseline_of_rate_and_epoch() -
         assert trial.value == pytest.approx(100 * (costs[0] - costs[1]) / base["val/bpp"])
 
 
+def test_epochs_that_were_not_measured_have_no_value() -> None:
+    """A sparse cadence measures at the rungs and the end."""
+    core = Core(InMemoryStorage(), "test", dataclasses.replace(PLAN, qualities=(1,), budget=1))
+    for candidate in (core.suggest(), core.suggest()):
+        assert candidate is not None
+        for epoch in range(1, PLAN.epochs + 1):
+            measured = epoch in (*PLAN.rungs, PLAN.epochs)
+            core.observe(
+                candidate.name, epoch, figures(candidate, epoch) if measured else {"train/loss": 1.0}
+            )
+    (trial,) = core.trials.get_trials()
+    assert sorted(trial.intermediate_values) == [*PLAN.rungs, PLAN.epochs]
+    assert trial.state == TrialState.COMPLETE
+
+
 def test_nothing_is_stopped_before_its_baseline_is_there() -> None:
     """Trials that run ahead of their baseline go on; their values are filled in when it arrives."""
     core = Core(InMemoryStorage(), "s", PLAN)
