@@ -26,8 +26,7 @@ from lic.architectures import STRATEGIES
 from lic.decorrelation import decorrelation
 from lic.models import LatentTap
 from lic.training import Trainer
-from tests.bench import machine
-from tests.bench.trainings import DEVICE, add_arguments, train_images, trainer_of
+from tests.bench.trainings import DEVICE, add_arguments, show, train_images, trainer_of
 
 
 def plain(features: Tensor) -> Tensor:
@@ -116,10 +115,7 @@ def main() -> None:
     if DEVICE == "cpu":
         keep_freed_memory()
     table = pd.DataFrame([row for model in args.models for row in measure(model, args)])
-    print(table.round(3).to_string(index=False))
-    print(f"preset {args.preset}\n{machine.described('compressai')}")
-    if args.out:
-        table.round(4).to_csv(args.out, index=False)
+    show(table, args)
 
 
 if __name__ == "__main__":

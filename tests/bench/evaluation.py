@@ -28,8 +28,7 @@ from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.images import find_images
 from lic.data.sets import training_and_validation
 from lic.evaluation import aggregate, evaluate
-from tests.bench import machine
-from tests.bench.trainings import BEST, DEVICE, add_arguments, geometry, model_of, trainer_of
+from tests.bench.trainings import BEST, DEVICE, add_arguments, geometry, model_of, show, trainer_of
 
 
 def timed(work: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:
@@ -121,10 +120,7 @@ def main() -> None:
     args.of, files = len(files), files[: args.images]
     kodak = pack_files(files, args.kodak, default_cache())
     table = pd.DataFrame([measure(model, kodak, files, args) for model in args.models])
-    print(table.round(4).to_string(index=False))
-    print(f"preset {args.preset}\n{machine.described('compressai')}")
-    if args.out:
-        table.round(5).to_csv(args.out, index=False)
+    show(table, args)
 
 
 if __name__ == "__main__":

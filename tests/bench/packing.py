@@ -18,8 +18,7 @@ import torch
 from lic.data.cache import default_cache
 from lic.trial import ImagesConfig, TrialConfig
 from search.sharing import Footprint, Probe, choose
-from tests.bench import machine
-from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, geometry
+from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, geometry, show
 
 
 def probe(config: TrialConfig, share: float, pipe: Connection) -> None:
@@ -79,10 +78,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="that every number is timed")
     args = parser.parse_args()
     table = pd.DataFrame([row for model in args.models for row in measure(model, args)])
-    print(table.round(3).to_string(index=False))
-    print(f"preset {args.preset} on {DEVICE}\n{machine.described('compressai')}")
-    if args.out:
-        table.round(4).to_csv(args.out, index=False)
+    show(table, args)
 
 
 if __name__ == "__main__":

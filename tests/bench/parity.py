@@ -25,8 +25,7 @@ from lic.data.cache import default_cache
 from lic.data.sets import training_and_validation
 from lic.evaluation import aggregate, evaluate
 from lic.recipe import LAMBDAS, ON_GPU, Speed
-from tests.bench import machine
-from tests.bench.trainings import DEVICE, add_arguments, geometry, trainer_of
+from tests.bench.trainings import DEVICE, add_arguments, geometry, show, trainer_of
 
 PLAIN = "plain fp32"
 VARIANTS = {
@@ -116,10 +115,7 @@ def main() -> None:
                     args.out, index=False
                 )
     table = compared(pd.DataFrame(rows).sort_values(_KEYS))
-    print(table.round(4).to_string(index=False))
-    print(f"preset {args.preset}\n{machine.described('compressai')}")
-    if args.out:
-        table.round(5).to_csv(args.out, index=False)
+    show(table, args)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 
@@ -18,6 +19,7 @@ from lic.data.sets import training_and_validation
 from lic.models import build, load_weights
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig
 from lic.training import Trainer
+from tests.bench import machine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BEST = ON_GPU if DEVICE == "cuda" else ON_CPU
@@ -69,3 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default=PRESET, choices=["tiny", "paper"], help=f"(default: {PRESET})")
     parser.add_argument("--data", type=Path, help="folder of images to train on (default: generated)")
     parser.add_argument("--out", type=Path, help="CSV file to write")
+
+
+def show(table: pd.DataFrame, args: argparse.Namespace) -> None:
+    """Print a benchmark's table with what it ran on, and write it if that is wished."""
+    print(table.round(4).to_string(index=False))
+    print(f"preset {args.preset} on {DEVICE}\n{machine.described('compressai')}")
+    if args.out:
+        table.round(5).to_csv(args.out, index=False)
