@@ -280,9 +280,8 @@ class Core:
             rung = [t.intermediate_values[epoch] for t in rivals if epoch in t.intermediate_values]
             rung.remove(trial.intermediate_values[epoch])
             return not should_stop(trial.intermediate_values[epoch], rung, self.plan.eta)
-        return worth_finishing(
-            Belief(self.plan, everything, theta, self.earlier()).gain(everything[trial.number])
-        )
+        gain = Belief(self.plan, everything, theta, self.earlier()).gain(everything[trial.number])
+        return worth_finishing(trial.intermediate_values[epoch], gain)
 
     def fail(self, name: str, reason: str) -> None:
         """Record that a training broke off, and why."""

@@ -392,8 +392,9 @@ def test_rungs_and_the_rule() -> None:
     others = [0.0, 1, 2, 3, 4, 5]
     assert not should_stop(0.5, others, 3)  # second of seven
     assert should_stop(1.5, others, 3)  # third of seven
-    assert worth_finishing(1.0)
-    assert not worth_finishing(0.0)
+    assert worth_finishing(5.0, 1.0)
+    assert not worth_finishing(5.0, 0.0)
+    assert not worth_finishing(684.0, 1.0)  # no gain that a model promises is believed of that
 
 
 def test_rate_change_has_bd_rates_sign() -> None:
