@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -10,18 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lic.data.sets import ImageSet, test_set
-from lic.latents import Examined, correlation_sum, examine
+from lic.example import Example
 from lic.models import build
+from lic.paper import CORRELATION_RATIOS
 from search.folder import OpenedSearch, final_weights
 from search.plan import template_of
 from search.records import TrialRecord
 from search.results import best_per_rate
-
-#: The paper's images, and its ratios of the summed correlation, tuned to baseline, on them (figure 4).
-PAPER_RATIOS = {"kodim07": 0.51, "kodim08": 0.42}
-
-#: Sides of the crops, in pixels.
-CROP = 128
 
 #: Larger images are shown only where the set has no others, so that the report stays quick.
 _MANY_PIXELS = 1 << 20
@@ -29,28 +24,6 @@ _MANY_PIXELS = 1 << 20
 
 class ExamplesError(ValueError):
     """Why there are no examples to show; one sentence."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One image, H x W x 3 uint8, through both models; `crop` is the rows and columns to look at."""
-
-    name: str
-    original: NDArray[np.uint8] = field(repr=False)
-    baseline: Examined
-    tuned: Examined
-    crop: tuple[slice, slice]
-
-    @property
-    def ratio(self) -> float:
-        """The summed correlation of the tuned model's channels to the baseline's; NaN where that is 0."""
-        before = correlation_sum(self.baseline.correlation)
-        return correlation_sum(self.tuned.correlation) / before if before else float("nan")
-
-    @property
-    def paper_ratio(self) -> float | None:
-        """What the paper has for `ratio` of this image."""
-        return PAPER_RATIOS.get(self.name)
 
 
 @dataclass(frozen=True)
@@ -63,6 +36,13 @@ class Examples:
     rate_change: float
     images: list[Example]
 
+    @property
+    def subject(self) -> str:
+        """What is shown, in words."""
+        tuned = self.tuned
+        which = f"{tuned.name} ({tuned.strategy}, alpha {tuned.alpha:.2e})"
+        return f"quality {tuned.quality}: {self.baseline.name} and {which}"
+
 
 def examples(search: OpenedSearch) -> Examples:
     """Examples of the rate whose kept trial has the lowest rate change on the test set. Raises ExamplesError
@@ -72,7 +52,7 @@ def examples(search: OpenedSearch) -> Examples:
     try:
         chosen = _images(search)
         before, after = _model(search, baseline), _model(search, tuned)
-        found = [_example(name, pixels, before, after) for name, pixels in chosen]
+        found = [Example.of(name, pixels, before, after) for name, pixels in chosen]
     except (OSError, ValueError, RuntimeError) as error:
         raise ExamplesError(str(error).partition("\n")[0]) from error
     return Examples(tuned, baseline, change, found)
@@ -97,8 +77,8 @@ def _images(search: OpenedSearch) -> list[tuple[str, NDArray[np.uint8]]]:
     packed = test_images.images
     names = [str(PurePosixPath(image.name).with_suffix("")) for image in packed.images]
     numbers = list(range(len(names)))
-    if test_images.name.startswith("kodak") and PAPER_RATIOS.keys() <= set(names):
-        numbers = [names.index(name) for name in PAPER_RATIOS]
+    if test_images.name.startswith("kodak") and CORRELATION_RATIOS.keys() <= set(names):
+        numbers = [names.index(name) for name in CORRELATION_RATIOS]
     else:
         pixels = [image.height * image.width for image in packed.images]
         numbers.sort(key=lambda number: max(pixels[number], _MANY_PIXELS))
@@ -122,34 +102,3 @@ def _model(search: OpenedSearch, record: TrialRecord) -> nn.Module:
     model = build(settings.model, settings.width, settings.latent_width)
     model.load_state_dict(final_weights(search, record))
     return model.eval()
-
-
-def _example(name: str, pixels: NDArray[np.uint8], before: nn.Module, after: nn.Module) -> Example:
-    baseline, tuned = examine(before, pixels), examine(after, pixels)
-    return Example(name, pixels, baseline, tuned, most_different(baseline.decoded, tuned.decoded, CROP))
-
-
-def most_different(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], side: int, step: int = 8
-) -> tuple[slice, slice]:
-    """The rows and columns of the side x side window (on a grid of `step` pixels; smaller in a smaller image)
-    in which two images, H x W x 3, have the largest mean squared difference; the first of several."""
-    squares = np.square(first.astype(np.int64) - second).sum(2)
-    height, width = (min(side, length) for length in squares.shape)
-    total = np.pad(squares, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    window = total[height:, width:] - total[:-height, width:] - total[height:, :-width]
-    window = (window + total[:-height, :-width])[::step, ::step]
-    row, column = np.unravel_index(int(window.argmax()), window.shape)
-    top, left = int(row) * step, int(column) * step
-    return slice(top, top + height), slice(left, left + width)
-
-
-def captioned(example: Example) -> list[tuple[str, NDArray[np.uint8]]]:
-    """The crops of the original and of both reconstructions, with captions: bits, PSNR and MS-SSIM are those
-    of the whole image."""
-    shown = [(f"{example.name}: original", example.original[example.crop])]
-    for name, model in (("baseline", example.baseline), ("tuned", example.tuned)):
-        figures = model.figures
-        quality = f"{figures['psnr']:.2f} dB, MS-SSIM {figures['ms_ssim']:.4f}"
-        shown.append((f"{name}: {figures['bpp']:.4f} bpp, {quality}", model.decoded[example.crop]))
-    return shown

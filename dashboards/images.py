@@ -10,19 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-#: Read alike by people who do not see red and green apart, and in print. The second has its middle at 0.
-SEQUENTIAL, DIVERGING = "viridis", "PuOr"
-
-#: Correlations beyond this, either way, have the last colour: few but the diagonal's are.
-STRONG = 0.5
-
 #: Steps of a colour scale: more cannot be told apart in a small picture. Odd, so that 0 is the middle one.
 _STEPS = 65
-
-
-def scale_of(*maps: NDArray[np.floating]) -> tuple[float, float]:
-    """The range of colours that several maps share, so that they can be compared."""
-    return float(min(part.min() for part in maps)), float(max(part.max() for part in maps))
 
 
 def map_uri(values: NDArray[np.floating], low: float, high: float, colours: str) -> str:

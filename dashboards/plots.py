@@ -13,11 +13,12 @@ from plotly.subplots import make_subplots
 
 from dashboards.examples import Examples
 from lic.architectures import architecture
+from lic.bdrate import decibels
 from lic.recipe import LAMBDAS
 from search.belief import Expectation
 from search.figures import COLOURS
 from search.folder import OpenedSearch
-from search.records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord, decibels
+from search.records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
 from search.results import best_per_rate, best_trial_per_rate
 
 #: Told apart by shape as well as by colour.

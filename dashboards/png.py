@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dashboards.examples import Examples, captioned
-from dashboards.images import DIVERGING, SEQUENTIAL, STRONG, scale_of
-from lic import durable
+from dashboards.examples import Examples
+from search.figures import crops, latents, save
 
 _DPI = 160
 _WIDTH = 11.0  # inches; Plotly's heights are read as hundredths of an inch
@@ -37,12 +36,13 @@ def write(figures: dict[str, go.Figure], found: Examples | None, folder: Path) -
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {name: of_plotly(figure) for name, figure in figures.items()}
     if found is not None:
-        drawn |= {"latents": latents(found), "crops": crops(found)}
+        drawn |= {
+            "latents": latents(found.images, found.subject),
+            "crops": crops(found.images, found.subject),
+        }
     paths = []
     for name, figure in drawn.items():
-        paths.append(folder / f"{name}.png")
-        with durable.replacing(paths[-1]) as partial:
-            figure.savefig(partial, dpi=_DPI)
+        paths.append(save(figure, folder / f"{name}.png", _DPI))
     return paths
 
 
@@ -146,48 +146,3 @@ def _colour(text: str) -> tuple[float, float, float, float]:
         return to_rgba(text)
     red, green, blue, alpha = (float(part) for part in text[5:-1].split(","))
     return red / 255, green / 255, blue / 255, alpha
-
-
-def latents(found: Examples) -> Figure:
-    """The paper's figure 4: per image the feature maps of both models, and their channels' correlations."""
-    figure = Figure(figsize=(11, 2.3 * len(found.images) + 0.5), layout="constrained")
-    panes = figure.subplots(len(found.images), 4, squeeze=False, width_ratios=[1.4, 1.4, 1, 1])
-    for row, example in zip(panes, found.images, strict=True):
-        models = (example.baseline, example.tuned)
-        low, high = scale_of(*(model.feature_map for model in models))
-        for pane, model, name in zip(row[:2], models, ("baseline", "tuned"), strict=True):
-            maps = pane.imshow(model.feature_map, cmap=SEQUENTIAL, vmin=low, vmax=high)
-            _bare(pane, f"{example.name}, sum of y: {name}")
-        figure.colorbar(maps, ax=row[:2], shrink=0.75)
-        for pane, model, name in zip(row[2:4], models, ("baseline", "tuned"), strict=True):
-            matrix = pane.imshow(model.correlation, cmap=DIVERGING, vmin=-STRONG, vmax=STRONG)
-            _bare(pane, f"correlation: {name}")
-        row[3].set_xlabel(f"summed, tuned / baseline: {example.ratio:.2f}", fontsize=9)
-        figure.colorbar(matrix, ax=row[2:4], shrink=0.75, extend="both")
-    figure.suptitle(_subject(found), fontsize=10, parse_math=False)
-    return figure
-
-
-def crops(found: Examples) -> Figure:
-    """The paper's figure 3: per image the same crop of the original and of both reconstructions."""
-    figure = Figure(figsize=(9.5, 3.5 * len(found.images) + 0.4), layout="constrained")
-    for row, example in zip(figure.subplots(len(found.images), 3, squeeze=False), found.images, strict=True):
-        for pane, (caption, pixels) in zip(row, captioned(example), strict=True):
-            pane.imshow(pixels, interpolation="nearest")
-            _bare(pane, caption)
-    figure.suptitle(
-        f"{_subject(found)}; bpp, PSNR and MS-SSIM of the whole image", fontsize=10, parse_math=False
-    )
-    return figure
-
-
-def _subject(found: Examples) -> str:
-    tuned = found.tuned
-    which = f"{tuned.name} ({tuned.strategy}, alpha {tuned.alpha:.2e})"
-    return f"quality {tuned.quality}: {found.baseline.name} and {which}"
-
-
-def _bare(pane: Axes, title: str) -> None:
-    pane.set_title(title, fontsize=9, parse_math=False)  # a '$' in a name is no formula
-    pane.set_xticks([])
-    pane.set_yticks([])

@@ -21,24 +21,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from dashboards import plots, png
-from dashboards.examples import Example, Examples, ExamplesError, captioned, examples
-from dashboards.images import DIVERGING, SEQUENTIAL, STRONG, gradient, map_uri, picture_uri, scale_of
+from dashboards.examples import Examples, ExamplesError, examples
+from dashboards.images import gradient, map_uri, picture_uri
 from lic import durable
 from lic.architectures import architecture
+from lic.example import Example
 from lic.files import path_argument
 from lic.latents import correlation_sum
+from lic.paper import BD_RATES
 from search import summary
+from search.figures import DIVERGING, SEQUENTIAL, STRONG, scale_of
 from search.folder import FolderError, OpenedSearch, check_inside, open_search
 from search.records import FAILED, FINISHED, RUNNING, STOPPED
 from search.results import OVERALL, StrategyResult, rate_table, strategy_results, write_tables
 
 USER_ERROR = 2
-
-#: BD-rates in percent, PSNR and MS-SSIM, that Pakdaman and Gabbouj (2024) report on Kodak.
-PAPER = {
-    "cheng2020-anchor": {"y": (-6.94, -1.62), "z": (-6.76, -1.31), "y+z": (-8.06, -2.74)},
-    "bmshj2018-hyperprior": {"best": (-1.17, -0.71)},
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -149,7 +146,7 @@ def _pictures(example: Example) -> dict[str, Any]:
         "sums": [f"{correlation_sum(m.correlation):.1f}" for m in models.values()],
         "ratio": f"{example.ratio:.2f}",
         "paper": f"{example.paper_ratio:.2f}" if example.paper_ratio else "-",
-        "crops": [(caption, picture_uri(pixels)) for caption, pixels in captioned(example)],
+        "crops": [(caption, picture_uri(pixels)) for caption, pixels in example.captioned()],
         "place": f"columns {columns.start} to {columns.stop - 1}, rows {rows.start} to {rows.stop - 1}",
     }
 
@@ -192,7 +189,7 @@ def _strategy_table(search: OpenedSearch, found: list[StrategyResult]) -> dict[s
     ]  # fmt: skip
     paper = [
         [f"the paper's {strategy}", f"{psnr:+.2f} %", "", f"{ms_ssim:+.2f} %", "", ""]
-        for strategy, (psnr, ms_ssim) in PAPER.get(architecture(search.settings.model), {}).items()
+        for strategy, (psnr, ms_ssim) in BD_RATES.get(architecture(search.settings.model), {}).items()
     ]
     head = ["strategy", "BD-rate (PSNR)", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned rates"]
     return {"head": head, "rows": rows, "paper": paper}

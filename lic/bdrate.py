@@ -155,6 +155,11 @@ class ImageCurve:
         return ImageCurve(rate, quality, self.combine)
 
 
+def decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
+    """MS-SSIM in dB."""
+    return -10 * np.log10(1 - ms_ssim)
+
+
 def bd_rate_interval(
     anchor: ImageCurve, test: ImageCurve, resamples: int = 1000, seed: int = 0, blocks: int = 1
 ) -> Interval:

@@ -103,7 +103,7 @@ def measure_image(model: nn.Module, pixels: NDArray[np.uint8]) -> dict[str, floa
 
 def batch_of(pixels: NDArray[np.uint8]) -> Tensor:
     """An image, H x W x 3 uint8, as a batch of one: 1 x 3 x H x W float32 in [0, 1], contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float().div_(PEAK)
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))[None].float().div_(PEAK)
 
 
 def padding_of(height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

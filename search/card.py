@@ -14,10 +14,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lic.architectures import architecture
-from lic.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
+from lic.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval, decibels
 from lic.zoo import BASELINE, TUNED
 from search.folder import OpenedSearch
-from search.records import TrialRecord, decibels
+from search.records import TrialRecord
 from search.results import StrategyResult, strategy_results
 from search.summary import interval
 

@@ -11,19 +11,16 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import optuna
 import pandas as pd
-from numpy.typing import NDArray
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.bdrate import CurveError, Interval, bd_rate_interval
 from lic.recipe import LAMBDAS
 from search.core import attributes_of, images_of, readings_of
-from search.objective import image_costs
+from search.objective import image_costs, rate_change_interval
 from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
 from search.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
 from search.storage import Mirror
-
-_RESAMPLES = 1000
 
 
 def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int) -> list[Candidate]:
@@ -159,22 +156,9 @@ def confirmed(confirmation: Confirmation, test_set: str) -> list[Confirmed]:
             base = columns[f"{baseline_name(run.quality)}-s{run.seed}"]
             changes.append(image_costs(own, test_set, lmbda) - image_costs(base, test_set, lmbda))
             rates.append(np.asarray(base[f"{test_set}/bpp"]))
-        interval = _over_seeds_and_images(np.array(changes), np.array(rates))
+        interval = rate_change_interval(np.array(changes), np.array(rates))
         found.append(Confirmed(first.quality, trial, first.alpha, first.strategy, len(runs), interval))
     return found
-
-
-def _over_seeds_and_images(changes: NDArray[np.float64], rates: NDArray[np.float64]) -> Interval:
-    """Mean over seeds of 100 mean(change) / mean(rate), both seeds x images, and its two-level bootstrap:
-    seeds are drawn with repetition, and images, the same for every seed."""
-    draw = np.random.default_rng(0)
-    seeds, images = changes.shape
-    drawn = []
-    for _ in range(_RESAMPLES):
-        chosen = np.ix_(draw.integers(seeds, size=seeds), draw.integers(images, size=images))
-        drawn.append(float(np.mean(100 * changes[chosen].mean(1) / rates[chosen].mean(1))))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(float(np.mean(100 * changes.mean(1) / rates.mean(1))), float(low), float(high))
 
 
 def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric: str) -> Interval:

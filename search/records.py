@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
 from lic.architectures import STRATEGIES
-from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
+from lic.bdrate import Curve, CurveError, ImageCurve, decibels, point_bd_rate
 from lic.files import shown
 from lic.recipe import LAMBDAS
 from search.belief import FORK, Expectation
@@ -204,11 +203,6 @@ def image_curve(records: list[TrialRecord], epoch: int, image_set: str, metric: 
     if metric == PSNR:
         return ImageCurve(rate, np.array([table[f"{image_set}/psnr"] for table in tables]))
     return ImageCurve(rate, np.array([table[f"{image_set}/ms_ssim"] for table in tables]), decibels)
-
-
-def decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
-    """MS-SSIM in dB."""
-    return -10 * np.log10(1 - ms_ssim)
 
 
 class RecordReader:

@@ -16,10 +16,12 @@ import yaml
 from PIL import Image
 
 from dashboards import report
-from dashboards.examples import CROP, Examples, captioned, examples, most_different
-from dashboards.images import SEQUENTIAL, map_uri
+from dashboards.examples import Examples, examples
+from dashboards.images import map_uri
 from lic.evaluation import batch_of
+from lic.example import CROP, most_different
 from lic.models import build
+from search.figures import SEQUENTIAL
 from search.folder import OpenedSearch, last_checkpoint, open_search
 from search.results import best_per_rate
 
@@ -109,7 +111,7 @@ def test_the_page_shows_them_and_png_files_can_be_had(real: Real, found: Example
     assert target.stat().st_size < 6 * 2**20
     for example in found.images:
         assert f"<td>{example.ratio:.2f}</td>" in page
-        for caption, _ in captioned(example):
+        for caption, _ in example.captioned():
             assert caption in page
     pictures = [
         Image.open(io.BytesIO(base64.b64decode(content)))
