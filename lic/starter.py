@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from lic import durable
+from lic.acceleration import keep_freed_memory
 from lic.architectures import starter_path
 from lic.data.cache import default_cache
 from lic.data.crops import RandomCrops
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("results/starters"), help="for checkpoints")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
 
     target = starter_path(args.model, args.width, args.latent_width)
     config = TrainingConfig(

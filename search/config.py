@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-import configs
+from configs import PRESETS
 from lic.architectures import (
     ALIASES,
     ARCHITECTURES,
@@ -28,9 +28,8 @@ from lic.files import check_path, read_regular, shown
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Precision, Scale, TrainingConfig
 from search import plain_yaml
 from search.complaints import disagreement, nearest, sentence
-from search.space import fork_epoch
+from search.space import fork_epoch, parse_rates
 
-PRESETS = Path(configs.__file__).parent / "presets"
 ENVIRONMENT = "LICTUNE_"
 
 #: The settings of a search, in its folder.
@@ -223,17 +222,7 @@ class Settings(BaseModel):
             value = str(value)
         if not isinstance(value, str):
             return value
-        qualities: set[int] = set()
-        for part in value.split(","):
-            first, _, last = part.partition("-")
-            try:
-                low, high = int(first), int(last or first)
-            except ValueError:
-                raise ValueError("write qualities such as 1-6 or 1,3,5") from None
-            if min(low, high) < min(LAMBDAS) or max(low, high) > max(LAMBDAS):
-                return (low, high)  # refused below
-            qualities |= set(range(low, high + 1))
-        return tuple(sorted(qualities))
+        return parse_rates(value)
 
     @field_validator("rates")
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lic.recipe import LAMBDAS
+
 BASELINE = "baseline"
 TRIAL = "trial"
 CONFIRMATION = "confirmation"
@@ -22,6 +24,21 @@ def baseline_name(quality: int) -> str:
 def confirmation_name(search: str) -> str:
     """The name of the study of a search's confirmation."""
     return f"{search}/{CONFIRMATION}"
+
+
+def parse_rates(text: str) -> tuple[int, ...]:
+    """Qualities written such as 1-6 or 1,3,5, in order. Raises ValueError."""
+    qualities: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            low, high = int(first), int(last or first)
+        except ValueError:
+            raise ValueError("write qualities such as 1-6 or 1,3,5") from None
+        if not min(LAMBDAS) <= low <= high <= max(LAMBDAS):
+            raise ValueError(f"choose among the qualities {min(LAMBDAS)} to {max(LAMBDAS)}")
+        qualities |= set(range(low, high + 1))
+    return tuple(sorted(qualities))
 
 
 def fork_epoch(share: float, epochs: int) -> int:

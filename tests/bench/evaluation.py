@@ -23,12 +23,13 @@ from typing import Any
 import pandas as pd
 import torch
 
+from configs import geometry
 from lic.acceleration import keep_freed_memory
 from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.images import find_images
 from lic.data.sets import training_and_validation
 from lic.evaluation import aggregate, evaluate
-from tests.bench.trainings import BEST, DEVICE, add_arguments, geometry, model_of, show, trainer_of
+from tests.bench.trainings import BEST, DEVICE, add_arguments, model_of, show, trainer_of
 
 
 def timed(work: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:

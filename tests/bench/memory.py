@@ -36,6 +36,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from configs import geometry
 from lic.acceleration import keep_freed_memory
 from lic.data.cache import PackedImages, pack
 from lic.data.crops import RandomCrops
@@ -45,7 +46,7 @@ from lic.evaluation import evaluate
 from lic.recipe import ON_CPU
 from lic.training import Trainer
 from tests.bench import machine
-from tests.bench.trainings import BEST, config_of, geometry, model_of
+from tests.bench.trainings import BEST, config_of, model_of
 
 CASES = tuple(f"{model}-{preset}" for preset in ("tiny", "paper") for model in ("hyperprior", "cheng"))
 

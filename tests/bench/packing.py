@@ -15,10 +15,11 @@ from multiprocessing.connection import Connection
 import pandas as pd
 import torch
 
+from configs import geometry
 from lic.data.cache import default_cache
 from lic.trial import ImagesConfig, TrialConfig
 from search.sharing import Footprint, Probe, choose
-from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, geometry, show
+from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, show
 
 
 def probe(config: TrialConfig, share: float, pipe: Connection) -> None:

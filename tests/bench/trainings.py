@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 
-import configs
+from configs import geometry
 from lic.architectures import starter_path
 from lic.data.cache import PackedImages, default_cache
 from lic.data.crops import RandomCrops
@@ -26,12 +25,6 @@ BEST = ON_GPU if DEVICE == "cuda" else ON_CPU
 
 #: The preset that the device is for.
 PRESET = "paper" if DEVICE == "cuda" else "tiny"
-
-
-def geometry(model: str, preset: str) -> dict[str, Any]:
-    """A preset's values for a model."""
-    values = yaml.safe_load((Path(configs.__file__).parent / "presets" / f"{preset}.yaml").read_text())
-    return {**values, **values.get("models", {}).get(model, {})}
 
 
 def config_of(model: str, preset: str, **changes: Any) -> TrainingConfig:

@@ -1,0 +1,386 @@
+"""What follows from the records of a reproduction: the paper's tables with intervals over seeds and images,
+and what they rest on. Every function is one of records and protocol alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from lic.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval, decibels
+from lic.recipe import LAMBDAS
+from search.objective import image_costs, rate_change_interval
+from search.reproduction.protocol import (
+    CHOSEN_ON,
+    LONGER,
+    SELECTION,
+    Protocol,
+    Record,
+    Records,
+    baseline,
+    choice,
+    point,
+)
+from search.space import BASELINE, TRIAL
+
+#: The strategy that takes the best point of every rate, or the baseline where no point beats it.
+BEST = "best"
+
+METRICS = ("psnr", "ms_ssim")
+
+_RESAMPLES = 1000
+
+#: A point by rate: strategy and alpha; None is the baseline.
+Chosen = dict[int, tuple[str, float] | None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a choice of points does on some seeds, by a metric: BD-rate in percent over seeds and images, of
+    each seed by itself, BD-PSNR (or BD-MS-SSIM) in dB of the mean curves; or why there is none."""
+
+    interval: Interval | None
+    by_seed: list[float]
+    bd_quality: float | None
+    refused: str = ""
+
+
+def chosen(records: Records, protocol: Protocol, image_set: str) -> dict[str, Chosen]:
+    """By strategy, and for BEST, the points with the lowest rate change on an image set (seed CHOSEN_ON)."""
+    found: dict[str, Chosen] = {strategy: {} for strategy in (*protocol.strategies, BEST)}
+    lowest: dict[int, float] = {}
+    for (quality, strategy), record in choice(records, image_set).items():
+        found[strategy][quality] = (record.strategy, record.alpha)
+        change = records.rate_change(record, image_set)
+        if change is not None and change < lowest.get(quality, 0.0):
+            lowest[quality] = change
+            found[BEST][quality] = (record.strategy, record.alpha)
+    for quality in protocol.rates:
+        if records.baseline(quality, CHOSEN_ON) is not None:
+            found[BEST].setdefault(quality, None)
+    return found
+
+
+def curve(records: Sequence[Record], image_set: str, metric: str) -> ImageCurve:
+    """The per-image curve through these trainings."""
+    rate, quality = (np.array([r.images[f"{image_set}/{name}"] for r in records]) for name in ("bpp", metric))
+    return ImageCurve(rate, quality, *((decibels,) if metric == "ms_ssim" else ()))
+
+
+def trained(records: Records, quality: int, what: tuple[str, float] | None, seed: int) -> Record | None:
+    """The training of a point, or of the baseline for None, on a seed; None if it has not ended well."""
+    name = (baseline(quality, seed) if what is None else point(quality, *what, seed)).name
+    found = records.get(name)
+    return None if found is None or found.failure else found
+
+
+def verdict(
+    records: Records, protocol: Protocol, points: Chosen, seeds: Sequence[int], metric: str
+) -> Verdict:
+    """What these points do against the baselines of the same seeds, on the reported images."""
+    by_seed: list[float] = []
+    anchors: list[Record] = []
+    tests: list[Record] = []
+    there: list[int] = []
+    rates = sorted(points)
+    try:
+        for seed in seeds:
+            own = _all(trained(records, quality, points[quality], seed) for quality in rates)
+            base = _all(records.baseline(quality, seed) for quality in rates)
+            if own and base:
+                test, anchor = (curve(part, protocol.test_set, metric) for part in (own, base))
+                by_seed.append(bd_rate(anchor.over(slice(None)), test.over(slice(None))))
+                there.append(seed)
+                anchors, tests = anchors + base, tests + own
+        if not there:
+            return Verdict(None, [], None, "its points were not trained on these seeds yet")
+        whole = [curve(part, protocol.test_set, metric).by_block(len(there)) for part in (anchors, tests)]
+        interval = bd_rate_interval(whole[0], whole[1], blocks=len(there))
+        gained = bd_quality(*(part.over(slice(None)) for part in whole))
+    except (CurveError, ValueError) as error:
+        return Verdict(None, by_seed, None, str(error))
+    return Verdict(interval, by_seed, gained)
+
+
+def _all(records: Iterable[Record | None]) -> list[Record]:
+    """The records, if every one of them is there; else none."""
+    found = list(records)
+    return [] if None in found else [record for record in found if record is not None]
+
+
+def verdicts(records: Records, protocol: Protocol, image_set: str = SELECTION) -> pd.DataFrame:
+    """Tables I and II: per strategy, metric and set of seeds (the one that was chosen on, and the fresh ones)
+    the BD-rate with its interval, BD-PSNR, and the BD-rate of each seed."""
+    fresh = range(CHOSEN_ON + 1, protocol.seeds)
+    rows = []
+    for strategy, points in chosen(records, protocol, image_set).items():
+        for metric, (on, seeds) in itertools.product(METRICS, (("chosen on", [CHOSEN_ON]), ("fresh", fresh))):
+            found = verdict(records, protocol, points, seeds, metric)
+            rows.append({
+                "strategy": strategy, "metric": metric, "seeds": on,
+                "bd_rate": found.interval.value if found.interval else math.nan,
+                "low": found.interval.low if found.interval else math.nan,
+                "high": found.interval.high if found.interval else math.nan,
+                "bd_quality": math.nan if found.bd_quality is None else found.bd_quality,
+                "by_seed": found.by_seed, "refused": found.refused,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> pd.DataFrame:
+    """Per rate and strategy the chosen point: alpha, rate change on the validation and the reported images of
+    the seed it was chosen on, and the mean over fresh seeds with a 95 % interval over seeds and images."""
+    rows = []
+    fresh = range(CHOSEN_ON + 1, protocol.seeds)
+    for (quality, strategy), record in choice(records, image_set).items():
+        where = (strategy, record.alpha)
+        pairs = [(trained(records, quality, where, s), records.baseline(quality, s)) for s in fresh]
+        there = [(own, base) for own, base in pairs if own is not None and base is not None]
+        interval = _over_seeds(there, protocol.test_set, LAMBDAS[quality]) if there else None
+        rows.append({
+            "quality": quality, "strategy": strategy, "alpha": record.alpha,
+            "on_selection": records.rate_change(record, SELECTION),
+            "on_test": records.rate_change(record, protocol.test_set),
+            "seeds": len(there),
+            "fresh": interval.value if interval else math.nan,
+            "low": interval.low if interval else math.nan, "high": interval.high if interval else math.nan,
+        })  # fmt: skip
+    return _sorted(pd.DataFrame(rows), protocol)
+
+
+def _over_seeds(pairs: list[tuple[Record, Record]], image_set: str, lmbda: float) -> Interval:
+    changes, rates = [], []
+    for own, base in pairs:
+        costs = [image_costs(record.images, image_set, lmbda) for record in (own, base)]
+        changes.append(costs[0] - costs[1])
+        rates.append(np.asarray(base.images[f"{image_set}/bpp"]))
+    return rate_change_interval(np.array(changes), np.array(rates))
+
+
+def response(records: Records, protocol: Protocol) -> pd.DataFrame:
+    """Every point of the search: rate change on both image sets, and the mean over the paper's images of the
+    summed correlation of its channels over the baseline's."""
+    rows = []
+    for record in records.of(TRIAL):
+        base = records.baseline(record.quality, record.seed)
+        if base is not None:
+            rows.append({
+                "quality": record.quality, "strategy": record.strategy, "alpha": record.alpha,
+                "on_selection": records.rate_change(record, SELECTION),
+                "on_test": records.rate_change(record, protocol.test_set),
+                **{f"correlation {name}": ratio for name, ratio in _ratios(record, base).items()},
+            })  # fmt: skip
+    return _sorted(pd.DataFrame(rows, columns=None if rows else list(_PLACE)), protocol)
+
+
+#: What tells points apart, in the order of the tables.
+_PLACE = ("quality", "strategy", "alpha")
+
+
+def _sorted(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """By rate, strategy in the protocol's order, and alpha."""
+    order = {strategy: number for number, strategy in enumerate(protocol.strategies)}
+    by = [name for name in _PLACE if name in table]
+    return table.sort_values(by, key=lambda c: c.map(order) if c.name == "strategy" else c, ignore_index=True)
+
+
+def _ratios(record: Record, base: Record) -> dict[str, float]:
+    there = record.correlation.keys() & base.correlation.keys()
+    return {
+        name: record.correlation[name] / base.correlation[name]
+        for name in sorted(there)
+        if base.correlation[name]
+    }
+
+
+def relation(table: pd.DataFrame) -> pd.DataFrame:
+    """Of a table of `response`: Spearman's rank correlation between correlation ratio and rate change on the
+    validation images, per strategy and over all, with its p; of the points that are not harmful (below
+    +5 %) the same."""
+    columns = [name for name in table if str(name).startswith("correlation ")]
+    rows = []
+    for strategy in (*dict.fromkeys(table["strategy"]), "all") if columns else ():
+        part = table if strategy == "all" else table[table["strategy"] == strategy]
+        for which, chosen_rows in (("all", part), ("below +5 %", part[part["on_selection"] < 5])):
+            sides = (chosen_rows[columns].mean(axis=1), chosen_rows["on_selection"])
+            if len(chosen_rows) < 4 or min(side.nunique() for side in sides) < 2:
+                continue
+            rank, p = stats.spearmanr(*sides)
+            rows.append(
+                {"strategy": strategy, "points": which, "n": len(chosen_rows), "spearman": rank, "p": p}
+            )
+    return pd.DataFrame(rows)
+
+
+def seed_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
+    """BD-rate in percent between baselines that differ in nothing but the seed, of every two seeds: what two
+    equal codecs differ by. `mixed`: each rate draws its two seeds by itself, since those of one seed see the
+    same batches at all rates; the root mean square over draws."""
+    rows = []
+    for metric in METRICS:
+        pairs = {}
+        for first, second in itertools.combinations(range(protocol.seeds), 2):
+            found = [_all(records.baseline(q, s) for q in protocol.rates) for s in (first, second)]
+            if not all(found):
+                continue
+            try:
+                curves = [curve(part, protocol.test_set, metric).over(slice(None)) for part in found]
+                pairs[f"s{first} to s{second}"] = bd_rate(*curves)
+            except CurveError:
+                pairs[f"s{first} to s{second}"] = math.nan
+        values = np.array([value for value in pairs.values() if not math.isnan(value)])
+        rows.append({
+            "metric": metric, **pairs,
+            "root mean square": float(np.sqrt(np.mean(values**2))) if len(values) else math.nan,
+            "mixed": _mixed_noise(records, protocol, metric),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _mixed_noise(records: Records, protocol: Protocol, metric: str) -> float:
+    draw, found = np.random.default_rng(0), []
+    there = {q: [r for s in range(protocol.seeds) if (r := records.baseline(q, s))] for q in protocol.rates}
+    if any(len(same) < 2 for same in there.values()):
+        return math.nan
+    for _ in range(_RESAMPLES):
+        two = [[same[i] for i in draw.choice(len(same), 2, replace=False)] for same in there.values()]
+        sides = [[pair[side] for pair in two] for side in (0, 1)]
+        try:
+            found.append(bd_rate(*(curve(s, protocol.test_set, metric).over(slice(None)) for s in sides)))
+        except CurveError:
+            continue
+    return float(np.sqrt(np.mean(np.square(found)))) if found else math.nan
+
+
+def rate_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
+    """Per rate the rate changes in percent of the baselines of the other seeds against that of CHOSEN_ON, on
+    both image sets."""
+    rows = []
+    for quality in protocol.rates:
+        first = records.baseline(quality, CHOSEN_ON)
+        row: dict[str, float] = {"quality": quality}
+        for seed in range(CHOSEN_ON + 1, protocol.seeds):
+            other = records.baseline(quality, seed)
+            if first is None or other is None:
+                continue
+            for image_set in (SELECTION, protocol.test_set):
+                costs = [image_costs(r.images, image_set, LAMBDAS[quality]).mean() for r in (other, first)]
+                row[f"{image_set} s{seed}"] = 100 * (costs[0] - costs[1]) / first.mean(f"{image_set}/bpp")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def times(records: Records) -> pd.DataFrame:
+    """Table III: milliseconds of a training step by strategy (the median over the trainings), and by how many
+    percent that exceeds the baselines', with a 95 % interval by bootstrap over the trainings."""
+    per_step: dict[str, list[float]] = {}
+    for record in (*records.of(BASELINE), *records.of(TRIAL)):
+        steps = record.steps / len(record.curve)
+        seconds = float(np.median([figures["seconds"] for figures in record.curve.values()]))
+        per_step.setdefault(record.strategy or BASELINE, []).append(1000 * seconds / steps)
+    rows, draw = [], np.random.default_rng(0)
+    plain = np.array(per_step.get(BASELINE, [math.nan]))
+    for strategy, found in per_step.items():
+        values = np.array(found)
+        ratios = [
+            np.median(draw.choice(values, len(values))) / np.median(draw.choice(plain, len(plain)))
+            for _ in range(_RESAMPLES)
+        ]
+        low, high = 100 * (np.percentile(ratios, [2.5, 97.5]) - 1)
+        own = strategy == BASELINE
+        rows.append({
+            "strategy": strategy, "trainings": len(values), "ms": float(np.median(values)),
+            "increase": math.nan if own else 100 * (np.median(values) / np.median(plain) - 1),
+            "low": math.nan if own else low, "high": math.nan if own else high,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def flatness(records: Records, protocol: Protocol) -> pd.DataFrame:
+    """Whether the baselines' own J has flattened: per rate its mean over seeds on the validation images at a
+    quarter, half, three quarters and the end of the training, as percent of the final rate above the final
+    J; and where a baseline was trained `longer` times as long, the rate change that this brings on both
+    image sets."""
+    rows, epochs = [], protocol.epochs
+    for quality in protocol.rates:
+        there = [r for r in records.of(BASELINE) if r.quality == quality]
+        if not there:
+            continue
+        lmbda = LAMBDAS[quality]
+        costs = {
+            epoch: float(np.mean([r.curve[epoch]["bpp"] + lmbda * r.curve[epoch]["mse"] for r in there]))
+            for epoch in there[0].curve
+        }
+        rate = float(np.mean([r.curve[epochs]["bpp"] for r in there]))
+        row: dict[str, float | None] = {"quality": quality, "bpp": rate, "J": costs[epochs]}
+        for share in (0.25, 0.5, 0.75):
+            row[f"at {share:.0%}"] = 100 * (costs[max(1, round(share * epochs))] - costs[epochs]) / rate
+        base = records.baseline(quality, CHOSEN_ON)
+        for record in records.of(LONGER):
+            if record.quality == quality and base is not None:
+                for image_set in (SELECTION, protocol.test_set):
+                    row[f"longer, {image_set}"] = records.rate_change(record, image_set)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def optimism(records: Records, protocol: Protocol) -> pd.DataFrame:
+    """What tuning on the test set flatters by: the mean over the rates of the best point's rate change on the
+    reported images (0 where the baseline stays), for points chosen on the validation images and on the
+    reported ones; on the seed they were chosen on and on fresh seeds. And over random halves of the
+    reported images: chosen on one half, measured there and on the other."""
+    fresh = range(CHOSEN_ON + 1, protocol.seeds)
+    rows = []
+    for image_set in (SELECTION, protocol.test_set):
+        best = chosen(records, protocol, image_set)[BEST]
+        rows.append({
+            "chosen on": image_set,
+            "same seed": _mean_change(records, protocol, best, [CHOSEN_ON]),
+            "fresh seeds": _mean_change(records, protocol, best, fresh),
+        })  # fmt: skip
+    own, other = _halves(records, protocol)
+    rows.append({"chosen on": f"half of {protocol.test_set}", "same seed": own, "other half": other})
+    return pd.DataFrame(rows)
+
+
+def _mean_change(records: Records, protocol: Protocol, best: Chosen, seeds: Sequence[int]) -> float:
+    found = []
+    for seed, (quality, what) in itertools.product(seeds, best.items()):
+        record = None if what is None else trained(records, quality, what, seed)
+        change = 0.0 if what is None else None
+        if record is not None:
+            change = records.rate_change(record, protocol.test_set)
+        if change is None:
+            return math.nan
+        found.append(change)
+    return float(np.mean(found)) if found else math.nan
+
+
+def _halves(records: Records, protocol: Protocol, draws: int = 200) -> tuple[float, float]:
+    """The mean rate change of the best points on the half that they were chosen on, and on the other one."""
+    changes: dict[int, list[NDArray[np.float64]]] = {}
+    rates: dict[int, NDArray[np.float64]] = {}
+    for record in records.of(TRIAL):
+        if (base := records.baseline(record.quality, record.seed)) is not None:
+            costs = [image_costs(r.images, protocol.test_set, LAMBDAS[r.quality]) for r in (record, base)]
+            changes.setdefault(record.quality, []).append(costs[0] - costs[1])
+            rates[record.quality] = np.asarray(base.images[f"{protocol.test_set}/bpp"])
+    if not changes:
+        return math.nan, math.nan
+    draw, found = np.random.default_rng(0), []
+    for _ in range(draws):
+        order = draw.permutation(len(next(iter(rates.values()))))
+        halves = np.array_split(order, 2)
+        for quality, rows in changes.items():
+            table = np.array([np.zeros_like(rates[quality]), *rows])  # the baseline is a choice, too
+            own, other = (100 * table[:, half].mean(1) / rates[quality][half].mean() for half in halves)
+            best = int(own.argmin())
+            found.append((own[best], other[best]))
+    own_mean, other_mean = np.mean(found, axis=0)
+    return float(own_mean), float(other_mean)

@@ -1,0 +1,286 @@
+"""What a reproduction trains, and what is next: a function of what has been trained."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lic import durable
+from lic.files import shown
+from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig
+from lic.trial import ImagesConfig, TrialConfig
+from search.objective import rate_change
+from search.space import BASELINE, CONFIRMATION, TRIAL, Candidate
+
+#: Role of a baseline that is trained longer than all others, to see what is left to gain by training alone.
+LONGER = "longer"
+
+#: The search's own seed: what is chosen is chosen on it; the seeds after it had no part in that.
+CHOSEN_ON = 0
+
+#: The image set that the search selects on, and its columns in a record.
+SELECTION = "val"
+
+PROTOCOL_FILE, RECORDS_FILE = "protocol.json", "records.jsonl"
+
+
+class ReproductionError(ValueError):
+    """A state that cannot be gone on with; one sentence with what to do."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All that decides what the trainings give, but the machine. `training` are the fields of TrainingConfig
+    that all share; `start` names the weights they begin with, empty for none, by the SHA-256 of their file;
+    the images are told by their fingerprints. `longer` is how many times the steps of the others the longer
+    baselines (seed 0) train."""
+
+    model: str
+    width: int
+    latent_width: int | None
+    start: str
+    fraction: float
+    rates: tuple[int, ...]
+    strategies: tuple[str, ...]
+    alphas: tuple[float, ...]
+    refined: int
+    seeds: int
+    longer: int
+    training: dict[str, Any]
+    val_images: int
+    val_crop: int | None
+    test_set: str
+    fingerprints: dict[str, str]
+
+    @property
+    def epochs(self) -> int:
+        """How often a training is measured on the validation images."""
+        return int(self.training["epochs"])
+
+    @property
+    def steps(self) -> int:
+        """Steps of a training."""
+        return int(self.training["epochs"] * self.training["steps_per_epoch"])
+
+    def save(self, state: Path) -> None:
+        """Write it into the folder of the state. Raises OSError."""
+        durable.write(state / PROTOCOL_FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+    @staticmethod
+    def load(state: Path) -> Protocol:
+        """That of a folder. Raises ReproductionError."""
+        path = state / PROTOCOL_FILE
+        try:
+            found = json.loads(path.read_text())
+            lists = {name: tuple(found[name]) for name in ("rates", "strategies", "alphas")}
+            return Protocol(**{**found, **lists})
+        except FileNotFoundError:
+            raise ReproductionError(f"{state} holds no reproduction; nothing was trained there") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ReproductionError(
+                f"{path} cannot be read ({error}); take another --state folder"
+            ) from error
+
+    def check_same(self, other: Protocol, state: Path) -> None:
+        """Raise ReproductionError, naming the first difference, unless this is what was begun in `state`."""
+        for name, own in asdict(self).items():
+            if (there := asdict(other)[name]) != own:
+                raise ReproductionError(
+                    f"{state} was begun with {name} {shown(there)}, not {shown(own)}; give what it was begun "
+                    "with, or another --state folder"
+                )
+
+    def trial_config(self, candidate: Candidate, images: ImagesConfig, start: str | None, device: str,
+                     speed: Speed | None = None) -> TrialConfig:  # fmt: skip
+        """The training of a candidate on this machine; validation images after every epoch, the reported ones
+        at the end."""
+        times = self.longer if candidate.role == LONGER else 1
+        own = {
+            "lmbda": LAMBDAS[candidate.quality], "alpha": candidate.alpha, "seed": candidate.seed,
+            "strategy": candidate.strategy or "y",
+            "steps_per_epoch": times * self.training["steps_per_epoch"],
+        }  # fmt: skip
+        return TrialConfig(
+            self.model, self.width, self.latent_width, start, TrainingConfig(**{**self.training, **own}),
+            images, tuple(range(1, self.epochs + 1)), (self.epochs,), device,
+            speed or (ON_GPU if device == "cuda" else ON_CPU),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one training gave. `curve` holds by epoch the validation images' means (bpp, mse) and the seconds
+    of its steps; `images` at the end the columns per image of both sets ('val/bpp', 'kodak/psnr', ...);
+    `correlation` by image the summed correlation of y's channels (lic.latents.correlation_sum)."""
+
+    name: str
+    role: str
+    quality: int
+    alpha: float
+    strategy: str
+    seed: int
+    steps: int
+    curve: dict[int, dict[str, float]]
+    images: dict[str, list[float]]
+    correlation: dict[str, float]
+    device: str
+    #: Why the training could not be finished; then it has neither curve nor images.
+    failure: str = ""
+
+    def mean(self, column: str) -> float:
+        """The mean over the images of a column."""
+        return math.fsum(self.images[column]) / len(self.images[column])
+
+    def figures(self, image_set: str) -> dict[str, float]:
+        """What search.objective reads of a set."""
+        names = [f"{image_set}/{name}" for name in ("bpp", "mse")]
+        return {name: self.mean(name) for name in names}
+
+    def line(self) -> str:
+        """It as a line of JSON, figures to seven digits."""
+        return json.dumps(_rounded(asdict(self)), separators=(",", ":"))
+
+    @staticmethod
+    def of_line(text: str) -> Record:
+        found = json.loads(text)
+        found["curve"] = {int(epoch): figures for epoch, figures in found["curve"].items()}
+        return Record(**found)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+class Records(Mapping[str, Record]):
+    """The trainings that have ended by name, in that order; a line each in records.jsonl."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._found = {record.name: record for record in records}
+
+    @staticmethod
+    def load(state: Path) -> Records:
+        """Those of a folder; none, if nothing has ended there. Raises ReproductionError."""
+        path = state / RECORDS_FILE
+        try:
+            return Records(Record.of_line(line) for line in path.read_text().splitlines())
+        except FileNotFoundError:
+            return Records()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ReproductionError(f"{path} cannot be read ({error}); take it from a copy") from error
+
+    def add(self, record: Record, state: Path) -> None:
+        """Keep one more, on disk as well. Raises OSError."""
+        # With the digits that a later slice will read, so that it decides alike.
+        self._found[record.name] = Record.of_line(record.line())
+        durable.write(state / RECORDS_FILE, "".join(f"{found.line()}\n" for found in self._found.values()))
+
+    def __getitem__(self, name: str) -> Record:
+        return self._found[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def of(self, role: str) -> list[Record]:
+        """Those of a role that did not fail."""
+        return [record for record in self._found.values() if record.role == role and not record.failure]
+
+    def baseline(self, quality: int, seed: int) -> Record | None:
+        """The baseline of a rate and seed, if it has ended well."""
+        found = self.get(baseline(quality, seed).name)
+        return None if found is None or found.failure else found
+
+    def rate_change(self, record: Record, image_set: str) -> float | None:
+        """The record's rate change at the end in percent on an image set (search.objective.rate_change); None
+        without a baseline of its rate and seed."""
+        base = self.baseline(record.quality, record.seed)
+        if base is None or record.failure:
+            return None
+        return rate_change(
+            record.figures(image_set), base.figures(image_set), image_set, LAMBDAS[record.quality]
+        )
+
+
+def baseline(quality: int, seed: int) -> Candidate:
+    return Candidate(f"q{quality}-baseline-s{seed}", BASELINE, quality, 0.0, "", seed)
+
+
+def longer(quality: int) -> Candidate:
+    return Candidate(f"q{quality}-longer-s{CHOSEN_ON}", LONGER, quality, 0.0, "", CHOSEN_ON)
+
+
+def point(quality: int, strategy: str, alpha: float, seed: int = CHOSEN_ON) -> Candidate:
+    """A point of the search, or on another seed its confirmation."""
+    role = TRIAL if seed == CHOSEN_ON else CONFIRMATION
+    return Candidate(f"q{quality}-{strategy}-{alpha:.3g}-s{seed}", role, quality, alpha, strategy, seed)
+
+
+def planned(protocol: Protocol, records: Records) -> list[Candidate]:
+    """All trainings that are known to be needed by now, the first first: baselines, the grid of alphas at
+    every rate and strategy, alphas between the best of it and its neighbours, baselines on fresh seeds,
+    longer baselines, and what was chosen again on the fresh seeds."""
+    rates, fresh = protocol.rates, range(CHOSEN_ON + 1, protocol.seeds)
+    found = [baseline(quality, CHOSEN_ON) for quality in rates]
+    found += [
+        point(quality, strategy, alpha)
+        for alpha, strategy, quality in itertools.product(protocol.alphas, protocol.strategies, rates)
+    ]
+    found += refinements(protocol, records)
+    found += [baseline(quality, seed) for seed in fresh for quality in rates]
+    found += [longer(quality) for quality in _some(rates)] if protocol.longer > 1 else []
+    if all(candidate.name in records for candidate in found):
+        chosen = [choice(records, image_set) for image_set in (SELECTION, protocol.test_set)]
+        points = {(r.quality, r.strategy, r.alpha) for part in chosen for r in part.values()}
+        found += [point(*p, seed) for seed in fresh for p in sorted(points)]
+    return found
+
+
+def _some(rates: Sequence[int]) -> list[int]:
+    """The lowest, the middle and the highest of the rates."""
+    return sorted({rates[0], rates[len(rates) // 2], rates[-1]})
+
+
+def refinements(protocol: Protocol, records: Records) -> list[Candidate]:
+    """For every rate and strategy whose grid is done, `refined` alphas on each side of its best, evenly
+    between it and its neighbours on the logarithmic axis; those inside the grid alone."""
+    found, grid = [], sorted(protocol.alphas)
+    for quality, strategy in itertools.product(protocol.rates, protocol.strategies):
+        names = [point(quality, strategy, alpha).name for alpha in grid]
+        if not all(name in records for name in names) or records.baseline(quality, CHOSEN_ON) is None:
+            continue
+        best = min(
+            range(len(grid)), key=lambda i: _or_worst(records.rate_change(records[names[i]], SELECTION))
+        )
+        for neighbour in (best - 1, best + 1):
+            if 0 <= neighbour < len(grid):
+                for k in range(1, protocol.refined + 1):
+                    share = k / (protocol.refined + 1)
+                    alpha = grid[best] ** (1 - share) * grid[neighbour] ** share
+                    found.append(point(quality, strategy, float(f"{alpha:.3g}")))
+    return found
+
+
+def _or_worst(change: float | None) -> float:
+    return math.inf if change is None else change
+
+
+def choice(records: Records, image_set: str) -> dict[tuple[int, str], Record]:
+    """By rate and strategy the point of the search with the lowest rate change on an image set."""
+    found: dict[tuple[int, str], tuple[float, str]] = {}
+    for record in records.of(TRIAL):
+        change = records.rate_change(record, image_set)
+        if change is not None:
+            place = (record.quality, record.strategy)
+            found[place] = min(found.get(place, (math.inf, "")), (change, record.name))
+    return {place: records[name] for place, (_, name) in sorted(found.items())}

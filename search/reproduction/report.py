@@ -1,0 +1,305 @@
+"""What a reproduction ends with: the paper's Tables I to III and figures 2 to 4 from its records, its own
+numbers beside the paper's, and what they rest on. Needs the state's records alone; figures 3 and 4 come from
+examples.npz, which a run leaves there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lic import durable
+from lic.architectures import architecture
+from lic.example import Example
+from lic.latents import Examined
+from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
+from lic.recipe import LAMBDAS
+from search import figures
+from search.reproduction import evidence
+from search.reproduction.evidence import BEST
+from search.reproduction.protocol import CHOSEN_ON, Protocol, Record, Records
+
+TABLES, FIGURES, EXAMPLES = "tables.md", "figures", "examples.npz"
+
+
+def write(protocol: Protocol, records: Records, state: Path) -> str:
+    """Write tables.md and figures/ into the state's folder; the tables as text. Raises OSError."""
+    text = tables(protocol, records)
+    durable.write(state / TABLES, text)
+    drawn = {"rd": rd_curves(protocol, records), "response": response(protocol, records),
+             "correlation": correlation(protocol, records)}  # fmt: skip
+    if (found := load_examples(state)) is not None:
+        subject, examples = found
+        drawn |= {"crops": figures.crops(examples, subject), "latents": figures.latents(examples, subject)}
+    for name, figure in drawn.items():
+        figures.save(figure, state / FIGURES / f"{name}.png")
+    return text
+
+
+def tables(protocol: Protocol, records: Records) -> str:
+    """All tables as Markdown."""
+    fresh = protocol.seeds - CHOSEN_ON - 1
+    head = (
+        f"{architecture(protocol.model)}, {protocol.width} channels: {len(records)} trainings of "
+        f"{protocol.steps:,} steps ({100 * protocol.fraction:g} % of the paper's), batches of "
+        f"{protocol.training['batch']} patches of {protocol.training['patch']}x{protocol.training['patch']}, "
+        f"seed {CHOSEN_ON} to choose on and {fresh} fresh."
+    )
+    verdicts = evidence.verdicts(records, protocol)
+    found = evidence.response(records, protocol)
+    parts = [
+        head,
+        *_bd_rates(protocol, verdicts),
+        "### Table III: training time",
+        markdown(_times(evidence.times(records))),
+        "### The chosen points (rate change in percent)",
+        markdown(_renamed(evidence.points(records, protocol), protocol)),
+        "### The response to alpha (rate change in percent on the validation images)",
+        markdown(_wide(found)),
+        "### What two equal codecs differ by: BD-rate in percent between the baselines of two seeds",
+        markdown(evidence.seed_noise(records, protocol)),
+        "The same as rate changes per rate against the baseline of the first seed:",
+        markdown(evidence.rate_noise(records, protocol)),
+        "### Has the baselines' own J flattened? (percent of the rate above the final J)",
+        markdown(evidence.flatness(records, protocol)),
+        "### Channel correlation, tuned over baseline, and the rate change",
+        markdown(_renamed(_correlations(found), protocol)),
+        markdown(evidence.relation(found)),
+        "### Tuning on the validation images against tuning on the test set (mean rate change in percent)",
+        markdown(evidence.optimism(records, protocol)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _bd_rates(protocol: Protocol, found: pd.DataFrame) -> list[str]:
+    """Table I (cheng) or II (hyperprior): a table for each metric."""
+    number = "II" if "hyperprior" in architecture(protocol.model) else "I"
+    paper = BD_RATES.get(architecture(protocol.model), {})
+    parts = []
+    for place, (metric, name) in enumerate((("psnr", "PSNR"), ("ms_ssim", "MS-SSIM"))):
+        rows = []
+        for strategy, part in found[found["metric"] == metric].groupby("strategy", sort=False):
+            by = {row["seeds"]: row for row in part.to_dict("records")}
+            ours = by["fresh"]
+            reported = paper.get(str(strategy))
+            rows.append({
+                "strategy": strategy,
+                "BD-rate, seed chosen on": _interval(by["chosen on"]),
+                "BD-rate, fresh seeds": _interval(ours),
+                "each": ", ".join(f"{value:+.2f}" for value in ours["by_seed"]) or "-",
+                f"BD-{name}": "-" if math.isnan(ours["bd_quality"]) else f"{ours['bd_quality']:+.3f} dB",
+                "the paper": "-" if reported is None else f"{reported[place]:+.2f} %",
+            })  # fmt: skip
+        parts += [
+            f"### Table {number}: BD-rate on {protocol.test_set} by {name}",
+            markdown(pd.DataFrame(rows)),
+        ]
+    reasons = dict.fromkeys(reason for reason in found["refused"] if reason)
+    return [*parts, *(f"Without a figure: {reason}." for reason in reasons)]
+
+
+def _interval(row: dict) -> str:
+    if math.isnan(row["bd_rate"]):
+        return "-"
+    return f"{row['bd_rate']:+.2f} % [{row['low']:+.2f}, {row['high']:+.2f}]"
+
+
+def _times(table: pd.DataFrame) -> pd.DataFrame:
+    rows = [
+        {
+            "strategy": row["strategy"], "trainings": str(row["trainings"]), "ms a step": f"{row['ms']:.1f}",
+            "increase": "-" if math.isnan(row["increase"])
+            else f"{row['increase']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}]",
+        }
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    low, high = TRAINING_TIME
+    return pd.DataFrame([*rows, {"strategy": "the paper", "increase": f"+{low:g} to +{high:g} %"}])
+
+
+def _wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each rate and strategy, a column for each alpha."""
+    if table.empty:
+        return table
+    wide = table.pivot_table(
+        index=["quality", "strategy"], columns="alpha", values="on_selection", sort=False
+    )
+    wide = wide.sort_index(axis=1)
+    wide.columns = [f"{alpha:.3g}" for alpha in wide.columns]
+    return wide.reset_index()
+
+
+def _correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """Of the chosen points by rate and strategy; the paper's last."""
+    named = {
+        f"correlation {name}": f"{name} ({ratio:g} in the paper)"
+        for name, ratio in CORRELATION_RATIOS.items()
+    }
+    columns = [name for name in named if name in table]
+    if table.empty or not columns:
+        return pd.DataFrame()
+    best = table.loc[table.groupby(["quality", "strategy"], sort=False)["on_selection"].idxmin()]
+    return best[["quality", "strategy", "alpha", "on_selection", *columns]].rename(columns=named)
+
+
+def _renamed(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """With the image sets' names as those of the columns."""
+    names = {"on_selection": "rate change, val", "on_test": protocol.test_set, "fresh": "fresh seeds"}
+    return table.rename(columns=names)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown; figures to two digits behind the point, weights as powers of ten."""
+    if table.empty:
+        return "Nothing yet."
+    rows = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
+    rows += [[_cell(name, value) for name, value in row.items()] for row in table.to_dict("records")]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(name: object, value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "-"
+    if name in ("alpha", "p"):
+        return f"{value:.3g}"
+    return f"{value:.4f}" if name in ("bpp", "J") else f"{value:+.2f}" if abs(value) < 20 else f"{value:+.0f}"
+
+
+def rd_curves(protocol: Protocol, records: Records) -> Figure:
+    """Figure 2: the baselines' and every strategy's curve, each the mean over the seeds that have it."""
+    curves = [
+        _mean_curve(protocol, records, "baseline", dict.fromkeys(protocol.rates), figures.BASELINE_STYLE)
+    ]
+    for strategy, points in evidence.chosen(records, protocol, "val").items():
+        style = figures.KEPT_STYLE if strategy == BEST else figures.strategy_style(strategy)
+        curves.append(_mean_curve(protocol, records, strategy, points, style))
+    name = architecture(protocol.model)
+    return figures.rd_curves(
+        curves, f"{name}, {protocol.width} channels, on {protocol.test_set}; means over seeds"
+    )
+
+
+def _mean_curve(
+    protocol: Protocol, records: Records, label: str, points: evidence.Chosen, style: dict
+) -> figures.Drawn:
+    from lic.bdrate import decibels
+
+    drawn: tuple[list, list] = ([], [])
+    for quality, what in sorted(points.items()):
+        found = [evidence.trained(records, quality, what, seed) for seed in range(protocol.seeds)]
+        there = [record for record in found if record is not None]
+        if there:
+            rate, psnr, ms_ssim = (
+                float(np.mean([r.mean(f"{protocol.test_set}/{name}") for r in there]))
+                for name in ("bpp", "psnr", "ms_ssim")
+            )
+            drawn[0].append((rate, psnr))
+            drawn[1].append((rate, float(decibels(np.array(ms_ssim)))))
+    return figures.Drawn(label, *drawn, style)
+
+
+def response(protocol: Protocol, records: Records) -> Figure:
+    """Rate change over alpha, a pane a rate, on validation and reported images; seeds of what was chosen."""
+    table, columns = evidence.response(records, protocol), min(3, len(protocol.rates))
+    rows = -(-len(protocol.rates) // columns)
+    figure = Figure(figsize=(11, 3.1 * rows + 0.5), layout="constrained")
+    panes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    for pane, quality in zip(panes, protocol.rates, strict=False):
+        pane.axhline(0, color="black", linewidth=0.8)
+        for strategy in protocol.strategies if len(table) else ():
+            part = table[(table["quality"] == quality) & (table["strategy"] == strategy)]
+            colour = figures.COLOURS[strategy]
+            pane.plot(
+                part["alpha"], part["on_selection"], marker="o", markersize=4, color=colour, label=strategy
+            )
+            pane.plot(part["alpha"], part["on_test"], linestyle=":", color=colour)
+        pane.set_xscale("log")
+        pane.set_yscale("symlog", linthresh=5)
+        pane.set_title(f"quality {quality}, lambda {LAMBDAS[quality]:g}", fontsize=10)
+        pane.grid(alpha=0.3)
+    figure.supxlabel("alpha")
+    figure.supylabel("rate change, %: linear up to 5, then logarithmic")
+    axes = figure.axes[0]
+    if axes.lines[1:]:
+        axes.legend(fontsize=8)
+    figure.suptitle(
+        f"{architecture(protocol.model)}: solid on the validation images, dotted on {protocol.test_set}"
+    )
+    return figure
+
+
+def correlation(protocol: Protocol, records: Records) -> Figure:
+    """Rate change over the correlation ratio, every point of the search."""
+    table = evidence.response(records, protocol)
+    columns = [name for name in table if str(name).startswith("correlation ")]
+    figure = Figure(figsize=(6.5, 4.6), layout="constrained")
+    pane = figure.subplots()
+    pane.axhline(0, color="black", linewidth=0.8)
+    for strategy in protocol.strategies if columns else ():
+        part = table[table["strategy"] == strategy]
+        ratio, colour = part[columns].mean(axis=1), figures.COLOURS[strategy]
+        pane.scatter(ratio, part["on_selection"], s=18, color=colour, label=strategy)
+    pane.set_yscale("symlog", linthresh=5)
+    pane.set_xlabel("summed channel correlation of y, tuned / baseline, mean of kodim07 and kodim08")
+    pane.set_ylabel("rate change on the validation images, %")
+    pane.grid(alpha=0.3)
+    if columns:
+        pane.legend()
+    return figure
+
+
+def save_examples(found: tuple[Record, list[Example]], state: Path) -> None:
+    """Keep what figures 3 and 4 show: crops, feature maps, correlations, figures. Raises OSError."""
+    record, examples = found
+    arrays: dict[str, np.ndarray] = {"subject": np.array(_subject(record))}
+    for number, example in enumerate(examples):
+        arrays[f"{number}/name"] = np.array(example.name)
+        arrays[f"{number}/original"] = example.original[example.crop]
+        for role, seen in (("baseline", example.baseline), ("tuned", example.tuned)):
+            for key, value in asdict(seen).items():
+                if key == "figures":
+                    arrays[f"{number}/{role}/figures"] = np.array([seen.figures[k] for k in _SHOWN])
+                else:
+                    part = value[example.crop] if key == "decoded" else value
+                    arrays[f"{number}/{role}/{key}"] = (
+                        part.astype(np.float32) if part.dtype == float else part
+                    )
+    with durable.replacing(state / EXAMPLES) as partial:
+        np.savez_compressed(partial, **arrays)
+
+
+#: The figures of an image that are shown.
+_SHOWN = ("bpp", "psnr", "ms_ssim")
+
+
+def load_examples(state: Path) -> tuple[str, list[Example]] | None:
+    """What `save_examples` kept: subject and examples; None if there is nothing."""
+    try:
+        kept = np.load(state / EXAMPLES, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    found: list[Example] = []
+    while f"{len(found)}/name" in kept:
+        at = str(len(found))
+        models = []
+        for role in ("baseline", "tuned"):
+            parts = {
+                key: kept[f"{at}/{role}/{key}"]
+                for key in ("decoded", "feature_map", "correlation", "channel_bits")
+            }
+            shown = dict(zip(_SHOWN, kept[f"{at}/{role}/figures"].tolist(), strict=True))
+            models.append(Examined(figures=shown, **parts))
+        original = kept[f"{at}/original"]
+        whole = (slice(0, original.shape[0]), slice(0, original.shape[1]))
+        found.append(Example(str(kept[f"{at}/name"]), original, models[0], models[1], whole))
+    return str(kept["subject"]), found
+
+
+def _subject(record: Record) -> str:
+    return f"quality {record.quality}: the baseline and {record.strategy} with alpha {record.alpha:.2e}"

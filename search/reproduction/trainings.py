@@ -1,0 +1,318 @@
+"""The trainings of a reproduction: several at once, each saved after every epoch, so that any slice goes on
+where the one before it ended.
+
+    STATE/protocol.json                     what is trained (search.reproduction.protocol)
+          records.jsonl                     what has been trained, a line each
+          checkpoints/NAME.e03.0of1.pt      of a training that has not ended, after its third epoch
+          weights/NAME.e10.0of1.safetensors of the baselines, and of the best point of every rate so far
+          examples.npz, tables.md, figures/ what it all ends with (search.reproduction.report)
+
+No file of it but records.jsonl is larger than PART, so that it can be carried where files are limited.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.synchronize import Event
+from pathlib import Path, PurePosixPath
+
+from torch import nn
+
+from lic import durable
+from lic.example import Example
+from lic.latents import correlation_sum, examine
+from lic.models import build, load_weights, save_weights
+from lic.paper import CORRELATION_RATIOS
+from lic.training import CheckpointError, DivergedError
+from lic.trial import ImagesConfig, Trial, TrialConfig, open_images
+from search.limits import Limits, ends_on_signal
+from search.reproduction.protocol import (
+    CHOSEN_ON,
+    SELECTION,
+    Protocol,
+    Record,
+    Records,
+    ReproductionError,
+    choice,
+    planned,
+)
+from search.space import BASELINE, TRIAL, Candidate
+
+#: Bytes of a file at the most.
+PART = 15 * 2**20
+
+CHECKPOINTS, WEIGHTS = "checkpoints", "weights"
+
+_PART_NAME = re.compile(r"\.e(\d+)\.(\d+)of(\d+)\.\w+")
+
+#: Set when the trainings are to end after their epoch.
+_stop: Event
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A file of a training in parts of at most PART bytes, for each of the epochs that are there."""
+
+    folder: Path
+    name: str
+    suffix: str
+
+    def write(self, epoch: int, content: bytes) -> None:
+        """Put the file of an epoch there, then remove those of other epochs. Raises OSError."""
+        parts = [content[start : start + PART] for start in range(0, len(content), PART)]
+        for number, part in enumerate(parts):
+            name = f"{self.name}.e{epoch:02d}.{number}of{len(parts)}.{self.suffix}"
+            durable.write(self.folder / name, part)
+        self.remove(but=epoch)
+
+    def newest(self) -> bytes | None:
+        """The file of the last epoch of which every part is there. Raises OSError."""
+        for _, paths in sorted(self._epochs().items(), reverse=True):
+            if len(paths) == int(_place(paths[0])[2]):
+                return b"".join(path.read_bytes() for path in paths)
+        return None
+
+    def remove(self, but: int | None = None) -> None:
+        for epoch, paths in self._epochs().items():
+            for path in paths if epoch != but else ():
+                path.unlink(missing_ok=True)
+
+    def _epochs(self) -> dict[int, list[Path]]:
+        found: dict[int, list[Path]] = {}
+        for path in sorted(
+            self.folder.glob(f"{self.name}.e*.{self.suffix}"), key=lambda p: int(_place(p)[1])
+        ):
+            found.setdefault(int(_place(path)[0]), []).append(path)
+        return found
+
+
+def _place(path: Path) -> tuple[str, str, str]:
+    """Epoch, number and count of a part, from its name."""
+    found = _PART_NAME.search(path.name)
+    return found.groups() if found else ("-1", "-1", "0")  # type: ignore[return-value]
+
+
+def checkpoint_of(state: Path, name: str) -> Parts:
+    return Parts(state / CHECKPOINTS, name, "pt")
+
+
+def weights_of(state: Path, name: str) -> Parts:
+    return Parts(state / WEIGHTS, name, "safetensors")
+
+
+def train(candidate: Candidate, config: TrialConfig, state: Path) -> Record | None:
+    """Train to the end and say what came out, or, if the trainings are told to end before that, save it and
+    return None."""
+    trial, saved = Trial(config), checkpoint_of(state, candidate.name)
+    with tempfile.TemporaryDirectory(prefix="lictune-") as folder:
+        local = Path(folder) / "checkpoint.pt"
+        if (content := saved.newest()) is not None:
+            local.write_bytes(content)
+            try:
+                trial.load(local)
+            except CheckpointError as error:  # nothing is lost but time: it is trained again
+                print(f"{candidate.name} begins again, since its checkpoint is no good: {error}", flush=True)
+        try:
+            while not trial.done:
+                if _stop.is_set():
+                    return None
+                trial.run_epoch()
+                if not trial.done:
+                    trial.save(local)
+                    saved.write(trial.trainer.epoch, local.read_bytes())
+        except DivergedError as error:
+            return _failed(candidate, config, str(error))
+        model = trial.trainer.model.cpu().eval()
+        if candidate.seed == CHOSEN_ON and candidate.role in (BASELINE, TRIAL):
+            weights = Path(folder) / "weights.safetensors"
+            save_weights(model, weights)
+            weights_of(state, candidate.name).write(config.training.epochs, weights.read_bytes())
+    return _record(candidate, config, trial, model)
+
+
+def _record(candidate: Candidate, config: TrialConfig, trial: Trial, model: nn.Module) -> Record:
+    curve = {
+        readings.epoch: {
+            "bpp": readings.figures[f"{SELECTION}/bpp"],
+            "mse": readings.figures[f"{SELECTION}/mse"],
+            "seconds": readings.figures["time/train_seconds"],
+        }
+        for readings in trial.readings
+    }
+    packed = trial.test_images.images
+    correlation = {
+        name: correlation_sum(examine(model, packed[number]).correlation)
+        for number, name in enumerate(_names(config.images))
+        if name in CORRELATION_RATIOS
+    }
+    return Record(
+        **_point(candidate, config), curve=curve, images=trial.readings[-1].images, correlation=correlation
+    )
+
+
+def _point(candidate: Candidate, config: TrialConfig) -> dict:
+    return {
+        "name": candidate.name, "role": candidate.role, "quality": candidate.quality,
+        "alpha": candidate.alpha, "strategy": candidate.strategy, "seed": candidate.seed,
+        "steps": config.training.total_steps, "device": config.device,
+    }  # fmt: skip
+
+
+def _failed(candidate: Candidate, config: TrialConfig, reason: str) -> Record:
+    return Record(**_point(candidate, config), curve={}, images={}, correlation={}, failure=reason)
+
+
+def _names(images: ImagesConfig) -> list[str]:
+    """The names of the reported images, without their endings."""
+    return [str(PurePosixPath(image.name).with_suffix("")) for image in open_images(images)[2].images.images]
+
+
+def _begin(stop: Event) -> None:
+    """What every worker does first."""
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then sets `stop`
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and with which files a slice runs."""
+
+    images: ImagesConfig
+    start: str | None
+    device: str
+    at_once: int
+
+
+def run(
+    protocol: Protocol, state: Path, machine: Machine, limits: Limits, say: Callable[[str], None]
+) -> bool:
+    """Train all that is planned, until a limit is reached or Ctrl-C; whether all was trained.
+
+    A training that is not ended is saved and goes on in the next slice; what ended is in the records at once.
+    Raises ReproductionError where a worker was killed, OSError."""
+    records, began, ended = Records.load(state), time.monotonic(), 0
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    running: dict[Future[Record | None], Candidate] = {}
+    pool = ProcessPoolExecutor(machine.at_once, context, _begin, (stop,))
+    try:
+        with ends_on_signal(limits, say):
+            while True:
+                if limits.reached():
+                    stop.set()
+                else:
+                    busy = {candidate.name for candidate in running.values()}
+                    free = [
+                        c for c in planned(protocol, records) if c.name not in records and c.name not in busy
+                    ]
+                    for candidate in free[: machine.at_once - len(running)]:
+                        config = protocol.trial_config(
+                            candidate, machine.images, machine.start, machine.device
+                        )
+                        running[pool.submit(train, candidate, config, state)] = candidate
+                if not running:
+                    break
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    candidate, record = running.pop(future), future.result()
+                    if record is None:
+                        continue
+                    records.add(record, state)
+                    checkpoint_of(state, record.name).remove()
+                    _keep_best(records, state)
+                    ended += 1
+                    pace = (time.monotonic() - began) / ended
+                    say(_said(record, records, protocol, pace))
+    except BrokenProcessPool as error:
+        raise ReproductionError(
+            "a training's process was killed, most likely for lack of memory; the same command goes on, with "
+            "--at-once 1 it needs the least"
+        ) from error
+    finally:
+        for process in multiprocessing.active_children():  # none, unless it is to end at once
+            if running:
+                process.kill()
+        pool.shutdown(cancel_futures=True)
+    return all(candidate.name in records for candidate in planned(protocol, records))
+
+
+def _keep_best(records: Records, state: Path) -> None:
+    """Remove the weights of points that are not the best of their rate."""
+    best: dict[int, tuple[float, str]] = {}
+    for (quality, _), record in choice(records, SELECTION).items():
+        change = records.rate_change(record, SELECTION)
+        if change is not None:
+            best[quality] = min(best.get(quality, (change, record.name)), (change, record.name))
+    kept = {name for _, name in best.values()}
+    for record in records.of(TRIAL):
+        if record.name not in kept and records.baseline(record.quality, record.seed) is not None:
+            weights_of(state, record.name).remove()
+
+
+def _said(record: Record, records: Records, protocol: Protocol, pace: float) -> str:
+    """A line about a training that has ended: `pace` is seconds for each of this slice."""
+    count, total = len(records), expected(protocol, records)
+    left = max(0.0, total - count) * pace / 60
+    if record.failure:
+        what = f"failed: {record.failure}"
+    else:
+        change = None if record.role == BASELINE else records.rate_change(record, SELECTION)
+        test_set = protocol.test_set
+        what = f"{record.mean(f'{test_set}/bpp'):.4f} bpp, {record.mean(f'{test_set}/psnr'):.3f} dB"
+        what += "" if change is None else f", {change:+.2f} %"
+    return f"[{count:3d}/{total}] {record.name:24} {what:40} about {left:.0f} min left"
+
+
+def expected(protocol: Protocol, records: Records) -> int:
+    """How many trainings there will be, as far as it can be told by now."""
+    now = planned(protocol, records)
+    points = len(protocol.rates) * len(protocol.strategies)
+    chosen_yet = any(candidate.role not in (BASELINE, TRIAL) and candidate.alpha for candidate in now)
+    refined = sum(candidate.role == TRIAL for candidate in now) - points * len(protocol.alphas)
+    more = 0 if refined or not protocol.refined else 2 * protocol.refined * points
+    return len(now) + more + (0 if chosen_yet else (protocol.seeds - CHOSEN_ON - 1) * points)
+
+
+def examples(
+    protocol: Protocol, records: Records, state: Path, images: ImagesConfig
+) -> tuple[Record, list[Example]] | None:
+    """The paper's images through the baseline and the best point of the rate where that saves most, and the
+    point; None where there are no such images or weights."""
+    found = [
+        (change, record)
+        for record in choice(records, SELECTION).values()
+        if (change := records.rate_change(record, protocol.test_set)) is not None
+    ]
+    for _, record in sorted(found, key=lambda pair: pair[0]):
+        models = [_model(protocol, state, f"q{record.quality}-baseline-s{CHOSEN_ON}")]
+        models.append(_model(protocol, state, record.name))
+        before, after = models
+        if before is None or after is None:
+            continue
+        packed = open_images(images)[2].images
+        return record, [
+            Example.of(name, packed[number], before, after)
+            for number, name in enumerate(_names(images))
+            if name in CORRELATION_RATIOS
+        ]
+    return None
+
+
+def _model(protocol: Protocol, state: Path, name: str) -> nn.Module | None:
+    content = weights_of(state, name).newest()
+    if content is None:
+        return None
+    model = build(protocol.model, protocol.width, protocol.latent_width)
+    with tempfile.TemporaryDirectory(prefix="lictune-") as folder:
+        path = Path(folder) / "weights.safetensors"
+        path.write_bytes(content)
+        load_weights(model, path)
+    return model.eval()
