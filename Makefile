@@ -6,7 +6,7 @@ PHOTOGRAPHS := $(if $(IMAGES),--data $(IMAGES))
 KODAK := $(if $(wildcard ../shared/data/kodak),--kodak ../shared/data/kodak)
 GPU_PYTHON ?= python3
 
-.PHONY: search test lint audit ui bench bench-gpu chaos soak stack screenshots starter lock smoke clean
+.PHONY: search test lint audit ui bench bench-gpu reproduce-gpu chaos soak stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
 .venv: requirements.lock pyproject.toml
@@ -68,6 +68,11 @@ bench-gpu:
 	$(GPU_PYTHON) -m tests.bench.packing $(PHOTOGRAPHS)
 	$(GPU_PYTHON) -m tests.bench.memory
 	$(GPU_PYTHON) -m tests.bench.parity $(PHOTOGRAPHS)
+
+# The paper's protocol with a fifth of its steps on a GPU, without the search's own packages; it goes on where it
+# was ended: make reproduce-gpu REPRODUCE="--max-minutes 9 --model cheng"
+reproduce-gpu:
+	$(GPU_PYTHON) -m search.reproduce --model hyperprior --fraction 0.2 $(PHOTOGRAPHS) $(KODAK) $(REPRODUCE)
 
 ui: .venv
 	$(BIN)/python -m dashboards.open

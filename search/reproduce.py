@@ -95,8 +95,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--rates", type=_rates, default=parse_rates("1-6"), help="qualities (default: 1-6)")
     what.add_argument("--strategies", metavar="S", help="of y, z, y+z (default: all that the model offers)")
     what.add_argument(
-        "--alphas", type=_alphas, default=_alphas("1e-8,1e-7,1e-6,1e-5"), metavar="A,B,...",
-        help="the grid of every rate and strategy (default: 1e-8,1e-7,1e-6,1e-5)",
+        "--alphas", type=_alphas, action="append", default=[_alphas("1e-8,1e-7,1e-6,1e-5")],
+        metavar="[S=]A,B,...", help="the grid of every rate, of one strategy or of all; again for another "
+        "(default: 1e-8,1e-7,1e-6,1e-5)",
     )  # fmt: skip
     what.add_argument(
         "--refine", type=whole_argument(0, 9), default=1, metavar="N",
@@ -157,8 +158,10 @@ def _rates(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _alphas(text: str) -> tuple[float, ...]:
-    return tuple(sorted({number_argument(1e-30, 1e30)(part) for part in text.split(",")}))
+def _alphas(text: str) -> tuple[str, list[float]]:
+    """The strategy that a grid is for, empty for all, and the grid."""
+    strategy, _, grid = text.rpartition("=")
+    return strategy, sorted({number_argument(1e-30, 1e30)(part) for part in grid.split(",")})
 
 
 def _reproduce(args: argparse.Namespace, state: Path) -> int:
@@ -228,14 +231,16 @@ def _protocol(
 ) -> Protocol:
     offered = strategies(args.model)
     asked = tuple(part.strip() for part in args.strategies.split(",")) if args.strategies else offered
-    for strategy in asked:
+    given: dict[str, list[float]] = dict(args.alphas)
+    for strategy in {*asked, *given} - {""}:
         check_strategy(args.model, strategy)
+    grids = {strategy: given.get(strategy, given[""]) for strategy in asked}
     steps = max(1, round(fraction * STEPS / _EPOCHS))
     sets = open_images(images)
     return Protocol(
         model=architecture(args.model), width=values["width"], latent_width=values.get("latent_width"),
         start=hashlib.sha256(Path(start).read_bytes()).hexdigest() if start else "",
-        fraction=fraction, rates=args.rates, strategies=asked, alphas=args.alphas, refined=args.refine,
+        fraction=fraction, rates=args.rates, strategies=asked, alphas=grids, refined=args.refine,
         seeds=args.seeds, longer=args.longer,
         training={
             **{key: values.get(key, getattr(TrainingConfig, key)) for key in _SHARED},
@@ -254,8 +259,11 @@ def _introduced(protocol: Protocol, records: Records, machine: trainings.Machine
     patches = f"{training['batch']} patches of {training['patch']}x{training['patch']}"
     lines = {
         "reproducing": f"{protocol.model}, {protocol.width} channels: qualities "
-        f"{', '.join(map(str, protocol.rates))}, strategies {', '.join(protocol.strategies)}, alphas "
-        f"{', '.join(f'{alpha:g}' for alpha in protocol.alphas)} ({training['scale']} scale)",
+        f"{', '.join(map(str, protocol.rates))}, strategies {', '.join(protocol.strategies)}",
+        **{
+            f"alphas, {strategy}": f"{', '.join(f'{alpha:g}' for alpha in grid)} ({training['scale']} scale)"
+            for strategy, grid in protocol.alphas.items()
+        },
         "training": f"{protocol.steps:,} steps ({100 * protocol.fraction:g} % of the paper's) of {patches}, "
         f"from {Path(machine.start).name if machine.start else 'scratch'}",
         "device": f"{machine.device}, {machine.at_once} at once",

@@ -35,10 +35,10 @@ class ReproductionError(ValueError):
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that decides what the trainings give, but the machine. `training` are the fields of TrainingConfig
-    that all share; `start` names the weights they begin with, empty for none, by the SHA-256 of their file;
-    the images are told by their fingerprints. `longer` is how many times the steps of the others the longer
-    baselines (seed 0) train."""
+    """All that decides what the trainings give, but the machine. `alphas` is the grid by strategy;
+    `training` are the fields of TrainingConfig that all share; `start` is the SHA-256 of the file of weights
+    that they begin with, empty for none; the images are told by their fingerprints. `longer` is how many
+    times the steps of the others the longer baselines (seed 0) train."""
 
     model: str
     width: int
@@ -47,7 +47,7 @@ class Protocol:
     fraction: float
     rates: tuple[int, ...]
     strategies: tuple[str, ...]
-    alphas: tuple[float, ...]
+    alphas: dict[str, list[float]]
     refined: int
     seeds: int
     longer: int
@@ -77,7 +77,7 @@ class Protocol:
         path = state / PROTOCOL_FILE
         try:
             found = json.loads(path.read_text())
-            lists = {name: tuple(found[name]) for name in ("rates", "strategies", "alphas")}
+            lists = {name: tuple(found[name]) for name in ("rates", "strategies")}
             return Protocol(**{**found, **lists})
         except FileNotFoundError:
             raise ReproductionError(f"{state} holds no reproduction; nothing was trained there") from None
@@ -234,7 +234,10 @@ def planned(protocol: Protocol, records: Records) -> list[Candidate]:
     found = [baseline(quality, CHOSEN_ON) for quality in rates]
     found += [
         point(quality, strategy, alpha)
-        for alpha, strategy, quality in itertools.product(protocol.alphas, protocol.strategies, rates)
+        for number in range(max(map(len, protocol.alphas.values())))
+        for strategy in protocol.strategies
+        for alpha in protocol.alphas[strategy][number : number + 1]
+        for quality in rates
     ]
     found += refinements(protocol, records)
     found += [baseline(quality, seed) for seed in fresh for quality in rates]
@@ -254,8 +257,9 @@ def _some(rates: Sequence[int]) -> list[int]:
 def refinements(protocol: Protocol, records: Records) -> list[Candidate]:
     """For every rate and strategy whose grid is done, `refined` alphas on each side of its best, evenly
     between it and its neighbours on the logarithmic axis; those inside the grid alone."""
-    found, grid = [], sorted(protocol.alphas)
+    found = []
     for quality, strategy in itertools.product(protocol.rates, protocol.strategies):
+        grid = protocol.alphas[strategy]
         names = [point(quality, strategy, alpha).name for alpha in grid]
         if not all(name in records for name in names) or records.baseline(quality, CHOSEN_ON) is None:
             continue

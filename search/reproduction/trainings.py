@@ -276,7 +276,8 @@ def expected(protocol: Protocol, records: Records) -> int:
     now = planned(protocol, records)
     points = len(protocol.rates) * len(protocol.strategies)
     chosen_yet = any(candidate.role not in (BASELINE, TRIAL) and candidate.alpha for candidate in now)
-    refined = sum(candidate.role == TRIAL for candidate in now) - points * len(protocol.alphas)
+    grid = len(protocol.rates) * sum(len(protocol.alphas[strategy]) for strategy in protocol.strategies)
+    refined = sum(candidate.role == TRIAL for candidate in now) - grid
     more = 0 if refined or not protocol.refined else 2 * protocol.refined * points
     return len(now) + more + (0 if chosen_yet else (protocol.seeds - CHOSEN_ON - 1) * points)
 

@@ -24,7 +24,8 @@ IMAGES = 24
 
 PROTOCOL = Protocol(
     model="bmshj2018-hyperprior", width=8, latent_width=8, start="", fraction=0.01, rates=(1, 3, 6),
-    strategies=("y", "z"), alphas=(1e-8, 1e-7, 1e-6), refined=1, seeds=3, longer=2,
+    strategies=("y", "z"), alphas={"y": [1e-8, 1e-7, 1e-6], "z": [1e-7, 1e-6, 1e-5, 1e-4]},
+    refined=1, seeds=3, longer=2,
     training={"epochs": 4, "steps_per_epoch": 10, "batch": 2, "patch": 64, "scale": "reference"},
     val_images=8, val_crop=None, test_set="kodak", fingerprints={},
 )  # fmt: skip
@@ -74,6 +75,7 @@ def test_the_plan_goes_from_the_grid_to_what_is_between_and_to_fresh_seeds(exact
     assert not any(c.role == CONFIRMATION for c in first)
     alphas = {r.alpha for r in exact.of(TRIAL) if r.strategy == "y"}
     assert alphas == {1e-8, 3.16e-8, 1e-7, 3.16e-7, 1e-6}
+    assert {r.alpha for r in exact.of(TRIAL) if r.strategy == "z"} >= {1e-7, 1e-6, 1e-5, 1e-4}
     confirmed = {
         (r.quality, r.strategy, r.alpha, r.seed) for r in exact.of(CONFIRMATION) if r.strategy == "y"
     }
