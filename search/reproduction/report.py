@@ -224,7 +224,7 @@ def response(protocol: Protocol, records: Records) -> Figure:
         pane.set_title(f"quality {quality}, lambda {LAMBDAS[quality]:g}", fontsize=10)
         pane.grid(alpha=0.3)
     figure.supxlabel("alpha")
-    figure.supylabel("rate change, %: linear up to 5, then logarithmic")
+    figure.supylabel("rate change, % (logarithmic above 5)")
     axes = figure.axes[0]
     if axes.lines[1:]:
         axes.legend(fontsize=8)
