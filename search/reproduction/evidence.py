@@ -258,6 +258,22 @@ def _mixed_noise(records: Records, protocol: Protocol, metric: str) -> float:
     return float(np.sqrt(np.mean(np.square(found)))) if found else math.nan
 
 
+def baselines(records: Records, protocol: Protocol) -> pd.DataFrame:
+    """Per rate the baselines' rate and quality on the reported images, the mean over seeds, and the standard
+    deviation between them (NaN of one seed)."""
+    rows = []
+    for quality in protocol.rates:
+        there = [r for r in records.of(BASELINE) if r.quality == quality]
+        row: dict[str, float] = {"quality": quality, "lambda": LAMBDAS[quality], "seeds": len(there)}
+        for name in ("bpp", *METRICS) if there else ():
+            values = np.array([r.mean(f"{protocol.test_set}/{name}") for r in there])
+            values = decibels(values) if name == "ms_ssim" else values
+            row[name] = float(values.mean())
+            row[f"{name} sd"] = float(values.std(ddof=1)) if len(there) > 1 else math.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def rate_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
     """Per rate the rate changes in percent of the baselines of the other seeds against that of CHOSEN_ON, on
     both image sets."""

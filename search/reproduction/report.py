@@ -54,8 +54,11 @@ def tables(protocol: Protocol, records: Records) -> str:
     parts = [
         head,
         *_bd_rates(protocol, verdicts),
+        _answer(verdicts),
         "### Table III: training time",
         markdown(_times(evidence.times(records))),
+        f"### The baselines on {protocol.test_set}, means over seeds and standard deviations between them",
+        markdown(_baselines(evidence.baselines(records, protocol))),
         "### The chosen points (rate change in percent)",
         markdown(_renamed(evidence.points(records, protocol), protocol)),
         "### The response to alpha (rate change in percent on the validation images)",
@@ -100,6 +103,34 @@ def _bd_rates(protocol: Protocol, found: pd.DataFrame) -> list[str]:
         ]
     reasons = dict.fromkeys(reason for reason in found["refused"] if reason)
     return [*parts, *(f"Without a figure: {reason}." for reason in reasons)]
+
+
+def _answer(found: pd.DataFrame) -> str:
+    """Whether any strategy saves bits beyond what seeds and images differ by, in words."""
+    sentences = []
+    for row in found[(found["metric"] == "psnr") & (found["seeds"] == "fresh")].to_dict("records"):
+        if not math.isnan(row["bd_rate"]):
+            below = (
+                "below zero" if row["high"] < 0 else "above zero" if row["low"] > 0 else "not told from zero"
+            )
+            sentences.append(f"{row['strategy']}: {below} ({_interval(row)})")
+    return (
+        f"BD-rate by PSNR on fresh seeds, over seeds and images: {'; '.join(sentences)}." if sentences else ""
+    )
+
+
+def _baselines(table: pd.DataFrame) -> pd.DataFrame:
+    digits = {"bpp": 4, "psnr": 3, "ms_ssim": 3}
+    shown = table[["quality", "lambda", "seeds"]].astype({"lambda": str})
+    for name, label in (("bpp", "bpp"), ("psnr", "PSNR, dB"), ("ms_ssim", "MS-SSIM, dB")):
+        if name in table:
+            shown[label] = [
+                "-"
+                if math.isnan(mean)
+                else f"{mean:.{digits[name]}f}" + ("" if math.isnan(sd) else f" ± {sd:.{digits[name]}f}")
+                for mean, sd in zip(table[name], table[f"{name} sd"], strict=True)
+            ]
+    return shown
 
 
 def _interval(row: dict) -> str:

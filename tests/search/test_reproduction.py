@@ -135,6 +135,8 @@ def test_times_flatness_and_correlation(exact: Records) -> None:
     assert times.loc["y", "increase"] == pytest.approx(5.0) and times.loc["z", "increase"] == pytest.approx(
         0.0
     )
+    table = evidence.baselines(exact, PROTOCOL).set_index("quality")
+    assert table.loc[3, ["seeds", "bpp", "psnr", "psnr sd"]].tolist() == pytest.approx([3, 1.6, 33, 0])
     flat = evidence.flatness(exact, PROTOCOL).set_index("quality")
     assert flat.loc[1, ["at 25%", "at 50%", "at 75%"]].tolist() == pytest.approx([30, 20, 10])
     assert flat.loc[1, "longer, kodak"] == pytest.approx(0)
@@ -166,6 +168,7 @@ def test_tables_and_figures_come_from_the_records_alone(
             file.write(exact_line)
     assert reproduce.main(["--state", str(tmp_path), "--tables"]) == 0
     said = capsys.readouterr().out
+    assert "y: below zero (-4.00 % [" in said and "z: not told from zero (" in said
     assert "| y | -4.00 % [" in said and "-1.17 %" in said and "+5.32 to +9.97 %" in said
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"rd.png", "response.png", "correlation.png"}
     assert said.strip() == (tmp_path / "tables.md").read_text().strip()
