@@ -6,7 +6,7 @@ PHOTOGRAPHS := $(if $(IMAGES),--data $(IMAGES))
 KODAK := $(if $(wildcard ../shared/data/kodak),--kodak ../shared/data/kodak)
 GPU_PYTHON ?= python3
 
-.PHONY: search test lint audit ui bench bench-gpu reproduce-gpu chaos soak stack screenshots starter lock smoke clean
+.PHONY: search test lint audit ui bench bench-gpu reproduce reproduce-gpu chaos soak stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
 .venv: requirements.lock pyproject.toml
@@ -69,6 +69,13 @@ bench-gpu:
 	$(GPU_PYTHON) -m tests.bench.memory
 	$(GPU_PYTHON) -m tests.bench.parity $(PHOTOGRAPHS)
 
+# The evidence of docs/results.md, on two CPU cores: hours, in slices by REPRODUCE="--max-minutes 60".
+reproduce: .venv
+	$(BIN)/python -m search.reproduce --model hyperprior --fraction 0.025 --refine 0 --alphas z=1e-7,1e-5,1e-4,1e-3 \
+	  $(PHOTOGRAPHS) $(KODAK) --state docs/reproduction/hyperprior $(REPRODUCE)
+	$(BIN)/python -m search.reproduce --model cheng --width 32 --fraction 0.015 --refine 0 --alphas 1e-9,1e-8,1e-7,1e-6 \
+	  --alphas z=1e-7,1e-5,1e-3 $(PHOTOGRAPHS) $(KODAK) --state docs/reproduction/cheng $(REPRODUCE)
+
 # The paper's protocol with a fifth of its steps on a GPU, without the search's own packages; it goes on where it
 # was ended: make reproduce-gpu REPRODUCE="--max-minutes 9 --model cheng"
 reproduce-gpu:
@@ -81,11 +88,12 @@ ui: .venv
 screenshots: .venv
 	$(BIN)/python -m tests.bench.screenshots $(SEARCH) docs
 
-# The weights that the tiny preset starts from; a folder of photographs as IMAGES.
+# The weights that the tiny preset and the reproduction start from; a folder of photographs as IMAGES.
 starter: .venv
 	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --quality 6 --epochs 28 $(PHOTOGRAPHS)
 	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --threads 2 $(PHOTOGRAPHS)
 	$(BIN)/python -m lic.starter cheng --width 16 --epochs 35 $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.starter cheng --width 32 --quality 6 --epochs 30 $(PHOTOGRAPHS)
 
 # Pins the newest versions that pyproject.toml allows, with their hashes.
 lock:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lic.data.cache import default_cache
 from lic.recipe import LAMBDAS
+from lic.trial import ImagesConfig, Trial
 from search import reproduce
 from search.limits import Limits
 from search.reproduction import evidence, report, trainings
@@ -202,52 +204,43 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def command(photographs: Path) -> Callable[[Path], list[str]]:
     small = ["--model", "hyperprior", "--width", "8", "--latent-width", "8", "--start", "scratch"]
-    short = ["--batch", "2", "--patch", "64", "--val-images", "2", "--fraction", "0.0009", "--at-once", "2"]
-    few = ["--rates", "1,6", "--strategies", "y", "--alphas", "1e-7,1e-6"]
+    short = ["--batch", "2", "--patch", "64", "--val-images", "2", "--fraction", "0.0015", "--at-once", "1"]
+    few = ["--rates", "1,6", "--strategies", "y", "--alphas", "1e-6"]
     once = ["--refine", "0", "--seeds", "2", "--longer", "1"]
     options = [*small, *short, *few, *once]
     return lambda state: [*options, "--test", str(photographs), "--state", str(state)]
 
 
-def test_slices_give_what_one_run_gives(
-    tmp_path: Path, command: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch
+def test_slices_give_what_one_training_gives(
+    tmp_path: Path, photographs: Path, command: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended twice in the middle of trainings, it goes on from their checkpoints to the same records."""
-    real, left = trainings.run, []
+    """Ended in the middle of a training, it goes on from the checkpoint, to what the training gives by itself."""
+    checkpoints = tmp_path / "checkpoints"
 
-    def interrupted(protocol, state, machine, limits: Limits, say):  # type: ignore[no-untyped-def]
-        def until_the_first(line: str) -> None:
-            say(line)
-            limits.interrupted = True
-
-        done = real(protocol, state, machine, limits, until_the_first)
-        left.append(sorted(path.name for path in (state / "checkpoints").iterdir()))
-        return done
+    class UntilACheckpoint(Limits):
+        def reached(self) -> str:
+            self.interrupted |= checkpoints.is_dir() and any(checkpoints.iterdir())
+            return super().reached()
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainings, "run", interrupted)
-        for _ in range(2):
-            assert reproduce.main(command(tmp_path / "slices")) == reproduce.INTERRUPTED
-    assert all(left), "each slice ended in the middle of a training"
-    assert reproduce.main(command(tmp_path / "slices")) == 0
-    assert reproduce.main(command(tmp_path / "whole")) == 0
-    slices, whole = (
-        {name: _timeless(record) for name, record in Records.load(tmp_path / state).items()}
-        for state in ("slices", "whole")
-    )
-    assert slices == whole and len(whole) >= 4 + 4 + 2
-    assert not list((tmp_path / "slices" / "checkpoints").iterdir())
-    assert report.load_examples(tmp_path / "slices") is not None
-    assert (tmp_path / "slices" / "figures" / "crops.png").is_file()
-    record = next(iter(Records.load(tmp_path / "whole").values()))
-    assert record.curve.keys() == set(range(1, 11)) and set(record.correlation) == {"kodim07", "kodim08"}
+        patch.setattr(reproduce, "Limits", UntilACheckpoint)
+        assert reproduce.main(command(tmp_path)) == reproduce.INTERRUPTED
+    assert any(checkpoints.iterdir()) and not Records.load(tmp_path)
+    assert reproduce.main(command(tmp_path)) == 0
+    protocol, records = Protocol.load(tmp_path), Records.load(tmp_path)
+    assert len(records) == 8 and not list(checkpoints.iterdir())
+    assert report.load_examples(tmp_path) is not None
+    assert (tmp_path / "figures" / "crops.png").is_file()
 
-
-def _timeless(record: Record) -> Record:
-    curve = {
-        epoch: {k: v for k, v in figures.items() if k != "seconds"} for epoch, figures in record.curve.items()
-    }
-    return dataclasses.replace(record, curve=curve)
+    record, candidate = next(iter(records.values())), planned(protocol, Records())[0]
+    images = ImagesConfig(None, None, str(photographs), None, 2, 256, str(default_cache().resolve()))
+    trial = Trial(protocol.trial_config(candidate, images, None, "cpu"))
+    while not trial.done:
+        trial.run_epoch()
+    assert record.name == candidate.name and record.curve.keys() == set(range(1, 11))
+    for column, values in trial.readings[-1].images.items():
+        assert record.images[column] == pytest.approx(values, rel=1e-6), column
+    assert set(record.correlation) == {"kodim07", "kodim08"}
 
 
 def test_what_cannot_be_is_one_sentence(
@@ -268,8 +261,6 @@ def test_what_cannot_be_is_one_sentence(
 
 
 def test_the_longer_baseline_trains_longer() -> None:
-    from lic.trial import ImagesConfig
-
     images = ImagesConfig(None, None, "deadleaves", None, 2, None, "")
     candidates = {c.name: c for c in planned(PROTOCOL, Records())}
     configs = [
