@@ -18,6 +18,9 @@ from lic.architectures import ARCHITECTURES, ModelError, architecture
 #: Entropy-coder tables: rebuilt by `update()`, of no use to training.
 _CODER_BUFFERS = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 
+#: Values of a tensor that is a transform's weights; smaller ones can hold what half precision cannot.
+_LARGE = 1024
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -111,12 +114,13 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write parameters and buffers, less the entropy-coder tables, as safetensors."""
+def save_weights(model: nn.Module, path: Path, half: bool = False) -> None:
+    """Write parameters and buffers, less the entropy-coder tables, as safetensors; with `half` the large in
+    half precision: half the file, and good enough to begin a training with."""
     from safetensors.torch import save_file
 
     state = {
-        key: value.detach().cpu().contiguous()
+        key: (value.half() if half and value.numel() >= _LARGE else value).detach().cpu().contiguous()
         for key, value in model.state_dict().items()
         if not key.endswith(_CODER_BUFFERS)
     }

@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--again", action="store_true", help="go on from the weights that are there")
+    parser.add_argument("--half", action="store_true", help="write half precision, half as large")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("results/starters"), help="for checkpoints")
     args = parser.parse_args()
@@ -80,7 +81,7 @@ def main() -> None:
             f"mse {readings['mse']:.1f}, {left / 60:.0f} min left",
             flush=True,
         )
-    save_weights(trainer.model, target)
+    save_weights(trainer.model, target, args.half)
     provenance = {
         "model": args.model,
         "width": args.width,
@@ -92,6 +93,7 @@ def main() -> None:
         "training": {key: getattr(config, key) for key in config.__dataclass_fields__},
         "last_epoch": readings,
         "started_from": before,
+        "half": args.half,
         "versions": {name: version(name) for name in ("torch", "compressai")},
     }
     durable.write(target.with_suffix(".json"), json.dumps(provenance, indent=2) + "\n")

@@ -214,7 +214,7 @@ def command(photographs: Path) -> Callable[[Path], list[str]]:
 def test_slices_give_what_one_training_gives(
     tmp_path: Path, photographs: Path, command: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended in the middle of a training, it goes on from the checkpoint, to what the training gives by itself."""
+    """Ended in the middle of a training, it goes on to what the training gives by itself."""
     checkpoints = tmp_path / "checkpoints"
 
     class UntilACheckpoint(Limits):
