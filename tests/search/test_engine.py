@@ -210,6 +210,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.smoke
 def test_a_trial_that_runs_out_of_memory_gets_twice_its_share(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HUNGRY, str(tmp_path)],

@@ -322,6 +322,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     assert "there is no search 'nothing' in" in done.stderr
 
 
+@pytest.mark.smoke
 def test_a_forked_search_is_to_the_last_bit_what_it_would_be_by_hand(tmp_path: Path) -> None:
     """One worker trains the baseline, the other waits for it to get to the fork."""
     done = run_search(
