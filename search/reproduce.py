@@ -43,7 +43,7 @@ from lic.recipe import TrainingConfig
 from lic.trial import ImagesConfig, open_images
 from search.limits import Limits
 from search.reproduction import report, trainings
-from search.reproduction.protocol import Protocol, Records, ReproductionError
+from search.reproduction.protocol import PROTOCOL_FILE, Protocol, Records, ReproductionError
 from search.space import parse_rates
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
@@ -177,7 +177,7 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
     )  # fmt: skip
     start = _start(values, args.model)
     protocol = _protocol(args, values, images, start, args.fraction or (1.0 if device == "cuda" else _ON_CPU))
-    if (state / "protocol.json").exists():
+    if (state / PROTOCOL_FILE).exists():
         protocol.check_same(Protocol.load(state), state)
     else:
         protocol.save(state)

@@ -75,9 +75,7 @@ def curve(records: Sequence[Record], image_set: str, metric: str) -> ImageCurve:
 
 def trained(records: Records, quality: int, what: tuple[str, float] | None, seed: int) -> Record | None:
     """The training of a point, or of the baseline for None, on a seed; None if it has not ended well."""
-    name = (baseline(quality, seed) if what is None else point(quality, *what, seed)).name
-    found = records.get(name)
-    return None if found is None or found.failure else found
+    return records.ended(baseline(quality, seed) if what is None else point(quality, *what, seed))
 
 
 def verdict(

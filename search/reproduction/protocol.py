@@ -12,7 +12,7 @@ from typing import Any
 
 from lic import durable
 from lic.files import shown
-from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig
+from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, TrainingConfig
 from lic.trial import ImagesConfig, TrialConfig
 from search.objective import rate_change
 from search.space import BASELINE, CONFIRMATION, TRIAL, Candidate
@@ -88,15 +88,17 @@ class Protocol:
 
     def check_same(self, other: Protocol, state: Path) -> None:
         """Raise ReproductionError, naming the first difference, unless this is what was begun in `state`."""
+        begun = asdict(other)
         for name, own in asdict(self).items():
-            if (there := asdict(other)[name]) != own:
+            if (there := begun[name]) != own:
                 raise ReproductionError(
                     f"{state} was begun with {name} {shown(there)}, not {shown(own)}; give what it was begun "
                     "with, or another --state folder"
                 )
 
-    def trial_config(self, candidate: Candidate, images: ImagesConfig, start: str | None, device: str,
-                     speed: Speed | None = None) -> TrialConfig:  # fmt: skip
+    def trial_config(
+        self, candidate: Candidate, images: ImagesConfig, start: str | None, device: str
+    ) -> TrialConfig:
         """The training of a candidate on this machine; validation images after every epoch, the reported ones
         at the end."""
         times = self.longer if candidate.role == LONGER else 1
@@ -108,22 +110,17 @@ class Protocol:
         return TrialConfig(
             self.model, self.width, self.latent_width, start, TrainingConfig(**{**self.training, **own}),
             images, tuple(range(1, self.epochs + 1)), (self.epochs,), device,
-            speed or (ON_GPU if device == "cuda" else ON_CPU),
+            ON_GPU if device == "cuda" else ON_CPU,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one training gave. `curve` holds by epoch the validation images' means (bpp, mse) and the seconds
-    of its steps; `images` at the end the columns per image of both sets ('val/bpp', 'kodak/psnr', ...);
-    `correlation` by image the summed correlation of y's channels (lic.latents.correlation_sum)."""
+class Record(Candidate):
+    """What one training gave, of `steps` steps on a `device`. `curve` holds by epoch the validation images'
+    means (bpp, mse) and the seconds of its steps; `images` at the end the columns per image of both sets
+    ('val/bpp', 'kodak/psnr', ...); `correlation` by image the summed correlation of y's channels
+    (lic.latents.correlation_sum)."""
 
-    name: str
-    role: str
-    quality: int
-    alpha: float
-    strategy: str
-    seed: int
     steps: int
     curve: dict[int, dict[str, float]]
     images: dict[str, list[float]]
@@ -196,10 +193,14 @@ class Records(Mapping[str, Record]):
         """Those of a role that did not fail."""
         return [record for record in self._found.values() if record.role == role and not record.failure]
 
+    def ended(self, candidate: Candidate) -> Record | None:
+        """The record of a training, if it has ended well."""
+        found = self.get(candidate.name)
+        return None if found is None or found.failure else found
+
     def baseline(self, quality: int, seed: int) -> Record | None:
         """The baseline of a rate and seed, if it has ended well."""
-        found = self.get(baseline(quality, seed).name)
-        return None if found is None or found.failure else found
+        return self.ended(baseline(quality, seed))
 
     def rate_change(self, record: Record, image_set: str) -> float | None:
         """The record's rate change at the end in percent on an image set (search.objective.rate_change); None

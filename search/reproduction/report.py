@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lic import durable
 from lic.architectures import architecture
+from lic.bdrate import decibels
 from lic.example import Example
 from lic.latents import Examined
 from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
@@ -21,7 +22,7 @@ from lic.recipe import LAMBDAS
 from search import figures
 from search.reproduction import evidence
 from search.reproduction.evidence import BEST
-from search.reproduction.protocol import CHOSEN_ON, Protocol, Record, Records
+from search.reproduction.protocol import CHOSEN_ON, SELECTION, Protocol, Record, Records
 
 TABLES, FIGURES, EXAMPLES = "tables.md", "figures", "examples.npz"
 
@@ -207,7 +208,7 @@ def rd_curves(protocol: Protocol, records: Records) -> Figure:
     curves = [
         _mean_curve(protocol, records, "baseline", dict.fromkeys(protocol.rates), figures.BASELINE_STYLE)
     ]
-    for strategy, points in evidence.chosen(records, protocol, "val").items():
+    for strategy, points in evidence.chosen(records, protocol, SELECTION).items():
         style = figures.KEPT_STYLE if strategy == BEST else figures.strategy_style(strategy)
         curves.append(_mean_curve(protocol, records, strategy, points, style))
     name = architecture(protocol.model)
@@ -219,8 +220,6 @@ def rd_curves(protocol: Protocol, records: Records) -> Figure:
 def _mean_curve(
     protocol: Protocol, records: Records, label: str, points: evidence.Chosen, style: dict
 ) -> figures.Drawn:
-    from lic.bdrate import decibels
-
     drawn: tuple[list, list] = ([], [])
     for quality, what in sorted(points.items()):
         found = [evidence.trained(records, quality, what, seed) for seed in range(protocol.seeds)]

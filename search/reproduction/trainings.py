@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +41,7 @@ from search.reproduction.protocol import (
     Record,
     Records,
     ReproductionError,
+    baseline,
     choice,
     planned,
 )
@@ -154,20 +155,16 @@ def _record(candidate: Candidate, config: TrialConfig, trial: Trial, model: nn.M
         if name in CORRELATION_RATIOS
     }
     return Record(
-        **_point(candidate, config), curve=curve, images=trial.readings[-1].images, correlation=correlation
-    )
-
-
-def _point(candidate: Candidate, config: TrialConfig) -> dict:
-    return {
-        "name": candidate.name, "role": candidate.role, "quality": candidate.quality,
-        "alpha": candidate.alpha, "strategy": candidate.strategy, "seed": candidate.seed,
-        "steps": config.training.total_steps, "device": config.device,
-    }  # fmt: skip
+        **asdict(candidate), steps=config.training.total_steps, device=config.device,
+        curve=curve, images=trial.readings[-1].images, correlation=correlation,
+    )  # fmt: skip
 
 
 def _failed(candidate: Candidate, config: TrialConfig, reason: str) -> Record:
-    return Record(**_point(candidate, config), curve={}, images={}, correlation={}, failure=reason)
+    return Record(
+        **asdict(candidate), steps=config.training.total_steps, device=config.device,
+        curve={}, images={}, correlation={}, failure=reason,
+    )  # fmt: skip
 
 
 def _names(images: ImagesConfig) -> list[str]:
@@ -209,7 +206,7 @@ def run(
             while True:
                 if limits.reached():
                     stop.set()
-                else:
+                elif len(running) < machine.at_once:
                     busy = {candidate.name for candidate in running.values()}
                     free = [
                         c for c in planned(protocol, records) if c.name not in records and c.name not in busy
@@ -248,9 +245,8 @@ def _keep_best(records: Records, state: Path) -> None:
     """Remove the weights of points that are not the best of their rate."""
     best: dict[int, tuple[float, str]] = {}
     for (quality, _), record in choice(records, SELECTION).items():
-        change = records.rate_change(record, SELECTION)
-        if change is not None:
-            best[quality] = min(best.get(quality, (change, record.name)), (change, record.name))
+        scored = (records.rate_change(record, SELECTION) or 0.0, record.name)
+        best[quality] = min(best.get(quality, scored), scored)
     kept = {name for _, name in best.values()}
     for record in records.of(TRIAL):
         if record.name not in kept and records.baseline(record.quality, record.seed) is not None:
@@ -293,9 +289,8 @@ def examples(
         if (change := records.rate_change(record, protocol.test_set)) is not None
     ]
     for _, record in sorted(found, key=lambda pair: pair[0]):
-        models = [_model(protocol, state, f"q{record.quality}-baseline-s{CHOSEN_ON}")]
-        models.append(_model(protocol, state, record.name))
-        before, after = models
+        own = baseline(record.quality, CHOSEN_ON)
+        before, after = (_model(protocol, state, which.name) for which in (own, record))
         if before is None or after is None:
             continue
         packed = open_images(images)[2].images
