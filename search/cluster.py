@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -34,6 +35,9 @@ class RayDiedError(ClusterError):
 _own: list[psutil.Process] = []
 
 _VITAL = ("raylet", "gcs_server")
+
+#: How often it is tried to start Ray on this machine.
+_STARTS = 3
 
 #: Seconds between two questions whether Ray is still there.
 _ASK_EVERY = 5.0
@@ -71,25 +75,52 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     if ray.is_initialized():
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(num_cpus=workers, num_gpus=gpus or None, include_dashboard=False, **quiet)
-            _own[:] = [child for child in psutil.Process().children() if child.name() in _VITAL]
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        if not address:
-            raise
-        raise ClusterError(
-            f"there is no Ray cluster to join at {address}, or its token is not that of RAY_AUTH_TOKEN or "
-            f"RAY_AUTH_TOKEN_PATH ({last_line(error)})"
-        ) from error
+    if address:
+        _join(address, quiet)
+    else:
+        _start({"num_cpus": workers, "num_gpus": gpus or None, "include_dashboard": False, **quiet})
     # What Ray logs goes where all libraries' logs go, not to the terminal.
     logging.getLogger("ray").handlers.clear()
     logging.getLogger("ray").propagate = True
     from ray._private import worker
 
     worker.print_to_stdstream = _log_lines
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise ClusterError(
+            f"there is no Ray cluster to join at {address}, or its token is not that of RAY_AUTH_TOKEN or "
+            f"RAY_AUTH_TOKEN_PATH ({last_line(error)})"
+        ) from error
+
+
+def _start(options: dict[str, Any]) -> None:
+    """Start Ray on this machine. It gives its processes 30 seconds, and a machine that does much else can
+    need more."""
+    import ray
+
+    before = set(psutil.Process().children(recursive=True))
+    for tries_left in reversed(range(_STARTS)):
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray raises no narrower one
+            ray.shutdown()
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if not tries_left:
+                raise ClusterError(
+                    f"Ray did not start on this machine in {_STARTS} tries ({last_line(error)}); try again "
+                    "when the machine does less"
+                ) from error
+        else:
+            _own[:] = [child for child in psutil.Process().children() if child.name() in _VITAL]
+            return
 
 
 def _log_lines(said: dict[str, Any], **_options: Any) -> None:

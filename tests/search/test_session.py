@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from lic import durable
+from search import cluster
 from search.checkpoints import Checkpoints
 from search.config import ConfigError, resolve, resolve_again
 from search.folder import FolderError, find_folder
@@ -114,3 +117,31 @@ def test_the_last_search_is_found(tmp_path: Path) -> None:
         os.utime(tmp_path / name / "study.db", (moment, moment))
     assert find_folder("last", tmp_path).name == "newer"
     assert find_folder("older", tmp_path).name == "older"
+
+
+@pytest.mark.parametrize("failing", [1, 9])
+def test_ray_is_given_more_than_one_try_on_a_busy_machine(
+    failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen] = []
+
+    def start(**_: object) -> None:
+        started.append(subprocess.Popen(["sleep", "60"]))
+        if len(started) <= failing:
+            raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr("ray.init", start)
+    try:
+        if failing == 1:
+            cluster.connect(None, 1)
+        else:
+            with pytest.raises(cluster.ClusterError, match=r"in 3 tries .The current node timed out.*less"):
+                cluster.connect(None, 1)
+        ended = [process.wait(1) for process in started[:failing]]
+        assert len(started) == min(failing + 1, 3)
+        assert ended == [-signal.SIGKILL] * len(ended)
+        assert all(process.poll() is None for process in started[failing:])
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
