@@ -86,7 +86,7 @@ class Trainer:
 
         A step with a loss or gradient that is not finite changes nothing; at the end of the epoch its batch
         is done again in plain fp32, unless that is what it was done in. What fails then too is skipped.
-        Raises DivergedError when more than `max_skipped` of the steps are.
+        Raises DivergedError when more than `max_skipped` of the steps are, or all.
         """
         started, config, precision = time.perf_counter(), self.config, self.speed.precision
         steps = range(self.step, (self.epoch + 1) * config.steps_per_epoch)
@@ -161,7 +161,8 @@ class Trainer:
         optimiser.step()
 
     def _check_skipped(self, skipped: int) -> None:
-        allowed = max(3, round(self.config.max_skipped * self.config.steps_per_epoch))
+        steps = self.config.steps_per_epoch
+        allowed = min(max(3, round(self.config.max_skipped * steps)), steps - 1)
         if skipped > allowed:
             raise DivergedError(
                 f"{skipped} steps of epoch {self.epoch + 1} had a loss or gradient that is not finite "

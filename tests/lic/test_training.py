@@ -90,10 +90,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     assert all(math.isfinite(value) for value in readings.values())
 
 
-def test_too_many_such_steps_end_the_training(leaves: PackedImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trainer(leaves, dataclasses.replace(CONFIG, steps_per_epoch=10))
+@pytest.mark.parametrize(("steps", "lost"), [(10, 4), (2, 2)])
+def test_too_many_such_steps_end_the_training(
+    steps: int, lost: int, leaves: PackedImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(leaves, dataclasses.replace(CONFIG, steps_per_epoch=steps))
     monkeypatch.setattr(run.crops, "batch", lambda _: torch.full((2, 3, 64, 64), math.nan))
-    with pytest.raises(DivergedError, match="4 steps of epoch 1 had a loss or gradient"):
+    with pytest.raises(DivergedError, match=f"{lost} steps of epoch 1 had a loss or gradient"):
         run.run_epoch()
 
 
