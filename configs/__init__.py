@@ -7,10 +7,15 @@ from typing import Any
 
 import yaml
 
+from lic.architectures import architecture
+
 PRESETS = Path(__file__).parent / "presets"
 
 
 def geometry(preset: str, model: str) -> dict[str, Any]:
     """A preset's values for a model, unchecked: for what runs where the search's own packages are not."""
     values = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())
-    return {**values, **values.get("models", {}).get(model, {})}
+    for name, own in values.pop("models", {}).items():
+        if architecture(name) == architecture(model):
+            values |= own
+    return values

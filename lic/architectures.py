@@ -62,3 +62,18 @@ def starter_path(name: str, width: int, latent_width: int | None = None) -> Path
     latent = width if latent_width is None else latent_width
     size = f"{width}" if latent == width else f"{width}x{latent}"
     return STARTERS / f"{architecture(name)}-{size}.safetensors"
+
+
+def starting_weights(start: str, name: str, width: int, latent_width: int | None = None) -> str:
+    """What a wish to start from something stands for, `scratch` or a file: with `auto` the starter weights if
+    there are any of this model and width, with `starter` these alone. Raises ModelError."""
+    if start not in ("auto", "starter"):
+        return start
+    if (path := starter_path(name, width, latent_width)).is_file():
+        return str(path)
+    if start == "auto":
+        return "scratch"
+    raise ModelError(
+        f"there are no starter weights for {name} of width {width}; "
+        "use --start scratch, or make them with python -m lic.starter"
+    )

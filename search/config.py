@@ -21,7 +21,7 @@ from lic.architectures import (
     ModelError,
     architecture,
     check_strategy,
-    starter_path,
+    starting_weights,
     strategies,
 )
 from lic.files import check_path, read_regular, shown
@@ -440,13 +440,14 @@ def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], i
         chosen = settings.strategies or strategies(name)
         for strategy in chosen:
             check_strategy(name, strategy)
+        start = starting_weights(settings.start, settings.model, settings.width, settings.latent_width)
     except ModelError as error:
         hint = nearest(settings.model, [*ALIASES, *ARCHITECTURES])
         known = settings.model in (*ALIASES, *ARCHITECTURES)
         raise ConfigError(str(error) if known or "--help" in hint else f"{error}{hint}") from None
     changes: dict[str, Any] = {"strategies": tuple(dict.fromkeys(chosen))}
-    if settings.start in ("auto", "starter"):
-        changes["start"] = _starter(settings)
+    if start != settings.start:
+        changes["start"] = start
     if settings.trials_per_gpu is None:
         changes["trials_per_gpu"] = 1 if gpus() else 0
     if settings.trials_per_gpu == "auto" and not gpus():
@@ -501,15 +502,3 @@ def storage_address(value: str) -> str:
             "s3://bucket/prefix or gs://bucket/prefix"
         )
     return urlunsplit(parts._replace(path=parts.path.rstrip("/")))
-
-
-def _starter(settings: Settings) -> str:
-    path = starter_path(settings.model, settings.width, settings.latent_width)
-    if path.is_file():
-        return str(path)
-    if settings.start == "auto":
-        return "scratch"
-    raise ConfigError(
-        f"there are no starter weights for {settings.model} of width {settings.width}; "
-        "use --start scratch, or make them with python -m lic.starter"
-    )

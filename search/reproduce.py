@@ -28,11 +28,10 @@ from filelock import FileLock, Timeout
 
 from configs import geometry
 from lic.architectures import (
-    ALIASES,
     ModelError,
     architecture,
     check_strategy,
-    starter_path,
+    starting_weights,
     strategies,
 )
 from lic.data.cache import default_cache
@@ -166,7 +165,7 @@ def _alphas(text: str) -> tuple[str, list[float]]:
 
 def _reproduce(args: argparse.Namespace, state: Path) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    values = geometry(args.preset or ("paper" if device == "cuda" else "tiny"), _alias(args.model))
+    values = geometry(args.preset or ("paper" if device == "cuda" else "tiny"), args.model)
     values |= {key: given for key in ("width", "latent_width", "batch", "patch", "lr", "start", "val_images")
                if (given := getattr(args, key)) is not None}  # fmt: skip
     if args.width is not None and args.latent_width is None:
@@ -199,26 +198,13 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
     return INTERRUPTED if limits.interrupted else DONE
 
 
-def _alias(model: str) -> str:
-    """The short name by which presets know a model, if it has one."""
-    full = architecture(model)
-    return next((alias for alias, name in ALIASES.items() if name == full), full)
-
-
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
 
 
 def _start(values: dict, model: str) -> str | None:
     """The weights file to begin with, or None. Raises ModelError."""
-    start = values["start"]
-    if start in ("auto", "starter"):
-        starter = starter_path(model, values["width"], values.get("latent_width"))
-        if starter.is_file():
-            return str(starter)
-        if start == "starter":
-            raise ModelError(f"there are no starter weights for {model} of this width; give --start FILE")
-        return None
+    start = starting_weights(values["start"], model, values["width"], values.get("latent_width"))
     if start == "scratch":
         return None
     if not Path(start).is_file():
