@@ -8,11 +8,12 @@ GPU_PYTHON ?= python3
 
 .PHONY: search test lint audit ui bench bench-gpu reproduce reproduce-gpu chaos soak stack screenshots starter lock smoke clean
 
-# uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked.
+# uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked. Compiled once: where
+# PYTHONDONTWRITEBYTECODE is set every process would do that again, which doubles what a search needs to start.
 .venv: requirements.lock pyproject.toml
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet uv==0.13.8
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch .venv
 
