@@ -174,7 +174,9 @@ def _correlations(table: pd.DataFrame) -> pd.DataFrame:
     columns = [name for name in named if name in table]
     if table.empty or not columns:
         return pd.DataFrame()
-    best = table.loc[table.groupby(["quality", "strategy"], sort=False)["on_selection"].idxmin()]
+    best = table.loc[table.groupby(["quality", "strategy"], sort=False)["on_selection"].idxmin()].copy()
+    for name in columns:  # ratios, and so without a sign
+        best[name] = [f"{ratio:.2f}" for ratio in best[name]]
     return best[["quality", "strategy", "alpha", "on_selection", *columns]].rename(columns=named)
 
 
@@ -246,8 +248,9 @@ def response(protocol: Protocol, records: Records) -> Figure:
             part = table[(table["quality"] == quality) & (table["strategy"] == strategy)]
             colour = figures.COLOURS[strategy]
             pane.plot(
-                part["alpha"], part["on_selection"], marker="o", markersize=4, color=colour, label=strategy
-            )
+                part["alpha"], part["on_selection"], marker="o", color=colour, label=strategy,
+                markersize=4 if "z" in strategy else 8,  # y+z often lies on y
+            )  # fmt: skip
             pane.plot(part["alpha"], part["on_test"], linestyle=":", color=colour)
         pane.set_xscale("log")
         pane.set_yscale("symlog", linthresh=5)
