@@ -101,26 +101,31 @@ def _join(address: str, options: dict[str, Any]) -> None:
 
 def _start(options: dict[str, Any]) -> None:
     """Start Ray on this machine. It gives its processes 30 seconds, and a machine that does much else can
-    need more."""
+    need more; what else goes wrong is not tried again."""
     import ray
 
     before = set(psutil.Process().children(recursive=True))
     for tries_left in reversed(range(_STARTS)):
         try:
             ray.init(**options)
-        except Exception as error:  # Ray raises no narrower one
+            break
+        except Exception as error:
+            if type(error) is not Exception:  # Ray raises it bare when the time is over
+                raise
             ray.shutdown()
-            for process in set(psutil.Process().children(recursive=True)) - before:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            _kill(set(psutil.Process().children(recursive=True)) - before)
             if not tries_left:
                 raise ClusterError(
                     f"Ray did not start on this machine in {_STARTS} tries ({last_line(error)}); try again "
                     "when the machine does less"
                 ) from error
-        else:
-            _own[:] = [child for child in psutil.Process().children() if child.name() in _VITAL]
-            return
+    _own[:] = [child for child in psutil.Process().children() if child.name() in _VITAL]
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _log_lines(said: dict[str, Any], **_options: Any) -> None:

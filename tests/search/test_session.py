@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -145,3 +146,16 @@ def test_ray_is_given_more_than_one_try_on_a_busy_machine(
         for process in started:
             process.kill()
             process.wait()
+
+
+def test_a_full_disk_is_not_taken_for_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def start(**_: object) -> None:
+        tries.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/ray")
+
+    monkeypatch.setattr("ray.init", start)
+    with pytest.raises(OSError, match="No space left"):
+        cluster.connect(None, 1)
+    assert len(tries) == 1
