@@ -41,6 +41,10 @@ def test_a_search_decides_the_same_while_its_database_restarts(database: Databas
     over = threading.Event()
 
     def restart() -> None:
+        for _ in range(600):  # until the search has noticed, however slow the machine is just then
+            if said:
+                break
+            time.sleep(0.05)
         for _ in range(3):
             time.sleep(1.0)
             database.start()
