@@ -12,7 +12,7 @@ from lic.architectures import architecture
 PRESETS = Path(__file__).parent / "presets"
 
 
-def geometry(preset: str, model: str) -> dict[str, Any]:
+def geometry(model: str, preset: str) -> dict[str, Any]:
     """A preset's values for a model, unchecked: for what runs where the search's own packages are not."""
     values = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())
     for name, own in values.pop("models", {}).items():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,16 @@ from torch import Tensor, nn
 #: Parameters of glibc's mallopt (malloc.h): how much freed memory goes back to the kernel, and how many
 #: blocks may be the kernel's own from the first.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def device_name(device: str) -> str:
+    """What the GPU, or on the CPU the processor, is called, as far as Linux tells that."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 @functools.cache
@@ -30,15 +42,59 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def matrix_units(tf32: bool) -> Iterator[None]:
-    """Whether CUDA's matrix units may take the factors of fp32 products in TF32. By torch's own default
-    convolutions may, and other products may not."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+def matrix_units(tf32: bool, autotune: bool = False) -> Iterator[None]:
+    """Whether CUDA's matrix units may take the factors of fp32 products in TF32 (by torch's own default
+    convolutions may, and other products may not), and whether cuDNN tries which of its kernels is fastest."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32 = products.allow_tf32 = tf32
+    cudnn.benchmark = autotune
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = before
+
+
+class StepGraph:
+    """A training step as one CUDA graph: the host starts one thing a step where else it starts some hundred
+    kernels, which takes it longer than they run.
+
+    `work` takes a batch and returns a tensor on the GPU; but for the batch, it must be a function of what
+    lies where it lay (weights, their optimiser's state, learning rate) and of torch's generator. The first
+    calls run it as it is, since a capture may neither compile nor choose kernels; then it is captured and
+    replayed.
+    """
+
+    _WARM_UP = 3
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        """The result of `work` for a batch; all batches must have one shape and layout."""
+        if self._graph is None:
+            if self._calls < self._WARM_UP:
+                self._calls += 1
+                return _aside(work, batch)
+            self._batch, graph = batch.clone(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._result = work(self._batch)
+            self._graph = graph
+        self._batch.copy_(batch)
+        self._graph.replay()
+        return self._result.clone()
+
+
+def _aside(work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """The result of a work that is to be captured: not on the default stream, whose traces in autograd's
+    state a capture would trip over."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        result = work(batch)
+    torch.cuda.current_stream().wait_stream(side)
+    return result
 
 
 def free_latents_and_entropy_models(model: nn.Module) -> None:
@@ -46,9 +102,12 @@ def free_latents_and_entropy_models(model: nn.Module) -> None:
 
     Autocast ends at the latents: they and all that the entropy models compute are fp32. In bfloat16 a latent
     of 50 has steps of a quarter, too coarse beside quantisation noise of width 1. CompressAI's entropy
-    bottleneck reads a permutation back from the device at every call; here it is a transposition.
+    bottleneck reads a permutation back from the device at every call; here it is a transposition. Its masked
+    convolution puts new weights in the place of its old ones at every call, in another layout than compiled
+    code was made for (torch 2.11 then ends with an AssertionError); here they are masked where they lie.
     """
     from compressai.entropy_models import EntropyModel
+    from compressai.layers import MaskedConv2d
 
     for path, module in model.named_modules():
         if path.rpartition(".")[2] in ("g_a", "h_a"):
@@ -57,6 +116,9 @@ def free_latents_and_entropy_models(model: nn.Module) -> None:
             # By its class, not by a method of this one module: compiled code asks whether a model is alike.
             kind: Any = type(module)
             module.__class__ = _freed(kind)
+        elif isinstance(module, MaskedConv2d):
+            masked: Any = type(module)
+            module.__class__ = _masked_in_place(masked)
 
 
 def _to_fp32(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -77,6 +139,19 @@ def _freed(kind: Any) -> type[nn.Module]:
                 return plain(self, *map(_fp32, inputs), **named)
 
     return Freed
+
+
+@functools.cache
+def _masked_in_place(kind: Any) -> Any:
+    """The class of the same masked convolution, whose weights stay where they are."""
+
+    class MaskedInPlace(kind):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.weight.mul_(self.mask)
+            return nn.Conv2d.forward(self, x)
+
+    return MaskedInPlace
 
 
 def _fp32(value: Any) -> Any:

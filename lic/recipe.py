@@ -63,7 +63,8 @@ class Speed:
     lays images and weights out as CUDA's kernels like them; the CPU's crash on it. `compile` makes fused
     code of the forward and backward pass once, for all rates and weights. `fused_adam` is Adam in one
     pass over each tensor. `resident_images` keeps the training images in the GPU's memory, where they fit,
-    and cuts the crops there.
+    and cuts the crops there. `graph` has the GPU go through a whole step by itself, as one CUDA graph, where
+    else the host starts some hundred kernels; `autotune` has cuDNN try its kernels on the shapes at hand.
     """
 
     precision: Precision = "fp32"
@@ -71,6 +72,8 @@ class Speed:
     compile: bool = False
     fused_adam: bool = True
     resident_images: bool = False
+    graph: bool = False
+    autotune: bool = False
 
 
 #: What a CPU is fastest with.
@@ -78,4 +81,4 @@ ON_CPU = Speed()
 
 #: What a GPU should be fastest with, short of bf16: what that costs a full training is not measured yet
 #: (docs/benchmarks.md).
-ON_GPU = Speed("tf32", channels_last=True, compile=True, resident_images=True)
+ON_GPU = Speed("tf32", channels_last=True, compile=True, resident_images=True, graph=True)

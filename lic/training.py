@@ -19,7 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
 from lic import durable
-from lic.acceleration import free_latents_and_entropy_models, matrix_units
+from lic.acceleration import StepGraph, free_latents_and_entropy_models, matrix_units
 from lic.criterion import TERMS, Criterion
 from lic.data.crops import RandomCrops
 from lic.models import LatentTap
@@ -74,6 +74,16 @@ class Trainer:
         adam = functools.partial(torch.optim.Adam, fused=speed.fused_adam)
         self.optimiser = adam(self.weights, lr=config.lr)
         self.aux_optimiser = adam(self.quantiles, lr=config.aux_lr) if self.quantiles else None
+        self._ready_for_graph()
+
+    def _ready_for_graph(self) -> None:
+        """Let what a step reads and writes lie where it lies from now on, if a graph is to be made of it."""
+        self._graph = StepGraph() if self.speed.graph else None
+        for optimiser in filter(None, (self.optimiser, self.aux_optimiser) if self.speed.graph else ()):
+            for group in optimiser.param_groups:
+                group["capturable"] = True
+        for group in self.optimiser.param_groups if self.speed.graph else ():
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
 
     @property
     def epoch(self) -> int:
@@ -110,7 +120,7 @@ class Trainer:
     def _train_steps(self, tap: LatentTap, steps: Sequence[int], precision: Precision) -> Tensor:
         """Optimise by the batches of these steps; their `_COLUMNS`, a row a step, on the host."""
         rows, lost = [], 0
-        with matrix_units(tf32=precision == "tf32"):
+        with matrix_units(precision == "tf32", self.speed.autotune):
             for step in steps:
                 rows.append(self._train_step(tap, step, precision))
                 # Where looking costs nothing, a training that is lost ends at once.
@@ -123,8 +133,18 @@ class Trainer:
         """One optimisation step; if it is not finite, nothing is changed. Its `_COLUMNS`, on the device."""
         torch.manual_seed(_step_seed(self.config.seed, step))
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr_at(step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.config.lr_at(step))
+            else:
+                group["lr"] = self.config.lr_at(step)
         images = self.crops.batch(step).contiguous(memory_format=self.layout)
+        work = functools.partial(self._optimise_on, tap, precision=precision)
+        if self._graph is None or precision != self.speed.precision:
+            return work(images)
+        return self._graph(work, images)
+
+    def _optimise_on(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
+        """The step of a batch, with the learning rate and the generator as they are."""
         terms = self._losses(tap, images, precision)
         self.optimiser.zero_grad()
         terms["loss"].backward()
@@ -145,7 +165,7 @@ class Trainer:
         if self.speed.compile and precision == self.speed.precision:
             try:
                 return _compiled()(self.model, tap, self.criterion, images, precision)
-            except (TorchDynamoException, InductorError) as error:
+            except (TorchDynamoException, InductorError, AssertionError) as error:
                 first = str(error).strip().partition("\n")[0]
                 _log.warning("the training step cannot be compiled and runs as it is (%s)", first)
                 self.speed = dataclasses.replace(self.speed, compile=False)
@@ -176,8 +196,8 @@ class Trainer:
             "config": dataclasses.asdict(self.config),
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "aux_optimiser": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
+            "optimiser": _state_of(self.optimiser),
+            "aux_optimiser": _state_of(self.aux_optimiser) if self.aux_optimiser else None,
             **more,
         }
         durable.write(path, _sealed(state))
@@ -198,7 +218,7 @@ class Trainer:
         try:
             optimisers = [(o, state[k]) for k in ("optimiser", "aux_optimiser") if (o := getattr(self, k))]
             for optimiser, found in optimisers:  # its own loader believes all numbers and shapes
-                groups, weights = optimiser.state_dict()["param_groups"], optimiser.param_groups[0]["params"]
+                groups, weights = _state_of(optimiser)["param_groups"], optimiser.param_groups[0]["params"]
                 if [{**g, "lr": 0} for g in found["param_groups"]] != [{**g, "lr": 0} for g in groups]:
                     raise ValueError("its optimiser is another")
                 for number, moments in found["state"].items():
@@ -207,6 +227,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             for optimiser, found in optimisers:
                 optimiser.load_state_dict(found)
+            self._ready_for_graph()
         except Exception as error:  # what was forged can raise anything at all
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"the checkpoint {path} is not one of this model ({first})") from error
@@ -227,6 +248,13 @@ def _compiled() -> Callable[..., dict[str, Tensor]]:
     """`_losses`, compiled: of a function of the model, not of a model, so that every model of one shape that
     this process trains runs the same code."""
     return torch.compile(_losses, dynamic=False)
+
+
+def _state_of(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state, the same wherever it was computed."""
+    state = optimiser.state_dict()
+    groups = [{**group, "lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
 
 
 def _finite(rows: Tensor) -> Tensor:

@@ -83,6 +83,11 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         if getattr(settings, key) and not settings.trials_per_gpu:
             option = f"--no-{key.replace('_', '-')}"
             return f"{key} is on, which on a CPU makes torch crash while it trains cheng; use {option}"
+    for key in ("graph", "autotune"):
+        if getattr(settings, key) and not settings.trials_per_gpu:
+            return f"{key} is on, which only GPUs have; use --no-{key}"
+    if settings.graph and not settings.fused_adam:
+        return "graph is on, but without fused_adam the host decides in the middle of a step; use --no-graph"
     if settings.patch % 64:
         below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
         return (

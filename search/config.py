@@ -165,6 +165,10 @@ class Settings(BaseModel):
         None,
         "training images in the GPU's memory, if they take a quarter of it at most (default: so)",
     )
+    graph: bool | None = _setting(
+        "Speed", None, "the whole step as one CUDA graph; needs fused Adam (default: on a GPU)"
+    )
+    autotune: bool = _setting("Speed", False, "let cuDNN try its kernels on the shapes at hand")
 
     workers: int | None = _setting(
         "Machine", None, "trials at once (default: one a GPU share or CPU core)", ge=1, le=100_000
@@ -455,7 +459,7 @@ def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], i
     by_device = ON_GPU if changes.get("trials_per_gpu", settings.trials_per_gpu) else ON_CPU
     for key, value in asdict(by_device).items():
         if getattr(settings, key) in ("auto", None):
-            changes[key] = value
+            changes[key] = value and settings.fused_adam if key == "graph" else value
     for key in changes:
         if sources[key] == "default" or key in ("start", "trials_per_gpu"):
             sources[key] += " (worked out)"

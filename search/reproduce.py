@@ -165,7 +165,7 @@ def _alphas(text: str) -> tuple[str, list[float]]:
 
 def _reproduce(args: argparse.Namespace, state: Path) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    values = geometry(args.preset or ("paper" if device == "cuda" else "tiny"), args.model)
+    values = geometry(args.model, args.preset or ("paper" if device == "cuda" else "tiny"))
     values |= {key: given for key in ("width", "latent_width", "batch", "patch", "lr", "start", "val_images")
                if (given := getattr(args, key)) is not None}  # fmt: skip
     if args.width is not None and args.latent_width is None:

@@ -23,8 +23,9 @@ _MEMORY, _GAIN = 0.9, 0.10
 #: Trials that are tried on one GPU at the most.
 _MOST = 16
 
-#: Steps between two looks at the clock, and seconds that every number of trials is timed.
-_STEPS, _SECONDS = 5, 10.0
+#: Steps between two looks at the clock, during which a GPU never waits for the host, and seconds that every
+#: number of trials is timed.
+_STEPS, _SECONDS = {"cuda": 20, "cpu": 5}, 10.0
 
 #: Seconds that a probe has to start and to warm up: imports, images, the choice of CUDA's kernels.
 _PATIENCE = 900.0
@@ -109,11 +110,11 @@ class Probe:
 
     def train(self, seconds: float) -> float:
         """Train for so long; images per second."""
-        steps, started = 0, time.perf_counter()
+        training, steps, started = self._trial.config.training, 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < seconds:
             self._trial.trainer.run_epoch()
-            steps += _STEPS
-        return steps * self._trial.config.training.batch / elapsed
+            steps += training.steps_per_epoch
+        return steps * training.batch / elapsed
 
 
 def measure_sharing(template: TrialConfig, cores: int, seconds: float = _SECONDS) -> Sharing:
@@ -169,7 +170,7 @@ def _short(template: TrialConfig) -> TrialConfig:
     """A training of few steps, at the middle rate and with all that any trial can need of memory."""
     training = dataclasses.replace(
         template.training, lmbda=LAMBDAS[3], strategy=max(strategies(template.model), key=len), alpha=1e-8,
-        epochs=10**6, steps_per_epoch=_STEPS,
+        epochs=10**6, steps_per_epoch=_STEPS[template.device],
     )  # fmt: skip
     return dataclasses.replace(
         template, training=training, val_epochs=(2,) if template.val_epochs else (), test_epochs=(3,)

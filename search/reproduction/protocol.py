@@ -116,10 +116,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Record(Candidate):
-    """What one training gave, of `steps` steps on a `device`. `curve` holds by epoch the validation images'
-    means (bpp, mse) and the seconds of its steps; `images` at the end the columns per image of both sets
-    ('val/bpp', 'kodak/psnr', ...); `correlation` by image the summed correlation of y's channels
-    (lic.latents.correlation_sum)."""
+    """What one training gave, of `steps` steps on a `device` (lic.acceleration.device_name). `curve` holds by
+    epoch the validation images' means (bpp, mse) and the seconds of its steps; `images` at the end the
+    columns per image of both sets ('val/bpp', 'kodak/psnr', ...); `correlation` by image the summed
+    correlation of y's channels (lic.latents.correlation_sum)."""
 
     steps: int
     curve: dict[int, dict[str, float]]

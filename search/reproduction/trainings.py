@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from torch import nn
 
 from lic import durable
+from lic.acceleration import device_name
 from lic.example import Example
 from lic.latents import correlation_sum, examine
 from lic.models import build, load_weights, save_weights
@@ -155,14 +156,14 @@ def _record(candidate: Candidate, config: TrialConfig, trial: Trial, model: nn.M
         if name in CORRELATION_RATIOS
     }
     return Record(
-        **asdict(candidate), steps=config.training.total_steps, device=config.device,
+        **asdict(candidate), steps=config.training.total_steps, device=device_name(config.device),
         curve=curve, images=trial.readings[-1].images, correlation=correlation,
     )  # fmt: skip
 
 
 def _failed(candidate: Candidate, config: TrialConfig, reason: str) -> Record:
     return Record(
-        **asdict(candidate), steps=config.training.total_steps, device=config.device,
+        **asdict(candidate), steps=config.training.total_steps, device=device_name(config.device),
         curve={}, images={}, correlation={}, failure=reason,
     )  # fmt: skip
 

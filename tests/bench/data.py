@@ -4,7 +4,8 @@ Random crops a second from this package's packed cache (lic.data.crops), in one 
 own ImageFolder with torchvision's RandomCrop and ToTensor in a DataLoader with 2 worker processes, as its
 examples/train.py has them. Both give batches of float32 in [0, 1] from the same files, PNG and JPEG; ours
 also flips half of them, and draws the images with replacement, as the other side is made to. The sides take
-turns for --rounds rounds; a figure is the median. Not counted: packing the cache, starting the workers, and
+turns for --rounds rounds; a figure is the median. On a GPU our images lie in its memory and the crops are cut
+there, and the other side's batches are sent there. Not counted: packing the cache, starting the workers, and
 the first batches of each turn. Needs neither ray nor mlflow nor optuna.
 """
 
@@ -26,6 +27,8 @@ from lic.data.cache import pack_files
 from lic.data.crops import RandomCrops
 from lic.data.images import find_images
 from tests.bench import machine
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 WORKERS = 2
 
@@ -56,11 +59,18 @@ def compressai_batches(root: Path, patch: int, batch: int) -> Generator[Tensor, 
 def crops_per_second(batches: Iterator[Tensor], seconds: float) -> float:
     """Crops a second over so many seconds, the batch in which they end included."""
     for found in itertools.islice(batches, WARM_UP):
-        assert found.dtype == torch.float32 and found.is_contiguous()
+        assert found.dtype == torch.float32 and found.device.type == DEVICE
+    _finish()
     count, started = 0, time.perf_counter()
     while time.perf_counter() < started + seconds:
         count += len(next(batches))
+    _finish()
     return count / (time.perf_counter() - started)
+
+
+def _finish() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def compare(
@@ -68,14 +78,15 @@ def compare(
 ) -> dict[str, object]:
     """One row of the table: both sides on the images of one folder."""
     files = find_images(folder)
-    crops = RandomCrops(pack_files(files, folder, root / "cache"), patch, batch, seed=0)
-    linked, found = image_folder(files, root / f"{folder.name}-{patch}"), []
+    packed = pack_files(files, folder, root / "cache")
+    crops = RandomCrops(packed, patch, batch, 0, DEVICE, resident=DEVICE == "cuda")
+    linked, turns = image_folder(files, root / f"{folder.name}-{patch}"), []
     for _ in range(rounds):
         ours = crops_per_second(map(crops.batch, itertools.count()), seconds)
         # Workers of this round alone: they would fill their queue in the other side's time.
         with contextlib.closing(compressai_batches(linked, patch, batch)) as batches:
-            found.append((ours, crops_per_second(batches, seconds)))
-    table = pd.DataFrame(found, columns=["lictune", "CompressAI"])
+            turns.append((ours, crops_per_second((part.to(DEVICE) for part in batches), seconds)))
+    table = pd.DataFrame(turns, columns=["lictune", "CompressAI"])
     kinds = "/".join(sorted({path.suffix[1:].upper().replace("JPG", "JPEG") for path in files}))
     return {
         "images": f"{len(files)} {kinds} of {folder}", "patch": patch, "batch": batch,
@@ -103,6 +114,7 @@ def main() -> None:
             rows.append(compare(folder, patch, args.batch, args.rounds, args.seconds, Path(temporary)))
     table = pd.DataFrame(rows)
     print(table.round(1).to_string(index=False))
+    print(f"on {DEVICE}")
     print(machine.described("torchvision", "compressai", "pillow", "numpy"))
     if args.out:
         table.round(4).to_csv(args.out, index=False)

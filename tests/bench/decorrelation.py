@@ -1,17 +1,18 @@
 """What decorrelation adds to a training step: `python -m tests.bench.decorrelation`.
 
 The paper pays 5.32 to 9.97 % of the training time. Trainings without it and with y, z and y+z take turns
-step by step in one process; `overhead` is the median over --rounds of a step with it over the step without
-of the same round, less one, with the 95 % interval of that median (bootstrap). As that difference is small
-beside the noise of a step, the loss alone is timed, too, forward and backward on the latents of the
-training: `alone` is its time over that of the step without it. `plain` is the same of the formula written
-plainly, as equations (9) and (10) read. On a CPU the times are processor times of the one thread, on a GPU
-between device events.
+step by step in one process (on a GPU ten steps at a time); `overhead` is the median over --rounds of a step
+with it over the step without of the same round, less one, with the 95 % interval of that median (bootstrap).
+As that difference is small beside the noise of a step, the loss alone is timed, too, forward and backward on
+the latents of the training: `alone` is its time over that of the step without it. `plain` is the same of the
+formula written plainly, as equations (9) and (10) read. On a CPU the times are processor times of the one
+thread, on a GPU between device events.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +27,10 @@ from lic.architectures import STRATEGIES
 from lic.decorrelation import decorrelation
 from lic.models import LatentTap
 from lic.training import Trainer
-from tests.bench.trainings import DEVICE, add_arguments, show, train_images, trainer_of
+from tests.bench.trainings import DEVICE, add_arguments, show, train_images, trainer_of, turn
+
+#: Steps of a turn: on a GPU one alone would be timed with the host's part of it.
+STEPS = 10 if DEVICE == "cuda" else 1
 
 
 def plain(features: Tensor) -> Tensor:
@@ -61,13 +65,23 @@ def latents_of(run: Trainer) -> dict[str, Tensor]:
 
 
 def alone(loss: Callable[[Tensor], Tensor], latents: dict[str, Tensor], strategy: str, rounds: int) -> float:
-    """Median seconds of the loss of a strategy's latents and its gradient."""
+    """Median seconds of the loss of a strategy's latents and its gradient; on a GPU by a graph, as a step is
+    there."""
     taken = [latents[name].requires_grad_() for name in strategy.split("+")]
 
     def both() -> None:
         torch.autograd.grad(torch.stack([loss(latent) for latent in taken]).sum(), taken)
 
-    return statistics.median(seconds(both) for _ in range(rounds))
+    if DEVICE == "cpu":
+        return statistics.median(seconds(both) for _ in range(rounds))
+    with torch.cuda.stream(torch.cuda.Stream()):
+        both()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(20):
+            both()
+    return statistics.median(seconds(graph.replay) for _ in range(rounds)) / 20
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -78,20 +92,37 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def measure(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
-    images = train_images(args.data)
-    runs = {
-        strategy: trainer_of(
-            model, args.preset, images, strategy=strategy or "y", alpha=1e-7 if strategy else 0.0,
-            epochs=10**6, steps_per_epoch=1,
-        )
-        for strategy in ("", *STRATEGIES)
-    }  # fmt: skip
-    for run in runs.values():
-        for _ in range(3):
-            run.run_epoch()
-    turns = [{name: seconds(run.run_epoch) for name, run in runs.items()} for _ in range(args.rounds)]
-    table, latents = pd.DataFrame(turns), latents_of(runs[""])
-    step, rows = float(table[""].median()), []
+    names = ("", *STRATEGIES)
+    if DEVICE == "cuda":  # all are compiled at once, into torch's cache on disk
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=warmed_up, args=(model, name, args)) for name in names]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    runs = {name: warmed_up(model, name, args) for name in names}
+    with turn(args):
+        turns = [{name: seconds(run.run_epoch) for name, run in runs.items()} for _ in range(args.rounds)]
+        table, latents = pd.DataFrame(turns), latents_of(runs[""])
+        return rows_of(model, table, latents, args)
+
+
+def warmed_up(model: str, strategy: str, args: argparse.Namespace) -> Trainer:
+    """A training with a strategy, or with none, that has seen its first steps."""
+    run = trainer_of(
+        model, args.preset, train_images(args.data), strategy=strategy or "y",
+        alpha=1e-7 if strategy else 0.0, epochs=10**6, steps_per_epoch=STEPS,
+    )  # fmt: skip
+    for _ in range(5):
+        run.run_epoch()
+    return run
+
+
+def rows_of(
+    model: str, table: pd.DataFrame, latents: dict[str, Tensor], args: argparse.Namespace
+) -> list[dict[str, object]]:
+    """A row for every strategy, from the seconds of a turn of each in every round."""
+    step, rows = float(table[""].median()) / STEPS, []
     for strategy in STRATEGIES:
         paired = (table[strategy] / table[""] - 1).to_numpy()
         low, high = median_interval(paired)

@@ -29,7 +29,7 @@ from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.images import find_images
 from lic.data.sets import training_and_validation
 from lic.evaluation import aggregate, evaluate
-from tests.bench.trainings import BEST, DEVICE, add_arguments, model_of, show, trainer_of
+from tests.bench.trainings import BEST, DEVICE, add_arguments, model_of, show, trainer_of, turn
 
 
 def timed(work: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:
@@ -80,13 +80,17 @@ def measure(model: str, kodak: PackedImages, files: list[Path], args: argparse.N
     process = context.Process(target=theirs, args=(model, args.preset, files, there))
     process.start()
     turns, figures, other = [], pd.DataFrame(), {}
-    for _ in range(args.rounds):
-        step = timed(run.run_epoch)[0] / args.steps
-        on_val = timed(evaluate, net, val.images, DEVICE, values["val_crop"], False)[0]
-        ours, figures = timed(evaluate, net, kodak, DEVICE)
-        pipe.send(True)
-        seconds, other = pipe.recv()
-        turns.append((step, on_val, ours, seconds, seconds / ours))
+    run.run_epoch()  # the compilation
+    pipe.send(True)
+    pipe.recv()
+    with turn(args):
+        for _ in range(args.rounds):
+            step = timed(run.run_epoch)[0] / args.steps
+            on_val = timed(evaluate, net, val.images, DEVICE, values["val_crop"], False)[0]
+            ours, figures = timed(evaluate, net, kodak, DEVICE)
+            pipe.send(True)
+            seconds, other = pipe.recv()
+            turns.append((step, on_val, ours, seconds, seconds / ours))
     pipe.send(False)
     process.join()
     step, on_val, on_kodak, theirs_s, ratio = (statistics.median(part) for part in zip(*turns, strict=True))

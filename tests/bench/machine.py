@@ -12,22 +12,18 @@ from pathlib import Path
 
 import torch
 
+from lic.acceleration import device_name
+
 
 def described(*packages: str) -> str:
     """Machine, versions (Python, torch and `packages`), command and date, in three lines."""
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *packages))
     module = Path(sys.argv[0]).resolve().stem
+    processor, cores = device_name("cpu"), len(os.sched_getaffinity(0))
     return (
-        f"{_processor()}, {len(os.sched_getaffinity(0))} cores{device}; Python {platform.python_version()}, "
+        f"{processor}, {cores} cores{device}; Python {platform.python_version()}, "
         f"{versions}\n"
         f"python -m tests.bench.{module} {shlex.join(sys.argv[1:])}\n"
         f"{datetime.date.today():%Y-%m-%d}"
     )
-
-
-def _processor() -> str:
-    """The processor's name, as far as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

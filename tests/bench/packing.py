@@ -2,7 +2,8 @@
 
 Images per second of 1, 2, 3, ... trainings at once on one device, in sum, each in a process of its own with
 an equal part of the memory; and what `--trials-per-gpu auto` would pick, by the search's own rule
-(search.sharing), for so many CPU cores as this machine has. On a CPU it runs, but says little.
+(search.sharing), for so many CPU cores as this machine has. All --most processes are there from the first,
+and wait while fewer are timed. On a CPU it runs, but says little.
 """
 
 from __future__ import annotations
@@ -19,54 +20,63 @@ from configs import geometry
 from lic.data.cache import default_cache
 from lic.trial import ImagesConfig, TrialConfig
 from search.sharing import Footprint, Probe, choose
-from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, show
+from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, show, turn
 
 
 def probe(config: TrialConfig, share: float, pipe: Connection) -> None:
-    """Be one of the trainings: what it takes, then its images per second over the seconds that come."""
+    """Be one of the trainings: what it takes, then its images per second over the seconds that come, until
+    there are none."""
     if config.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(share)
     run = Probe(config)
     pipe.send(run.warm_up())
-    pipe.send(run.train(pipe.recv()))
+    while seconds := pipe.recv():
+        pipe.send(run.train(seconds))
 
 
-def together(count: int, config: TrialConfig, seconds: float) -> tuple[Footprint, float]:
-    """The largest footprint of so many trainings at once, and their images per second in sum."""
+def begun(config: TrialConfig, share: float) -> Connection:
+    """The pipe of a new process with one of the trainings."""
     context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in range(count)]
-    processes = [context.Process(target=probe, args=(config, 1 / count, there)) for _, there in pipes]
-    for process in processes:
-        process.start()
-    footprints = [here.recv() for here, _ in pipes]
-    for here, _ in pipes:
-        here.send(seconds)
-    speeds = [here.recv() for here, _ in pipes]
-    for process in processes:
-        process.join()
-    return max(footprints, key=lambda footprint: footprint.trial), sum(speeds)
+    here, there = context.Pipe()
+    context.Process(target=probe, args=(config, share, there), daemon=True).start()
+    return here
+
+
+def together(pipes: list[Connection], seconds: float) -> float:
+    """Images per second of so many trainings at once, in sum."""
+    for pipe in pipes:
+        pipe.send(seconds)
+    return sum(pipe.recv() for pipe in pipes)
 
 
 def measure(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
     values = geometry(model, args.preset)
     config = TrialConfig(
         model, values["width"], values.get("latent_width"), None,
-        config_of(model, args.preset, epochs=10**6, steps_per_epoch=5),
+        config_of(model, args.preset, epochs=10**6, steps_per_epoch=20),
         ImagesConfig(args.data and str(args.data), None, "deadleaves", 4, 8, 256, str(default_cache())),
         (), (), DEVICE, BEST,
     )  # fmt: skip
-    found = [together(count, config, args.seconds) for count in range(1, args.most + 1)]
-    speeds = [speed for _, speed in found]
+    # The first alone: what it takes is told from what it leaves of the device's memory.
+    pipes = [begun(config, 1 / args.most)]
+    footprint: Footprint = pipes[0].recv()
+    pipes += [begun(config, 1 / args.most) for _ in range(args.most - 1)]
+    for pipe in pipes[1:]:
+        pipe.recv()
+    with turn(args):
+        speeds = [together(pipes[: count + 1], args.seconds) for count in range(args.most)]
+    for pipe in pipes:
+        pipe.send(0.0)
 
     def speed(count: int) -> float:
         return speeds[count - 1] if count <= len(speeds) else 0.0
 
-    sharing = choose(found[0][0], len(os.sched_getaffinity(0)), speeds[0], speed)
+    sharing = choose(footprint, len(os.sched_getaffinity(0)), speeds[0], speed)
     print(f"{model}: --trials-per-gpu auto picks {sharing}", flush=True)
     return [
         {"model": model, "trials": count, "images_per_s": speed, "over_one": speed / speeds[0],
          "trial_gib": footprint.trial / 2**30}
-        for count, (footprint, speed) in enumerate(found, 1)
+        for count, speed in enumerate(speeds, 1)
     ]  # fmt: skip
 
 

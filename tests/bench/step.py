@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import warnings
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,8 +27,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lic.acceleration import free_latents_and_entropy_models, keep_freed_memory
 from lic.recipe import ON_GPU, Speed
+from lic.training import Trainer
 from tests.bench import machine
-from tests.bench.trainings import DEVICE, add_arguments, config_of, model_of, train_images, trainer_of
+from tests.bench.trainings import (
+    DEVICE,
+    add_arguments,
+    config_of,
+    model_of,
+    train_images,
+    trainer_of,
+    turn,
+)
 
 #: The default of --tflops: what a current data-centre GPU sustains in bf16, and one core with AVX2 in fp32.
 RATE = {"cuda": 300.0, "cpu": 0.1}
@@ -56,8 +66,14 @@ def variants() -> dict[str, Variant]:
     for precision in ("bf16", "fp32"):
         name = f"{precision} instead of {ON_GPU.precision}"
         found[name] = Variant(dataclasses.replace(ON_GPU, precision=precision))
-    for switch in ("channels_last", "compile", "fused_adam", "resident_images"):
-        found[f"without {switch}"] = Variant(dataclasses.replace(ON_GPU, **{switch: False}))
+    for switch in ("graph", "channels_last", "compile", "resident_images"):
+        off: dict[str, Any] = {switch: False}
+        found[f"without {switch}"] = Variant(dataclasses.replace(ON_GPU, **off))
+    found["with autotune"] = Variant(dataclasses.replace(ON_GPU, autotune=True))
+    # The host decides in the middle of a step without it, so there is no graph then.
+    found["without graph and fused_adam"] = Variant(
+        dataclasses.replace(ON_GPU, graph=False, fused_adam=False)
+    )
     return {**found, "none": none}
 
 
@@ -79,12 +95,27 @@ class Runner:
         command += ["--preset", args.preset, "--steps", str(args.steps)]
         command += ["--data", str(args.data)] if args.data else []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.turn()  # the first choices of kernels, and the compilation
+        self._tell()  # the first choices of kernels, and the compilation: see `ready`
+
+    def _tell(self) -> None:
+        assert self.process.stdin is not None
+        print("go", file=self.process.stdin, flush=True)
+
+    def _answer(self) -> dict[str, float] | None:
+        """What the process measured; None if it has ended, with its reason on stderr."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def ready(self) -> bool:
+        """Wait until it has warmed up; whether it could."""
+        return self._answer() is not None
 
     def turn(self) -> dict[str, float]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        print("go", file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        self._tell()
+        found = self._answer()
+        assert found is not None, "the process of a variant has ended"
+        return found
 
     def end(self) -> None:
         self.process.communicate()
@@ -99,22 +130,29 @@ def serve(model: str, name: str, args: argparse.Namespace) -> None:
     run = trainer_of(
         model, args.preset, train_images(args.data), variant.speed, epochs=10**6, steps_per_epoch=args.steps
     )
+    waits = None
     for _ in sys.stdin:
-        waits = 0
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            if DEVICE == "cuda":
-                torch.cuda.set_sync_debug_mode("warn")
-            run.run_epoch()
-            if DEVICE == "cuda":
-                torch.cuda.set_sync_debug_mode("default")
-                waits = sum("synchroniz" in str(warning.message) for warning in caught)
+        if waits is None:
+            run.run_epoch()  # the compilation, and what a graph is made of
+            waits = host_waits(run)
         started = time.perf_counter()
         run.run_epoch()
         print(
             json.dumps({"ms": 1000 * (time.perf_counter() - started) / args.steps, "waits": waits}),
             flush=True,
         )
+
+
+def host_waits(run: Trainer) -> int:
+    """How often the host waits for the device in an epoch."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if DEVICE == "cuda":
+            torch.cuda.set_sync_debug_mode("warn")
+        run.run_epoch()
+        if DEVICE == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
 def teraflops(model: str, preset: str) -> float:
@@ -129,22 +167,23 @@ def teraflops(model: str, preset: str) -> float:
     return counter.get_total_flops() * config.batch * (config.patch / side) ** 2 / 1e12
 
 
-def measure(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
-    """A row for every variant."""
-    runners = {name: Runner(model, name, args) for name in variants()}
+def measure(model: str, runners: dict[str, Runner], args: argparse.Namespace) -> list[dict[str, object]]:
+    """A row for every variant that runs."""
+    runners = {name: runner for name, runner in runners.items() if runner.ready()}
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in runners}
-    for _ in range(args.rounds):
-        for name, runner in runners.items():
-            turns[name].append(runner.turn())
+    with turn(args):
+        for _ in range(args.rounds):
+            for name, runner in runners.items():
+                turns[name].append(runner.turn())
     for runner in runners.values():
         runner.end()
     floor = 1000 * teraflops(model, args.preset) / args.tflops
-    best = statistics.median(turn["ms"] for turn in turns["all"])
+    best = statistics.median(found["ms"] for found in turns["all"])
     rows: list[dict[str, object]] = []
     for name, found in turns.items():
-        step = statistics.median(turn["ms"] for turn in found)
+        step = statistics.median(own["ms"] for own in found)
         paired = statistics.median(
-            turn["ms"] / whole["ms"] for turn, whole in zip(found, turns["all"], strict=True)
+            own["ms"] / whole["ms"] for own, whole in zip(found, turns["all"], strict=True)
         )
         rows.append({
             "model": model, "variant": name, "ms_per_step": step,
@@ -163,12 +202,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40 if DEVICE == "cuda" else 10, help="in a turn")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tflops", type=float, default=RATE[DEVICE], help="sustained, of the floor")
+    parser.add_argument("--only", nargs="+", choices=variants(), metavar="VARIANT", help="only these and all")
     parser.add_argument("--variant", choices=variants(), help=argparse.SUPPRESS)  # of the process of one
     args = parser.parse_args()
     if args.variant:
         serve(args.models[0], args.variant, args)
         return
-    table = pd.DataFrame([row for model in args.models for row in measure(model, args)])
+    names = [name for name in variants() if not args.only or name in ("all", *args.only)]
+    every = {model: {name: Runner(model, name, args) for name in names} for model in args.models}
+    table = pd.DataFrame([row for model in args.models for row in measure(model, every[model], args)])
     print(table.round(3).to_string(index=False))
     print(f"preset {args.preset}, floor at {args.tflops:g} TFLOP/s\n{machine.described('compressai')}")
     if args.out:

@@ -4,11 +4,13 @@ machine with torch, compressai and this repository alone can run them."""
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from configs import geometry
 from lic.architectures import starter_path
@@ -64,6 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default=PRESET, choices=["tiny", "paper"], help=f"(default: {PRESET})")
     parser.add_argument("--data", type=Path, help="folder of images to train on (default: generated)")
     parser.add_argument("--out", type=Path, help="CSV file to write")
+    parser.add_argument(
+        "--turn", type=Path, metavar="FILE", help="prepare (imports, compilation) at once with others, but "
+        "time only while this file's lock is held: benchmarks that are given the same file take turns",
+    )  # fmt: skip
+
+
+def turn(args: argparse.Namespace) -> AbstractContextManager[object]:
+    """While this script may time something: see --turn."""
+    return FileLock(args.turn) if args.turn else nullcontext()
 
 
 def show(table: pd.DataFrame, args: argparse.Namespace) -> None:

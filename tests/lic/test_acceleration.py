@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from lic.criterion import Criterion
 from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
 from lic.models import LatentTap, build
-from lic.recipe import Precision, Speed, TrainingConfig
+from lic.recipe import ON_GPU, Precision, Speed, TrainingConfig
 from lic.training import Trainer
 
 CONFIG = TrainingConfig(
@@ -63,14 +66,15 @@ def test_autocast_ends_at_the_latents(name: str) -> None:
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
 
 
-def test_one_compilation_serves_all_rates_weights_and_models_of_a_shape() -> None:
+@pytest.mark.parametrize("name", ["hyperprior", "cheng"])
+def test_one_compilation_serves_all_rates_weights_and_models_of_a_shape(name: str) -> None:
     """The whole step is one graph, and nothing of a trial but its shapes is in it."""
     torch._dynamo.reset()
     counter = CompileCounter()
     compiled = torch.compile(training._losses, backend=counter, dynamic=False)
     images = torch.rand(2, 3, 64, 64)
     for number in range(3):
-        model = build("hyperprior", 8, seed=number)
+        model = build(name, 8, seed=number)
         free_latents_and_entropy_models(model)
         numbers = torch.tensor([0.01 * (number + 1), 1e-7 * number]).unbind()
         for _epoch in range(2):
@@ -102,6 +106,54 @@ def test_switches_that_change_rounding_at_most(leaves: PackedImages, speed: Spee
     expected, found = final_state(trainer(leaves, Speed())), final_state(trainer(leaves, speed))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_masked_convolution_masks_its_weights_where_they_lie() -> None:
+    """Compiled code is made for the layout that they had."""
+    model = build("cheng", 8).to(memory_format=torch.channels_last)
+    free_latents_and_entropy_models(model)
+    weight = model.context_prediction.weight
+    place, strides = weight.data_ptr(), weight.stride()
+    model(torch.rand(1, 3, 64, 64))
+    assert (weight.data_ptr(), weight.stride()) == (place, strides)
+    assert not weight[model.context_prediction.mask == 0].any()
+
+
+class Replayed:
+    """In place of StepGraph where there is no GPU: every step runs as it is."""
+
+    def __call__(self, work: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+        return work(batch)
+
+
+def test_a_checkpoint_is_the_same_with_a_graph_and_without(
+    leaves: PackedImages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a graph asks of the optimisers, a learning rate on the device among it, stays out of the file."""
+    monkeypatch.setattr(training, "StepGraph", Replayed)
+    expected, saved = final_state(trainer(leaves, Speed())), tmp_path / "checkpoint.pt"
+    for first, second in ((True, False), (False, True)):
+        run, resumed = trainer(leaves, Speed(graph=first)), trainer(leaves, Speed(graph=second))
+        run.run_epoch()
+        run.save(saved)
+        resumed.load(saved)
+        assert torch.is_tensor(resumed.optimiser.param_groups[0]["lr"]) == second
+        resumed.run_epoch()
+        for key, value in expected.items():
+            torch.testing.assert_close(resumed.model.state_dict()[key], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_graph_computes_the_same_steps(leaves: PackedImages) -> None:
+    def trained(speed: Speed) -> dict[str, float]:
+        config = dataclasses.replace(CONFIG, epochs=3)
+        crops = RandomCrops(leaves, CONFIG.patch, CONFIG.batch, CONFIG.seed, "cuda", True)
+        run = Trainer(build("cheng", 8), config, crops, "cuda", speed)
+        readings = [run.run_epoch() for _ in range(3)]
+        return {k: v for k, v in readings[-1].items() if k != "train_seconds"}
+
+    plain, graphed = (trained(dataclasses.replace(ON_GPU, graph=on, autotune=False)) for on in (False, True))
+    assert graphed == pytest.approx(plain, rel=0.02)
 
 
 def test_bf16_trains_as_fp32_does(leaves: PackedImages) -> None:
