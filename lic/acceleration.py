@@ -55,6 +55,10 @@ def matrix_units(tf32: bool, autotune: bool = False) -> Iterator[None]:
         cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = before
 
 
+class CaptureError(RuntimeError):
+    """A step of which no CUDA graph can be made; it was not run, then."""
+
+
 class StepGraph:
     """A training step as one CUDA graph: the host starts one thing a step where else it starts some hundred
     kernels, which takes it longer than they run.
@@ -72,14 +76,17 @@ class StepGraph:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """The result of `work` for a batch; all batches must have one shape and layout."""
+        """The result of `work` for a batch; all must have one shape and layout. Raises CaptureError."""
         if self._graph is None:
             if self._calls < self._WARM_UP:
                 self._calls += 1
                 return _aside(work, batch)
             self._batch, graph = batch.clone(), torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._result = work(self._batch)
+            try:
+                with torch.cuda.graph(graph):
+                    self._result = work(self._batch)
+            except RuntimeError as error:
+                raise CaptureError(str(error)) from error
             self._graph = graph
         self._batch.copy_(batch)
         self._graph.replay()

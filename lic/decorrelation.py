@@ -11,11 +11,6 @@ from lic.architectures import ModelError
 from lic.models import Latents
 from lic.recipe import Scale
 
-try:  # Triton comes with torch's builds for CUDA on Linux, and with no other
-    from lic import kernels
-except ImportError:
-    kernels = None  # type: ignore[assignment]
-
 #: The paper's training geometry, at which the two scales agree.
 PAPER_BATCH, PAPER_PATCH_PIXELS, PAPER_CHANNELS = 16, 256 * 256, 128
 
@@ -24,15 +19,10 @@ class _Decorrelation(torch.autograd.Function):
     """L and its gradient in one go. With X = Fc, N x C at a position, and S the signs of X'X, L is the inner
     product of X and X S, and its gradient is 2 X S, whose mean over the batch is 0, as that of X is: so the
     centring needs no gradient of its own. The C x C products are passed over twice (made, turned into
-    signs) instead of five times; on a GPU one kernel does it all, and they never reach its memory."""
+    signs) instead of five times."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
-        ctx.by_kernel = features.is_cuda and kernels is not None
-        if kernels is not None and ctx.by_kernel:
-            product, sums = kernels.signed_products(features)
-            ctx.save_for_backward(product)
-            return sums.sum()
         centred = features - features.mean(dim=0, keepdim=True)
         by_position = centred.permute(2, 3, 0, 1).flatten(0, 1)
         signs = torch.bmm(by_position.transpose(1, 2), by_position).sign_()
@@ -44,8 +34,6 @@ class _Decorrelation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (product,) = ctx.saved_tensors
-        if ctx.by_kernel:
-            return 2 * gradient * product
         return (2 * gradient * product).unflatten(0, ctx.shape).permute(2, 3, 0, 1)
 
 
@@ -56,7 +44,7 @@ def decorrelation(features: Tensor) -> Tensor:
     over all ordered channel pairs (diagonal included), of the absolute cross products.
 
     Memory: the largest tensor is the H*W x C x C cross products, 4 H W C^2 bytes in float32 (16.8 MB for
-    y at the paper's 16 x 16 x 128), and it is gone when this returns; on a GPU there is none.
+    y at the paper's 16 x 16 x 128), and it is gone when this returns.
     """
     return _Decorrelation.apply(features)
 

@@ -19,7 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.exc import InductorError
 
 from lic import durable
-from lic.acceleration import StepGraph, free_latents_and_entropy_models, matrix_units
+from lic.acceleration import CaptureError, StepGraph, free_latents_and_entropy_models, matrix_units
 from lic.criterion import TERMS, Criterion
 from lic.data.crops import RandomCrops
 from lic.models import LatentTap
@@ -131,7 +131,6 @@ class Trainer:
 
     def _train_step(self, tap: LatentTap, step: int, precision: Precision) -> Tensor:
         """One optimisation step; if it is not finite, nothing is changed. Its `_COLUMNS`, on the device."""
-        torch.manual_seed(_step_seed(self.config.seed, step))
         for group in self.optimiser.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(self.config.lr_at(step))
@@ -139,13 +138,37 @@ class Trainer:
                 group["lr"] = self.config.lr_at(step)
         images = self.crops.batch(step).contiguous(memory_format=self.layout)
         work = functools.partial(self._optimise_on, tap, precision=precision)
-        if self._graph is None or precision != self.speed.precision:
+        if self._graph is not None and precision == self.speed.precision:
+            work = functools.partial(self._graph, work)
+        torch.manual_seed(_step_seed(self.config.seed, step))
+        try:
             return work(images)
-        return self._graph(work, images)
+        except CaptureError as error:
+            self._do_without("graph", error)
+        except (TorchDynamoException, InductorError, AssertionError) as error:
+            # Compiled code checks the layouts that it was made for; where cuDNN answers in another, as it does
+            # for some sizes, that is an AssertionError, in the backward pass too. No weight has changed then.
+            self._do_without("compile", error)
+        return self._train_step(tap, step, precision)
+
+    def _do_without(self, switch: str, error: Exception) -> None:
+        """Turn off what cannot be had here; if it is off already, raise the error that is being handled."""
+        if not getattr(self.speed, switch):
+            raise error
+        what = {"compile": "compiled and runs as it is", "graph": "captured and is started kernel by kernel"}
+        first = str(error).strip().partition("\n")[0]
+        _log.warning("the training step cannot be %s (%s)", what[switch], first)
+        off: dict[str, Any] = {switch: False}
+        self.speed = dataclasses.replace(self.speed, **off)
+        if switch == "graph":
+            self._graph = None
 
     def _optimise_on(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
         """The step of a batch, with the learning rate and the generator as they are."""
-        terms = self._losses(tap, images, precision)
+        # A batch that is done again in another precision is not worth compiling for.
+        compiled = self.speed.compile and precision == self.speed.precision
+        losses = _compiled() if compiled else _losses
+        terms = losses(self.model, tap, self.criterion, images, precision)
         self.optimiser.zero_grad()
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip)
@@ -158,18 +181,6 @@ class Trainer:
             self.model.aux_loss().backward()  # type: ignore[operator]
             self._optimise(self.aux_optimiser, row)
         return row
-
-    def _losses(self, tap: LatentTap, images: Tensor, precision: Precision) -> dict[str, Tensor]:
-        """The criterion's terms of a batch, by compiled code if that is wished and can be had; a batch that
-        is done again is not worth compiling for."""
-        if self.speed.compile and precision == self.speed.precision:
-            try:
-                return _compiled()(self.model, tap, self.criterion, images, precision)
-            except (TorchDynamoException, InductorError, AssertionError) as error:
-                first = str(error).strip().partition("\n")[0]
-                _log.warning("the training step cannot be compiled and runs as it is (%s)", first)
-                self.speed = dataclasses.replace(self.speed, compile=False)
-        return _losses(self.model, tap, self.criterion, images, precision)
 
     def _optimise(self, optimiser: torch.optim.Optimizer, row: Tensor) -> None:
         """A step of the optimiser, unless what was measured is not finite."""

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.testing import CompileCounter
 
 from lic import training
-from lic.acceleration import free_latents_and_entropy_models, matrix_units
+from lic.acceleration import CaptureError, free_latents_and_entropy_models, matrix_units
 from lic.criterion import Criterion
 from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
@@ -88,11 +89,27 @@ def test_one_compilation_serves_all_rates_weights_and_models_of_a_shape(name: st
     torch._dynamo.reset()
 
 
+class Failing(torch.autograd.Function):
+    """Fails in the backward pass, as compiled code does where a layout is not the one that it expects."""
+
+    @staticmethod
+    def forward(_ctx: Any, loss: torch.Tensor) -> torch.Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, _gradient: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("no compiler here\nmore")
+
+
+@pytest.mark.parametrize("fails_in", ["forward", "backward"])
 def test_what_cannot_be_compiled_runs_as_it_is(
-    leaves: PackedImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    leaves: PackedImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails_in: str
 ) -> None:
-    def broken(*_arguments: object) -> None:
-        raise TorchDynamoException("no compiler here\nmore")
+    def broken(*arguments: object) -> dict[str, torch.Tensor]:
+        if fails_in == "forward":
+            raise TorchDynamoException("no compiler here\nmore")
+        terms = training._losses(*arguments)  # type: ignore[arg-type]
+        return {**terms, "loss": Failing.apply(terms["loss"])}
 
     expected = final_state(trainer(leaves, Speed()))
     monkeypatch.setattr(training, "_compiled", lambda: broken)
@@ -124,6 +141,30 @@ class Replayed:
 
     def __call__(self, work: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
         return work(batch)
+
+
+def test_what_cannot_be_captured_is_started_as_ever(
+    leaves: PackedImages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing(Replayed):
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __call__(self, work: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if self.calls == 3:
+                raise CaptureError("operation not permitted when stream is capturing\nmore")
+            return super().__call__(work, batch)
+
+    expected = final_state(trainer(leaves, Speed()))
+    monkeypatch.setattr(training, "StepGraph", Refusing)
+    found = final_state(trainer(leaves, Speed(graph=True)))
+    assert caplog.messages == [
+        "the training step cannot be captured and is started kernel by kernel (operation not permitted when "
+        "stream is capturing)"
+    ]
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_a_checkpoint_is_the_same_with_a_graph_and_without(

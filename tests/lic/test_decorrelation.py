@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,29 +98,3 @@ def test_both_latents_add_up_and_a_missing_one_is_named() -> None:
     torch.testing.assert_close(parts[0] + parts[1], parts[2])
     with pytest.raises(ModelError, match="hyper-latent z"):
         latent_decorrelation(Latents(latents.y, None), "z", 4096, "paper")
-
-
-def test_the_kernel_for_gpus_computes_the_same() -> None:
-    """In Triton's interpreter, which needs no GPU, in a process of its own: it is chosen at import."""
-    pytest.importorskip("triton")
-    script = """
-import torch
-from lic.decorrelation import decorrelation
-from lic.kernels import signed_products
-
-for shape in ((16, 128, 2, 1), (4, 96, 1, 3), (5, 20, 2, 2)):
-    for layout in (torch.contiguous_format, torch.channels_last):
-        features = torch.randn(shape).to(memory_format=layout).requires_grad_()
-        loss = decorrelation(features)
-        (gradient,) = torch.autograd.grad(loss, features)
-        products, sums = signed_products(features.detach())
-        assert products.stride() == features.stride()
-        torch.testing.assert_close(sums.sum(), loss.detach())
-        torch.testing.assert_close(2 * products, gradient)
-torch.library.opcheck(signed_products, (features.detach(),))
-"""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
