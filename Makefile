@@ -78,10 +78,12 @@ reproduce: .venv
 	  --alphas y=1e-9,1e-8,1e-7,1e-6 --alphas z=1e-7,1e-5,1e-3 $(PHOTOGRAPHS) $(KODAK) \
 	  --state docs/reproduction/cheng $(REPRODUCE)
 
-# The paper's protocol with a fifth of its steps on a GPU, without the search's own packages; it goes on where it
-# was ended: make reproduce-gpu REPRODUCE="--max-minutes 9 --model cheng"
+# The paper's geometry from scratch with 15 % of its steps on a GPU, without the search's own packages; it goes on
+# where it was ended: make reproduce-gpu REPRODUCE="--max-minutes 9"
 reproduce-gpu:
-	$(GPU_PYTHON) -m search.reproduce --model hyperprior --fraction 0.2 $(PHOTOGRAPHS) $(KODAK) $(REPRODUCE)
+	$(GPU_PYTHON) -m search.reproduce --model hyperprior --fraction 0.15 --rates 1,3,4,5 --strategies y+z \
+	  --alphas 1e-8,1e-7 --refine 0 --seeds 2 --longer 1 $(PHOTOGRAPHS) $(KODAK) \
+	  --state docs/reproduction/hyperprior-128 $(REPRODUCE)
 
 ui: .venv
 	$(BIN)/python -m dashboards.open

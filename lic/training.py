@@ -146,8 +146,8 @@ class Trainer:
         except CaptureError as error:
             self._do_without("graph", error)
         except (TorchDynamoException, InductorError, AssertionError) as error:
-            # Compiled code checks the layouts that it was made for; where cuDNN answers in another, as it does
-            # for some sizes, that is an AssertionError, in the backward pass too. No weight has changed then.
+            # Compiled code checks the layouts that it was made for; where cuDNN answers in another, for some
+            # sizes, that is an AssertionError, in the backward pass too. No weight has changed by then.
             self._do_without("compile", error)
         return self._train_step(tap, step, precision)
 
