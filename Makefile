@@ -63,6 +63,7 @@ bench: .venv
 
 # The same for a GPU, on a machine that need have no more than torch, compressai and this repository.
 bench-gpu:
+	$(GPU_PYTHON) -m tests.bench.data $(PHOTOGRAPHS) $(KODAK)
 	$(GPU_PYTHON) -m tests.bench.step $(PHOTOGRAPHS)
 	$(GPU_PYTHON) -m tests.bench.decorrelation $(PHOTOGRAPHS)
 	$(GPU_PYTHON) -m tests.bench.evaluation $(PHOTOGRAPHS) $(KODAK)
