@@ -74,7 +74,8 @@ def _strategy_result(
     points = [chosen.get(anchor.quality, anchor) for anchor in anchors]
     tuned = sum(point is not anchor for point, anchor in zip(points, anchors, strict=True))
     figures: dict[str, Interval | float | None] = {}
-    refused = "" if tuned else "no trial of it was trained at full length"
+    empty = not tuned and strategy != OVERALL  # which falls back on the baselines
+    refused = "no trial of it was trained at full length" if empty else ""
     if not anchors:
         refused = "no baseline was trained at full length"
     for metric, rate_key, quality_key in (
@@ -82,7 +83,7 @@ def _strategy_result(
         (MS_SSIM, "bd_rate_msssim", "bd_msssim"),
     ):
         figures |= {rate_key: None, quality_key: None}
-        if not anchors or (not tuned and strategy != OVERALL):
+        if not anchors or empty:
             continue
         try:
             anchor = image_curve(anchors, epoch, records.test_set, metric)

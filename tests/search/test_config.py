@@ -12,6 +12,7 @@ from lic.recipe import ON_CPU, ON_GPU, Speed, TrainingConfig
 from search.config import ConfigError, Resolved, Settings, resolve, resolve_again
 from search.plan import plan_of, template_of
 from search.run import main
+from tests.bench.trainings import config_of
 
 
 def settled(command_line: dict | None = None, environment: dict | None = None, gpus: int = 0,
@@ -110,6 +111,14 @@ def test_tiny_keeps_values_per_model_and_starts_from_the_starter() -> None:
     assert settled({"model": "bmshj2018-hyperprior"}).settings.latent_width == 96
     assert settled({"model": "cheng"}).settings.start.endswith("cheng2020-anchor-16.safetensors")
     assert settled({"model": "cheng", "width": "20"}).settings.start == "scratch"
+
+
+@pytest.mark.parametrize(("model", "preset"), [("cheng", "tiny"), ("hyperprior", "tiny"), ("cheng", "paper")])
+def test_benchmarks_train_as_the_presets_say(model: str, preset: str) -> None:
+    """They read a preset without the search's own packages."""
+    training, settings = config_of(model, preset), settled({"model": model, "preset": preset}).settings
+    for key in ("batch", "patch", "epochs", "steps_per_epoch", "lr", "scale"):
+        assert getattr(training, key) == getattr(settings, key), key
 
 
 def test_the_report_reads_back() -> None:

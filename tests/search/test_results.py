@@ -99,6 +99,12 @@ def test_a_strategy_takes_the_baseline_where_it_has_no_finished_trial() -> None:
     assert "trained at full length" in both.refused
 
 
+def test_the_best_of_all_is_no_missing_figure_where_every_rate_keeps_its_baseline() -> None:
+    y, overall = strategy_results(search(record("trial-000", 3, +6.0, "y")), ("y",))
+    assert (y.tuned, overall.tuned, overall.refused) == (1, 0, "")
+    assert overall.bd_rate_psnr is not None and overall.bd_rate_psnr.value == pytest.approx(0)
+
+
 def test_a_trial_has_no_bd_rate_until_every_baseline_is_there() -> None:
     records = search(record("trial-000", 1, -1.0, "y"))
     whole = records.derived(records.trials[0], 9)
