@@ -79,6 +79,6 @@ class Speed:
 #: What a CPU is fastest with.
 ON_CPU = Speed()
 
-#: What a GPU should be fastest with, short of bf16: what that costs a full training is not measured yet
-#: (docs/benchmarks.md).
+#: What a GPU is fastest with, short of bf16: what that costs a full training is measured for the small
+#: hyperprior alone (docs/benchmarks.md).
 ON_GPU = Speed("tf32", channels_last=True, compile=True, resident_images=True, graph=True)

@@ -79,10 +79,12 @@ class Trainer:
     def _ready_for_graph(self) -> None:
         """Let what a step reads and writes lie where it lies from now on, if a graph is to be made of it."""
         self._graph = StepGraph() if self.speed.graph else None
-        for optimiser in filter(None, (self.optimiser, self.aux_optimiser) if self.speed.graph else ()):
+        if self._graph is None:
+            return
+        for optimiser in filter(None, (self.optimiser, self.aux_optimiser)):
             for group in optimiser.param_groups:
                 group["capturable"] = True
-        for group in self.optimiser.param_groups if self.speed.graph else ():
+        for group in self.optimiser.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
 
     @property
