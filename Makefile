@@ -75,8 +75,8 @@ bench-gpu:
 reproduce: .venv
 	$(BIN)/python -m search.reproduce --model hyperprior --fraction 0.025 --refine 0 --alphas z=1e-7,1e-5,1e-4,1e-3 \
 	  $(PHOTOGRAPHS) $(KODAK) --state docs/reproduction/hyperprior $(REPRODUCE)
-	$(BIN)/python -m search.reproduce --model cheng --width 32 --fraction 0.03 --refine 0 --alphas 1e-9,1e-8,1e-7 \
-	  --alphas y=1e-9,1e-8,1e-7,1e-6 --alphas z=1e-7,1e-5,1e-3 $(PHOTOGRAPHS) $(KODAK) \
+	$(BIN)/python -m search.reproduce --model cheng --width 32 --batch 4 --patch 128 --fraction 0.02 --refine 0 \
+	  --alphas 1e-9,1e-8 --alphas y=1e-9,1e-8,1e-7 --alphas z=1e-5,1e-3 $(PHOTOGRAPHS) $(KODAK) \
 	  --state docs/reproduction/cheng $(REPRODUCE)
 
 # The paper's geometry from scratch with 15 % of its steps on a GPU, without the search's own packages; it goes on
@@ -99,6 +99,7 @@ starter: .venv
 	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --threads 2 $(PHOTOGRAPHS)
 	$(BIN)/python -m lic.starter cheng --width 16 --epochs 35 $(PHOTOGRAPHS)
 	$(BIN)/python -m lic.starter cheng --width 32 --quality 6 --epochs 30 --half $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.starter cheng --width 32 --quality 6 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --half --threads 2 $(PHOTOGRAPHS)
 
 # Pins the newest versions that pyproject.toml allows, with their hashes.
 lock:
