@@ -119,13 +119,12 @@ def free_latents_and_entropy_models(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if path.rpartition(".")[2] in ("g_a", "h_a"):
             module.register_forward_hook(_to_fp32)
+        # By its class, not by a method of this one module: compiled code asks whether a model is alike.
+        kind: Any = type(module)
         if isinstance(module, EntropyModel):
-            # By its class, not by a method of this one module: compiled code asks whether a model is alike.
-            kind: Any = type(module)
             module.__class__ = _freed(kind)
         elif isinstance(module, MaskedConv2d):
-            masked: Any = type(module)
-            module.__class__ = _masked_in_place(masked)
+            module.__class__ = _masked_in_place(kind)
 
 
 def _to_fp32(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:

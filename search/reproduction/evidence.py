@@ -299,9 +299,8 @@ def times(records: Records) -> pd.DataFrame:
     per_step: dict[str, list[float]] = {}
     there = [*records.of(BASELINE), *records.of(TRIAL), *records.of(CONFIRMATION)]
     devices = Counter(record.device for record in there)
-    for record in there:
-        if record.device != devices.most_common(1)[0][0]:
-            continue
+    most = max(devices, key=lambda device: devices[device], default="")
+    for record in [record for record in there if record.device == most]:
         steps = record.steps / len(record.curve)
         seconds = min(figures["seconds"] for figures in record.curve.values())
         per_step.setdefault(record.strategy or BASELINE, []).append(1000 * seconds / steps)

@@ -27,8 +27,7 @@ from lic.data.cache import pack_files
 from lic.data.crops import RandomCrops
 from lic.data.images import find_images
 from tests.bench import machine
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from tests.bench.trainings import DEVICE, finish
 
 WORKERS = 2
 
@@ -60,17 +59,13 @@ def crops_per_second(batches: Iterator[Tensor], seconds: float) -> float:
     """Crops a second over so many seconds, the batch in which they end included."""
     for found in itertools.islice(batches, WARM_UP):
         assert found.dtype == torch.float32 and found.device.type == DEVICE
-    _finish()
+        assert DEVICE == "cuda" or found.is_contiguous()
+    finish()
     count, started = 0, time.perf_counter()
     while time.perf_counter() < started + seconds:
         count += len(next(batches))
-    _finish()
+    finish()
     return count / (time.perf_counter() - started)
-
-
-def _finish() -> None:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
 
 
 def compare(

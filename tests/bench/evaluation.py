@@ -29,16 +29,14 @@ from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.images import find_images
 from lic.data.sets import training_and_validation
 from lic.evaluation import aggregate, evaluate
-from tests.bench.trainings import BEST, DEVICE, add_arguments, model_of, show, trainer_of, turn
+from tests.bench.trainings import BEST, DEVICE, add_arguments, finish, model_of, show, trainer_of, turn
 
 
 def timed(work: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
+    finish()
     started = time.perf_counter()
     result = work(*arguments, **options)
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
+    finish()
     return time.perf_counter() - started, result
 
 

@@ -169,9 +169,11 @@ def teraflops(model: str, preset: str) -> float:
     return counter.get_total_flops() * config.batch * (config.patch / side) ** 2 / 1e12
 
 
-def measure(model: str, runners: dict[str, Runner], args: argparse.Namespace) -> list[dict[str, object]]:
+def measure(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
     """A row for every variant that runs."""
-    runners = {name: runner for name, runner in runners.items() if runner.ready()}
+    names = [name for name in variants() if not args.only or name in ("all", *args.only)]
+    begun = {name: Runner(model, name, args) for name in names}  # they warm up at once
+    runners = {name: runner for name, runner in begun.items() if runner.ready()}
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in runners}
     with turn(args):
         for _ in range(args.rounds):
@@ -210,9 +212,7 @@ def main() -> None:
     if args.variant:
         serve(args.models[0], args.variant, args)
         return
-    names = [name for name in variants() if not args.only or name in ("all", *args.only)]
-    every = {model: {name: Runner(model, name, args) for name in names} for model in args.models}
-    table = pd.DataFrame([row for model in args.models for row in measure(model, every[model], args)])
+    table = pd.DataFrame([row for model in args.models for row in measure(model, args)])
     print(table.round(3).to_string(index=False))
     print(f"preset {args.preset}, floor at {args.tflops:g} TFLOP/s\n{machine.described('compressai')}")
     if args.out:

@@ -72,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def finish() -> None:
+    """Wait until the device has done what it was told."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
 def turn(args: argparse.Namespace) -> AbstractContextManager[object]:
     """While this script may time something: see --turn."""
     return FileLock(args.turn) if args.turn else nullcontext()

@@ -193,7 +193,7 @@ def test_a_graph_computes_the_same_steps(leaves: PackedImages) -> None:
         readings = [run.run_epoch() for _ in range(3)]
         return {k: v for k, v in readings[-1].items() if k != "train_seconds"}
 
-    plain, graphed = (trained(dataclasses.replace(ON_GPU, graph=on, autotune=False)) for on in (False, True))
+    plain, graphed = (trained(dataclasses.replace(ON_GPU, graph=on)) for on in (False, True))
     assert graphed == pytest.approx(plain, rel=0.02)
 
 

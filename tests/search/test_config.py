@@ -58,10 +58,8 @@ def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
     assert speed({}, 0) == ON_CPU
     assert speed({}, 1) == ON_GPU
     assert speed({"trials_per_gpu": "0"}, 1) == ON_CPU
-    for key, value in (
-        ("precision", "bf16"),
-        *((key, False) for key in ("channels_last", "compile", "graph")),
-    ):
+    changes = (("precision", "bf16"), ("channels_last", False), ("compile", False), ("graph", False))
+    for key, value in changes:
         assert speed({key: value}, 1) == dataclasses.replace(ON_GPU, **{key: value})
     assert speed({"fused_adam": "no", "precision": "bf16"}, 0) == Speed("bf16", fused_adam=False)
     assert "only GPUs have" in refused({"precision": "tf32"})
