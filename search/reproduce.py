@@ -47,7 +47,7 @@ from search.space import parse_rates
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
 
-#: How often a training is measured on the validation images.
+#: How often a training is saved, and a baseline measured on the validation images.
 _EPOCHS = 10
 
 #: The fraction of the paper's steps without a GPU, where it is not given.

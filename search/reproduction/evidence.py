@@ -25,6 +25,7 @@ from search.reproduction.protocol import (
     Record,
     Records,
     baseline,
+    best,
     choice,
     point,
 )
@@ -55,16 +56,15 @@ class Verdict:
 def chosen(records: Records, protocol: Protocol, image_set: str) -> dict[str, Chosen]:
     """By strategy, and for BEST, the points with the lowest rate change on an image set (seed CHOSEN_ON)."""
     found: dict[str, Chosen] = {strategy: {} for strategy in (*protocol.strategies, BEST)}
-    lowest: dict[int, float] = {}
     for (quality, strategy), record in choice(records, image_set).items():
         found[strategy][quality] = (record.strategy, record.alpha)
-        change = records.rate_change(record, image_set)
-        if change is not None and change < lowest.get(quality, 0.0):
-            lowest[quality] = change
-            found[BEST][quality] = (record.strategy, record.alpha)
     for quality in protocol.rates:
         if records.baseline(quality, CHOSEN_ON) is not None:
-            found[BEST].setdefault(quality, None)
+            found[BEST][quality] = None
+    for quality, record in best(records, image_set).items():
+        change = records.rate_change(record, image_set)
+        if change is not None and change < 0:
+            found[BEST][quality] = (record.strategy, record.alpha)
     return found
 
 

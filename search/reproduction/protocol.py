@@ -59,7 +59,7 @@ class Protocol:
 
     @property
     def epochs(self) -> int:
-        """How often a training is measured on the validation images."""
+        """How often a training is saved, and a baseline measured on the validation images."""
         return int(self.training["epochs"])
 
     @property
@@ -99,17 +99,18 @@ class Protocol:
     def trial_config(
         self, candidate: Candidate, images: ImagesConfig, start: str | None, device: str
     ) -> TrialConfig:
-        """The training of a candidate on this machine; validation images after every epoch, the reported ones
-        at the end."""
+        """The training of a candidate on this machine, measured at its end. Baselines are measured on the
+        validation images after every epoch, which shows whether they have converged."""
         times = self.longer if candidate.role == LONGER else 1
         own = {
             "lmbda": LAMBDAS[candidate.quality], "alpha": candidate.alpha, "seed": candidate.seed,
             "strategy": candidate.strategy or "y",
             "steps_per_epoch": times * self.training["steps_per_epoch"],
         }  # fmt: skip
+        end, every = (self.epochs,), tuple(range(1, self.epochs + 1))
         return TrialConfig(
             self.model, self.width, self.latent_width, start, TrainingConfig(**{**self.training, **own}),
-            images, tuple(range(1, self.epochs + 1)), (self.epochs,), device,
+            images, every if candidate.role == BASELINE else end, end, device,
             ON_GPU if device == "cuda" else ON_CPU,
         )  # fmt: skip
 
@@ -117,9 +118,9 @@ class Protocol:
 @dataclass(frozen=True)
 class Record(Candidate):
     """What one training gave, of `steps` steps on a `device` (lic.acceleration.device_name). `curve` holds by
-    epoch the validation images' means (bpp, mse) and the seconds of its steps; `images` at the end the
-    columns per image of both sets ('val/bpp', 'kodak/psnr', ...); `correlation` by image the summed
-    correlation of y's channels (lic.latents.correlation_sum)."""
+    epoch the seconds of its steps and, where they were measured, the validation images' means (bpp, mse);
+    `images` at the end the columns per image of both sets ('val/bpp', 'kodak/psnr', ...); `correlation` by
+    image the summed correlation of y's channels (lic.latents.correlation_sum)."""
 
     steps: int
     curve: dict[int, dict[str, float]]
@@ -230,7 +231,8 @@ def point(quality: int, strategy: str, alpha: float, seed: int = CHOSEN_ON) -> C
 def planned(protocol: Protocol, records: Records) -> list[Candidate]:
     """All trainings that are known to be needed by now, the first first: baselines, the grid of alphas at
     every rate and strategy, alphas between the best of it and its neighbours, baselines on fresh seeds,
-    longer baselines, and what was chosen again on the fresh seeds."""
+    longer baselines, and on the fresh seeds again what was chosen, and then what the reported images would
+    have chosen."""
     rates, fresh = protocol.rates, range(CHOSEN_ON + 1, protocol.seeds)
     found = [baseline(quality, CHOSEN_ON) for quality in rates]
     found += [
@@ -244,9 +246,10 @@ def planned(protocol: Protocol, records: Records) -> list[Candidate]:
     found += [baseline(quality, seed) for seed in fresh for quality in rates]
     found += [longer(quality) for quality in _some(rates)] if protocol.longer > 1 else []
     if all(candidate.name in records for candidate in found):
-        chosen = [choice(records, image_set) for image_set in (SELECTION, protocol.test_set)]
-        points = {(r.quality, r.strategy, r.alpha) for part in chosen for r in part.values()}
-        found += [point(*p, seed) for seed in fresh for p in sorted(points)]
+        by_test_set = best(records, protocol.test_set).values()
+        for chosen in (choice(records, SELECTION).values(), by_test_set):
+            again = [point(r.quality, r.strategy, r.alpha, seed) for seed in fresh for r in chosen]
+            found += [candidate for candidate in again if candidate not in found]
     return found
 
 
@@ -289,3 +292,12 @@ def choice(records: Records, image_set: str) -> dict[tuple[int, str], Record]:
             place = (record.quality, record.strategy)
             found[place] = min(found.get(place, (math.inf, "")), (change, record.name))
     return {place: records[name] for place, (_, name) in sorted(found.items())}
+
+
+def best(records: Records, image_set: str) -> dict[int, Record]:
+    """By rate the point of the search, of whatever strategy, with the lowest rate change on an image set."""
+    found: dict[int, Record] = {}
+    chosen = choice(records, image_set).values()
+    for record in sorted(chosen, key=lambda record: _or_worst(records.rate_change(record, image_set))):
+        found.setdefault(record.quality, record)
+    return found

@@ -43,6 +43,7 @@ from search.reproduction.protocol import (
     Records,
     ReproductionError,
     baseline,
+    best,
     choice,
     planned,
 )
@@ -52,6 +53,9 @@ from search.space import BASELINE, TRIAL, Candidate
 PART = 15 * 2**20
 
 CHECKPOINTS, WEIGHTS = "checkpoints", "weights"
+
+#: Of a training's readings what its record keeps of every epoch.
+_CURVE = {"bpp": f"{SELECTION}/bpp", "mse": f"{SELECTION}/mse", "seconds": "time/train_seconds"}
 
 _PART_NAME = re.compile(r"\.e(\d+)\.(\d+)of(\d+)\.\w+")
 
@@ -143,9 +147,7 @@ def train(candidate: Candidate, config: TrialConfig, state: Path) -> Record | No
 def _record(candidate: Candidate, config: TrialConfig, trial: Trial, model: nn.Module) -> Record:
     curve = {
         readings.epoch: {
-            "bpp": readings.figures[f"{SELECTION}/bpp"],
-            "mse": readings.figures[f"{SELECTION}/mse"],
-            "seconds": readings.figures["time/train_seconds"],
+            name: readings.figures[figure] for name, figure in _CURVE.items() if figure in readings.figures
         }
         for readings in trial.readings
     }
@@ -244,11 +246,7 @@ def run(
 
 def _keep_best(records: Records, state: Path) -> None:
     """Remove the weights of points that are not the best of their rate."""
-    best: dict[int, tuple[float, str]] = {}
-    for (quality, _), record in choice(records, SELECTION).items():
-        scored = (records.rate_change(record, SELECTION) or 0.0, record.name)
-        best[quality] = min(best.get(quality, scored), scored)
-    kept = {name for _, name in best.values()}
+    kept = {record.name for record in best(records, SELECTION).values()}
     for record in records.of(TRIAL):
         if record.name not in kept and records.baseline(record.quality, record.seed) is not None:
             weights_of(state, record.name).remove()

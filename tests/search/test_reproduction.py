@@ -89,6 +89,20 @@ def test_the_plan_goes_from_the_grid_to_what_is_between_and_to_fresh_seeds(exact
     assert len(exact.of(BASELINE)) == 9 and {r.quality for r in exact.of("longer")} == {1, 3, 6}
 
 
+def test_what_the_test_set_would_have_chosen_is_asked_about_last(exact: Records) -> None:
+    """Of every rate the best alone: at quality 3 y is better there, too, but z more so."""
+    flattered = {"q1-z-1e-06-s0": 0.5, "q3-y-1e-08-s0": 0.9, "q3-z-1e-05-s0": 0.8}
+    records = Records([
+        dataclasses.replace(r, images=r.images | {
+            "kodak/bpp": [flattered.get(r.name, 1.0) * bpp for bpp in r.images["kodak/bpp"]]
+        })
+        for r in exact.values()
+    ])  # fmt: skip
+    again = [c.name for c in planned(PROTOCOL, records) if c.role == CONFIRMATION]
+    assert again[:-4] == [c.name for c in planned(PROTOCOL, exact) if c.role == CONFIRMATION]
+    assert again[-4:] == ["q1-z-1e-06-s1", "q3-z-1e-05-s1", "q1-z-1e-06-s2", "q3-z-1e-05-s2"]
+
+
 def test_a_training_that_failed_is_neither_tried_again_nor_chosen(exact: Records) -> None:
     best = exact["q1-y-3.16e-08-s0"]
     failed = dataclasses.replace(best, failure="diverged", images={}, curve={}, correlation={})
@@ -245,6 +259,11 @@ def test_slices_give_what_one_training_gives(
     for column, values in trial.readings[-1].images.items():
         assert record.images[column] == pytest.approx(values, rel=1e-6), column
     assert set(record.correlation) == {"kodim07", "kodim08"}
+    measured = {
+        r.role: {epoch for epoch, figures in r.curve.items() if "bpp" in figures} for r in records.values()
+    }
+    assert measured == {BASELINE: set(range(1, 11)), TRIAL: {10}, CONFIRMATION: {10}}
+    assert all("seconds" in figures for r in records.values() for figures in r.curve.values())
 
 
 def test_what_cannot_be_is_one_sentence(
