@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lic import durable
@@ -237,7 +238,7 @@ def _mean_curve(
 
 
 def response(protocol: Protocol, records: Records) -> Figure:
-    """Rate change over alpha, a pane a rate, on validation and reported images; seeds of what was chosen."""
+    """Rate change over alpha, a pane a rate, on validation and reported images."""
     table, columns = evidence.response(records, protocol), min(3, len(protocol.rates))
     rows = -(-len(protocol.rates) // columns)
     figure = Figure(figsize=(11, 3.1 * rows + 0.5), layout="constrained")
@@ -253,7 +254,7 @@ def response(protocol: Protocol, records: Records) -> Figure:
             )  # fmt: skip
             pane.plot(part["alpha"], part["on_test"], linestyle=":", color=colour)
         pane.set_xscale("log")
-        pane.set_yscale("symlog", linthresh=5)
+        _percent(pane)
         pane.set_title(f"quality {quality}, lambda {LAMBDAS[quality]:g}", fontsize=10)
         pane.grid(alpha=0.3)
     figure.supxlabel("alpha")
@@ -267,6 +268,12 @@ def response(protocol: Protocol, records: Records) -> Figure:
     return figure
 
 
+def _percent(pane: Axes) -> None:
+    """Gains of less than a percent beside harm of hundreds: linear up to 5 %, then logarithmic."""
+    pane.set_yscale("symlog", linthresh=5)
+    pane.yaxis.set_major_formatter("{x:+g}")
+
+
 def correlation(protocol: Protocol, records: Records) -> Figure:
     """Rate change over the correlation ratio, every point of the search."""
     table = evidence.response(records, protocol)
@@ -278,7 +285,7 @@ def correlation(protocol: Protocol, records: Records) -> Figure:
         part = table[table["strategy"] == strategy]
         ratio, colour = part[columns].mean(axis=1), figures.COLOURS[strategy]
         pane.scatter(ratio, part["on_selection"], s=18, color=colour, label=strategy)
-    pane.set_yscale("symlog", linthresh=5)
+    _percent(pane)
     pane.set_xlabel("summed channel correlation of y, tuned / baseline, mean of kodim07 and kodim08")
     pane.set_ylabel("rate change on the validation images, %")
     pane.grid(alpha=0.3)
