@@ -67,7 +67,8 @@ def tables(protocol: Protocol, records: Records) -> str:
         markdown(_wide(found)),
         "### What two equal codecs differ by: BD-rate in percent between the baselines of two seeds",
         markdown(evidence.seed_noise(records, protocol)),
-        "The same as rate changes per rate against the baseline of the first seed:",
+        "The same as rate changes per rate against the baseline of the first seed, of both sets and of the "
+        f"one image of {protocol.test_set} that differs most:",
         markdown(evidence.rate_noise(records, protocol)),
         "### Has the baselines' own J flattened? (percent of the rate above the final J)",
         markdown(evidence.flatness(records, protocol)),
