@@ -141,7 +141,7 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
         where = (strategy, record.alpha)
         pairs = [(trained(records, quality, where, s), records.baseline(quality, s)) for s in fresh]
         there = [(own, base) for own, base in pairs if own is not None and base is not None]
-        interval = _over_seeds(there, protocol.test_set, LAMBDAS[quality]) if there else None
+        interval = _over_seeds(there, protocol.test_set) if there else None
         rows.append({
             "quality": quality, "strategy": strategy, "alpha": record.alpha,
             "on_selection": records.rate_change(record, SELECTION),
@@ -153,12 +153,8 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
     return _sorted(pd.DataFrame(rows), protocol)
 
 
-def _over_seeds(pairs: list[tuple[Record, Record]], image_set: str, lmbda: float) -> Interval:
-    changes, rates = [], []
-    for own, base in pairs:
-        costs = [image_costs(record.images, image_set, lmbda) for record in (own, base)]
-        changes.append(costs[0] - costs[1])
-        rates.append(np.asarray(base.images[f"{image_set}/bpp"]))
+def _over_seeds(pairs: list[tuple[Record, Record]], image_set: str) -> Interval:
+    changes, rates = zip(*(_more(own, base, image_set) for own, base in pairs), strict=True)
     return rate_change_interval(np.array(changes), np.array(rates))
 
 
@@ -285,12 +281,18 @@ def rate_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
             if first is None or other is None:
                 continue
             for image_set in (SELECTION, protocol.test_set):
-                costs = [image_costs(r.images, image_set, LAMBDAS[quality]) for r in (other, first)]
-                more, rates = costs[0] - costs[1], np.asarray(first.images[f"{image_set}/bpp"])
+                more, rates = _more(other, first, image_set)
                 row[f"{image_set} s{seed}"] = 100 * more.mean() / rates.mean()
+            more, rates = _more(other, first, protocol.test_set)
             row[f"one image s{seed}"] = 100 * max(more / rates, key=abs)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _more(record: Record, base: Record, image_set: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """By how much J of every image exceeds that of the baseline, and the baseline's bits per pixel."""
+    costs = [image_costs(r.images, image_set, LAMBDAS[r.quality]) for r in (record, base)]
+    return costs[0] - costs[1], np.asarray(base.images[f"{image_set}/bpp"])
 
 
 def times(records: Records) -> pd.DataFrame:
@@ -390,9 +392,8 @@ def _halves(records: Records, protocol: Protocol, draws: int = 200) -> tuple[flo
     rates: dict[int, NDArray[np.float64]] = {}
     for record in records.of(TRIAL):
         if (base := records.baseline(record.quality, record.seed)) is not None:
-            costs = [image_costs(r.images, protocol.test_set, LAMBDAS[r.quality]) for r in (record, base)]
-            changes.setdefault(record.quality, []).append(costs[0] - costs[1])
-            rates[record.quality] = np.asarray(base.images[f"{protocol.test_set}/bpp"])
+            more, rates[record.quality] = _more(record, base, protocol.test_set)
+            changes.setdefault(record.quality, []).append(more)
     if not changes:
         return math.nan, math.nan
     draw, found = np.random.default_rng(0), []
