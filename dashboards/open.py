@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from dashboards import report
 from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
+from lic.cli import run_command
 from lic.files import path_argument, whole_argument
 from search import views
 from search.folder import (
@@ -202,4 +203,4 @@ def _report(search: OpenedSearch) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

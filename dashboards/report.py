@@ -25,6 +25,7 @@ from dashboards.examples import Examples, ExamplesError, examples
 from dashboards.images import gradient, map_uri, picture_uri
 from lic import durable
 from lic.architectures import architecture
+from lic.cli import run_command
 from lic.example import Example
 from lic.files import path_argument
 from lic.latents import correlation_sum
@@ -250,4 +251,4 @@ def _effort(search: OpenedSearch) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

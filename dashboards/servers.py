@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from search.foreign_variables import for_server
+
 HOST = "127.0.0.1"
 
 #: Seconds until a server answers on a busy machine of two cores: 10 to 30.
@@ -73,7 +75,7 @@ class Servers:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})}, start_new_session=True,
+                env={**for_server(os.environ), **(environment or {})}, start_new_session=True,
             )  # fmt: skip
         self._running.append(_Server(name, address, process, log))
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from lic import durable, zoo
 from lic.bitstream import MAX_BYTES, BitstreamError, decode, encode, mark_of, pack, unpack
 from lic.bitstream import Progress as Report
+from lic.cli import run_command
 from lic.data.images import ImageError, read_rgb
 from lic.files import path_argument, read_regular, whole_argument
 
@@ -126,4 +127,4 @@ def _progress(label: str, quiet: bool) -> Iterator[Report]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -8,13 +8,18 @@ import logging
 import os
 import secrets
 import socket
+import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+
+from search.foreign_variables import ignore_foreign
+from search.signals import end_process
 
 if TYPE_CHECKING:
     from search.checkpoints import Checkpoints
@@ -34,24 +39,32 @@ class RayDiedError(ClusterError):
 #: The processes of the Ray that was started here, without which it cannot be.
 _own: list[psutil.Process] = []
 
+USER_ERROR = 2
+
 _VITAL = ("raylet", "gcs_server")
 
 #: How often it is tried to start Ray on this machine.
 _STARTS = 3
 
-#: Seconds between two questions whether Ray is still there.
-_ASK_EVERY = 5.0
+#: Seconds between two questions whether Ray is still there, and after which a process that waits for a Ray
+#: that is not is ended: Ray's C++ code does so after 60 without a word.
+_ASK_EVERY, _PATIENCE_WITH_RAY = 5.0, 30.0
+
+_DIED = "Ray on this machine has died, or was killed"
 
 
-def prepare(address: str | None) -> None:
-    """Set the environment that Ray reads when it is imported."""
+def prepare(address: str | None) -> list[str]:
+    """Set the environment that Ray reads when it is imported; the names of variables that were set otherwise,
+    or would change what is started (search.foreign_variables), and are ignored."""
+    ignored = ignore_foreign(os.environ, local=not address)
     # Ray's own table of trials, its log files and its record of their states would only repeat what is in
     # the results.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours to answer
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours to answer
+    os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
     # All free places of a cluster are filled at once, not one after another; `Room` says how many there are.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
     if not address:
@@ -63,22 +76,24 @@ def prepare(address: str | None) -> None:
         # home folder, which changes what a later `ray start` does.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return [name for name in ignored if name not in os.environ]
 
 
 def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
-    """Join the cluster at `address`, or start Ray on this machine, dashboard off, for `workers`; nothing
-    happens if that was done. Raises ClusterError."""
+    """Join the cluster at `address`, or start a Ray of its own on this machine, dashboard off, for `workers`;
+    nothing happens if that was done. Raises ClusterError."""
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return
     prepare(address)
-    import ray
 
     _keep_keys_here()
-    if ray.is_initialized():
-        return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         _join(address, quiet)
     else:
-        _start({"num_cpus": workers, "num_gpus": gpus or None, "include_dashboard": False, **quiet})
+        # "local": also where the environment or a file in /tmp/ray names a Ray that is or was there.
+        _start({"address": "local", "num_cpus": workers, "num_gpus": gpus or None,
+                "include_dashboard": False, **quiet})  # fmt: skip
     # What Ray logs goes where all libraries' logs go, not to the terminal.
     logging.getLogger("ray").handlers.clear()
     logging.getLogger("ray").propagate = True
@@ -91,7 +106,8 @@ def _join(address: str, options: dict[str, Any]) -> None:
     import ray
 
     try:
-        ray.init(address=address, **options)
+        with _signals_are_ours():
+            ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ClusterError(
             f"there is no Ray cluster to join at {address}, or its token is not that of RAY_AUTH_TOKEN or "
@@ -107,7 +123,8 @@ def _start(options: dict[str, Any]) -> None:
     before = set(psutil.Process().children(recursive=True))
     for tries_left in reversed(range(_STARTS)):
         try:
-            ray.init(**options)
+            with _signals_are_ours():
+                ray.init(**options)
             break
         except Exception as error:
             if type(error) is not Exception:  # Ray raises it bare when the time is over
@@ -120,6 +137,41 @@ def _start(options: dict[str, Any]) -> None:
                     "when the machine does less"
                 ) from error
     _own[:] = [child for child in psutil.Process().children() if child.name() in _VITAL]
+    threading.Thread(target=_watch, args=(list(_own),), name="Ray", daemon=True).start()
+
+
+def _watch(processes: list[psutil.Process]) -> None:
+    """End this process if it does not leave a Ray that has died: its calls to Ray would not return."""
+    while not any(map(_has_ended, processes)):
+        time.sleep(1.0)
+        if not processes or _own != processes:
+            return
+    time.sleep(_PATIENCE_WITH_RAY)
+    if _own == processes:
+        end_process(_DIED, USER_ERROR)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextlib.contextmanager
+def _signals_are_ours() -> Iterator[None]:
+    """Start or join Ray such that this process answers its signals itself, and Ray's processes are where a
+    signal to this process's group, by which terminals, `timeout` and Slurm end a command, does not reach
+    them: they are needed to end the search properly, and end with this process anyway."""
+    from ray._private import services, utils
+
+    popen, handle_sigterm = services.ConsolePopen, utils.set_sigterm_handler
+    services.ConsolePopen = functools.partial(popen, start_new_session=True)
+    utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
+    finally:
+        services.ConsolePopen, utils.set_sigterm_handler = popen, handle_sigterm
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:
@@ -146,8 +198,8 @@ def disconnect() -> None:
     """Leave the cluster; a Ray started here ends with all its processes."""
     import ray
 
-    _own.clear()
     ray.shutdown()
+    _own.clear()
 
 
 class Pulse:
@@ -162,9 +214,8 @@ class Pulse:
         self._next = time.monotonic() + _ASK_EVERY
         import ray
 
-        for process in _own:
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                raise RayDiedError("Ray on this machine has died, or was killed")
+        if any(map(_has_ended, _own)):
+            raise RayDiedError(_DIED)
         if not _own:
             here = ray.get_runtime_context().get_node_id()
             if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here):

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lic import zoo
 from lic.architectures import ModelError, architecture
+from lic.cli import run_command
 from lic.data.images import ImageError
 from lic.files import one_line, path_argument, whole_argument
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
@@ -335,4 +336,4 @@ def _write_documents(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -1,16 +1,9 @@
-"""Limits on the time a search may take, besides its budget of trials; one is Ctrl-C or SIGTERM."""
+"""Limits on the time a search may take, besides its budget of trials; a signal is one (search.signals)."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
-
-#: Seconds that a search which is told to end gives its running epochs; with what ending takes they stay
-#: below the 30 s after which Slurm and Kubernetes kill it.
-_GRACE = 15.0
+from collections.abc import Callable
 
 
 class Limits:
@@ -62,31 +55,3 @@ class Limits:
         if self._gpu_hours is not None and self.gpu_hours >= self._gpu_hours:
             return f"max_gpu_hours {self._gpu_hours:g} is used up"
         return ""
-
-
-@contextlib.contextmanager
-def ends_on_signal(limits: Limits, say: Callable[[str], None]) -> Iterator[None]:
-    """The first Ctrl-C lets the running epochs finish and be saved; the second stops at once, by
-    KeyboardInterrupt. SIGTERM, by which schedulers end a job, does the one and soon after the other."""
-
-    def finish(number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        limits.interrupted = True
-        if number == signal.SIGTERM:
-            signal.setitimer(signal.ITIMER_REAL, _GRACE)
-            say(f"told to end: what the running epochs do not finish in {_GRACE:g} s is trained again")
-        else:
-            say("finishing the running epochs and saving them; Ctrl-C again stops at once")
-
-    handlers = {
-        signal.SIGINT: finish,
-        signal.SIGTERM: finish,
-        signal.SIGALRM: signal.default_int_handler,
-    }
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)

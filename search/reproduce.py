@@ -34,6 +34,7 @@ from lic.architectures import (
     starting_weights,
     strategies,
 )
+from lic.cli import run_command
 from lic.data.cache import default_cache
 from lic.data.images import ImageError
 from lic.files import number_argument, path_argument, whole_argument
@@ -43,9 +44,12 @@ from lic.trial import ImagesConfig, open_images
 from search.limits import Limits
 from search.reproduction import report, trainings
 from search.reproduction.protocol import PROTOCOL_FILE, Protocol, Records, ReproductionError
+from search.signals import INTERRUPTED, ends_in_time
 from search.space import parse_rates
 
-DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
+DONE, USER_ERROR = 0, 2
+
+_STOPPED = "stopped; the same command goes on from what was saved"
 
 #: How often a training is saved, and a baseline measured on the validation images.
 _EPOCHS = 10
@@ -59,7 +63,11 @@ _SHARED = ("scale", "batch", "patch", "lr", "aux_lr", "clip", "decay_at", "decay
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    args = _parse(argv)
+    with ends_in_time(lambda _why: _STOPPED):
+        return _run(_parse(argv))
+
+
+def _run(args: argparse.Namespace) -> int:
     state = args.state or Path("results") / f"reproduction-{args.model}"
     try:
         if args.tables:
@@ -73,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ReproductionError, ModelError, ImageError, OSError) as error:
         print(f"lictune: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from what was saved", file=sys.stderr)
+        print(_STOPPED, file=sys.stderr)
         return INTERRUPTED
     return USER_ERROR
 
@@ -263,4 +271,4 @@ def _introduced(protocol: Protocol, records: Records, machine: trainings.Machine
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from lic import durable
 from lic.architectures import ModelError, architecture
+from lic.cli import keep_lost_output, run_command
 from lic.data.images import ImageError
 from lic.data.sets import ImageSet
 from search import cluster
@@ -36,6 +37,7 @@ from search.folder import FolderError, check_inside, checkpoints_of, find_folder
 from search.lock import only_driver
 from search.provenance import ENVIRONMENT, provenance, public
 from search.remote import remote_address, run_on_head
+from search.signals import INTERRUPTED, ends_in_time
 from search.space import Plan
 from search.storage import StorageError, keep_password, open_storage
 from search.tracking import Tracker, TrackingError, tracking_address
@@ -43,13 +45,18 @@ from search.tracking import Tracker, TrackingError, tracking_address
 if TYPE_CHECKING:
     from search.sharing import Sharing
 
-USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
+USER_ERROR, OWN_ERROR = 2, 1
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    folder: Path | None = None
-    given = sys.argv[1:] if argv is None else argv
+    begun: list[Path] = []
+    with ends_in_time(functools.partial(_last_words, begun)):
+        return _run(sys.argv[1:] if argv is None else argv, begun)
+
+
+def _run(given: list[str], begun: list[Path]) -> int:
+    """The command; the search's folder is put into `begun` once it is known."""
     try:
         if (address := remote_address(given, os.environ)) and not {"-h", "--help"} & set(given):
             return run_on_head(address, given)
@@ -60,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.plan:
             return show_plan(resolved, options.price_per_gpu_hour)
         folder = options.resume or _new_folder(resolved.settings)
+        begun.append(folder)
         return search(_complete(resolved, folder), folder)
     except (
         ClusterError, ConfigError, FolderError, ImageError, ModelError, StorageError, TrackingError
@@ -67,12 +75,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lictune: {public(str(error))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        begun = folder is not None and is_search(folder)
-        hint = f"at once; to go on: python -m search.run --resume {folder}"
-        print(f"lictune: interrupted {hint if begun else 'before the search began'}", file=sys.stderr)
+        print(_last_words(begun, "interrupted"), file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return _unexpected(error, folder)
+        return _unexpected(error, begun[0] if begun else None)
+
+
+def _last_words(begun: list[Path], why: str) -> str:
+    """What a command says that ends because of something that happened to it."""
+    for folder in filter(is_search, begun):
+        return f"lictune: {why}; to go on: python -m search.run --resume {folder}"
+    return f"lictune: {why} before the search began"
 
 
 def _unexpected(error: Exception, folder: Path | None) -> int:
@@ -163,7 +176,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     """The whole search, from the first line it prints to the last; one that this folder holds is gone on
     with."""
     # Heavy imports wait until the settings are known to be good.
-    cluster.prepare(resolved.settings.address)
+    ignored = cluster.prepare(resolved.settings.address)
     from lic.trial import open_images
     from search import session
     from search.disk import check_space, need_of
@@ -195,6 +208,10 @@ def search(resolved: Resolved, folder: Path) -> int:
     space = check_space(need, folder, settings.storage)
     for label, text in _choices(resolved, plan, images, gpus, workers, sharing).items():
         say(f"{label:<12} {text}")
+    if ignored:
+        say(
+            f"{'ignored':<12} {', '.join(ignored)}: set in the environment, and not settings of a search here"
+        )
     say(f"{'results':<12} {folder}\n{'disk':<12} {space}\n{'MLflow':<12} {public(uri)}")
     with only_driver(folder):
         check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
@@ -202,13 +219,16 @@ def search(resolved: Resolved, folder: Path) -> int:
         try:
             if settings.address:
                 session.join_cluster(settings, folder)
+            else:
+                cluster.connect(None, workers, gpus)
             tracker = Tracker(uri, folder.name, folder)
             _keep_start(folder)
-        except (ClusterError, StorageError, TrackingError):
-            if new:
+        except (ClusterError, StorageError, TrackingError, OSError):
+            if new:  # nothing has begun, and its name is free
                 shutil.rmtree(folder)
             raise
         session.log_to(folder / "search.log")
+        keep_lost_output(folder / "search.log")
         setup, test_set = setup_of(template, images), images[2].name
         return session.Session(
             settings, plan, template, setup, test_set, workers, gpus, folder, tracker, console, need
@@ -323,4 +343,4 @@ def _cores(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

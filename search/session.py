@@ -25,7 +25,7 @@ from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
 from search.folder import checkpoints_of, name_of, storage_of
-from search.limits import Limits, ends_on_signal
+from search.limits import Limits
 from search.lock import is_running, signs_of_life
 from search.metrics import Gauges
 from search.monitor import Monitor, start_report
@@ -34,6 +34,7 @@ from search.publishing import Publisher
 from search.recommend import expectations
 from search.records import FAILED, SearchRecords, check, read_records, record_of
 from search.reuse import reuse_baselines
+from search.signals import ends_on_signal
 from search.space import CONFIRMATION, Plan, trial_name
 from search.storage import sqlite_file
 from search.terminal import view_for
@@ -72,13 +73,15 @@ class Session:
         with self._sole_driver(limits):
             return self._run(earlier, limits)
 
-    def _train(self, decisions: engine.Decisions, **options: Any) -> None:
+    def _train(self, decisions: engine.Decisions, limits: Limits, **options: Any) -> None:
         """Train, also if the Ray that was started here dies on the way; a few times."""
         for left in range(_RAYS, -1, -1):
             try:
-                engine.run(decisions, **options)
+                engine.run(decisions, limits=limits, **options)
                 return
             except RayDiedError as error:
+                if limits.interrupted:  # the signal that ended the search has ended Ray as well
+                    return
                 if self.settings.address or not left:
                     hint = f"to go on: python -m search.run --resume {self.folder}"
                     raise RayDiedError(f"{error}; {hint}") from error
@@ -122,44 +125,38 @@ class Session:
         )
         confirmation, started = None, time.monotonic()
         try:
-            with ends_on_signal(limits, view.say):
-                train(core)
-                wall = time.monotonic() - started  # without what is confirmed after it
-                records = self._with_expectations(core, monitor.records())
-                if settings.confirm and len(records.trials) == self.plan.budget and not limits.reached():
-                    confirmation = self._confirmation(records)
-                    monitor.confirming = len(confirmation.candidates)
-                    seeds = f"{settings.seeds} fresh seeds"
-                    view.say(f"{'confirming':<12} {monitor.confirming} trainings on {seeds}")
-                    train(confirmation, subfolder=CONFIRMATION)
+            try:
+                with ends_on_signal(limits, view.say):
+                    train(core)
+                    wall = time.monotonic() - started  # without what is confirmed after it
+                    records = self._with_expectations(core, monitor.records())
+                    if settings.confirm and len(records.trials) == self.plan.budget and not limits.reached():
+                        confirmation = self._confirmation(records)
+                        monitor.confirming = len(confirmation.candidates)
+                        seeds = f"{settings.seeds} fresh seeds"
+                        view.say(f"{'confirming':<12} {monitor.confirming} trainings on {seeds}")
+                        train(confirmation, subfolder=CONFIRMATION)
+            finally:
+                cluster.disconnect()
+            monitor.close()
+            if limits.interrupted:
+                publisher.close(monitor.groups(), {}, "KILLED")
+                why = f"ended because {limits.trouble}" if limits.trouble else "interrupted"
+                self._say(f"{why}; to go on: python -m search.run --resume {self.folder}")
+                return HALTED if limits.trouble else INTERRUPTED
+            effort = summary.effort(records, wall, self.workers, monitor.peak_memory, monitor.since)
+            by_strategy, status = self._say_what_was_found(records, checkpoints, effort, limits.reached())
+            if confirmation is not None:
+                self._conclude_confirmation(confirmation, records)
+            made = self._make_report()
+            figures = results.parent_figures(by_strategy, self.test_set)
+            self._end_tracking(publisher, monitor, figures, _MLFLOW_STATUS.get(status, "FAILED"))
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
             with contextlib.suppress(Exception):  # what went wrong first is what is to be said
                 monitor.close()
                 publisher.close(monitor.groups(), {}, "KILLED" if killed else "FAILED")
             raise
-        finally:
-            cluster.disconnect()
-        monitor.close()
-        if limits.interrupted:
-            publisher.close(monitor.groups(), {}, "KILLED")
-            why = f"ended because {limits.trouble}" if limits.trouble else "interrupted"
-            self._say(f"{why}; to go on: python -m search.run --resume {self.folder}")
-            return HALTED if limits.trouble else INTERRUPTED
-        by_strategy = results.strategy_results(records, self.plan.strategies)
-        results.write_tables(records, by_strategy, self.folder / "tables")
-        lacking = keep_best(records, checkpoints, self.folder / "best")
-        effort = summary.effort(records, wall, self.workers, monitor.peak_memory, monitor.since)
-        status = self._say_results(records, by_strategy, effort, limits.reached())
-        for sentence in lacking:
-            self._say(sentence)
-        if confirmation is not None:
-            self._conclude_confirmation(confirmation, records)
-        self._say("making the report ...")
-        made = start_report(self.folder).wait() == DONE
-        self._store_results()
-        figures = results.parent_figures(by_strategy, self.test_set)
-        self._end_tracking(publisher, monitor, figures, _MLFLOW_STATUS.get(status, "FAILED"))
         report = f"report in {self.folder / 'report.html'}, its figures in {self.folder / 'figures'}"
         lacking_report = f"the report could not be made; see {self.folder / 'search.log'}"
         self._say(
@@ -168,6 +165,31 @@ class Session:
             f"      python -m search.export {self.folder} --verify"
         )
         return status
+
+    def _say_what_was_found(
+        self, records: SearchRecords, checkpoints: Checkpoints, effort: str, ended_by: str
+    ) -> tuple[list[results.StrategyResult], int]:
+        """Write and print the tables, and keep the best checkpoints; the figures by strategy, and the exit
+        status."""
+        by_strategy = results.strategy_results(records, self.plan.strategies)
+        results.write_tables(records, by_strategy, self.folder / "tables")
+        lacking = keep_best(records, checkpoints, self.folder / "best")
+        status = self._say_results(records, by_strategy, effort, ended_by)
+        for sentence in lacking:
+            self._say(sentence)
+        return by_strategy, status
+
+    def _make_report(self) -> bool:
+        """Make the report, and put all that was found beside the checkpoints; whether there is a report."""
+        self._say("making the report ...")
+        with start_report(self.folder) as process:
+            try:
+                made = process.wait() == DONE
+            except BaseException:
+                process.kill()
+                raise
+        self._store_results()
+        return made
 
     @property
     def _room(self) -> Callable[[], int]:

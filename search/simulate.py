@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lic.architectures import STRATEGIES
+from lic.cli import run_command
 from lic.files import number_argument, path_argument, whole_argument
 from lic.recipe import LAMBDAS
 from search.core import Core
@@ -316,4 +317,4 @@ def _show(outcome: Outcome, plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

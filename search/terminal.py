@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lic.cli import output_is_gone
 from search.progress import Progress
 from search.records import FAILED, FINISHED, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_per_rate
@@ -57,7 +58,11 @@ class LiveView(PlainView):
         self._live.start()
 
     def show(self, progress: Progress) -> None:
-        self._live.update(Group(_headline(progress), _table(progress)))
+        if output_is_gone():  # lines can be kept
+            self._live.stop()
+            super().show(progress)
+        else:
+            self._live.update(Group(_headline(progress), _table(progress)))
 
     def close(self) -> None:
         self._live.stop()

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lic.cli import run_command
 from lic.files import path_argument
 from search.folder import FolderError, OpenedSearch, open_search
 from search.lock import is_running
@@ -94,4 +95,4 @@ def _as_recorded(record: TrialRecord, runs: dict[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -34,7 +34,7 @@ from lic.models import build, load_weights, save_weights
 from lic.paper import CORRELATION_RATIOS
 from lic.training import CheckpointError, DivergedError
 from lic.trial import ImagesConfig, Trial, TrialConfig, open_images
-from search.limits import Limits, ends_on_signal
+from search.limits import Limits
 from search.reproduction.protocol import (
     CHOSEN_ON,
     SELECTION,
@@ -47,6 +47,7 @@ from search.reproduction.protocol import (
     choice,
     planned,
 )
+from search.signals import ENDING, ends_on_signal
 from search.space import BASELINE, TRIAL, Candidate
 
 #: Bytes of a file at the most.
@@ -179,7 +180,8 @@ def _begin(stop: Event) -> None:
     """What every worker does first."""
     global _stop
     _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then sets `stop`
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)  # it is for the driver, which then sets `stop`
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class Scene:
     server: subprocess.Popen | None = None
     driver: subprocess.Popen | None = None
     port: int = 0
+    starts: int = 0
     reader: RecordReader | None = None
     #: Every file of a checkpoint that was seen, by training and epoch.
     written: dict[tuple[str, str], set[int]] = field(default_factory=dict)
@@ -100,8 +101,10 @@ class Scene:
         command = [sys.executable, "-m", "search.run", "--results", str(self.folder / "results"), *words]
         with (self.folder / "driver.log").open("a") as log:
             self.driver = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
+                command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,
+            )  # fmt: skip
+        self.starts += 1
 
     def start_mlflow(self) -> None:
         store = f"sqlite:///{self.folder}/results/mlflow.db"
@@ -216,7 +219,7 @@ def _ended(records: list[TrialRecord]) -> int:
     return sum(r.role == "trial" and r.state != RUNNING for r in records)
 
 
-def _wait(scene: Scene, seen: Callable[[], bool], pause: float = 0.02) -> bool:
+def wait_for(scene: Scene, seen: Callable[[], bool], pause: float = 0.02) -> bool:
     """Whether it was seen before the search ended."""
     assert scene.driver is not None
     until = time.monotonic() + _PATIENCE
@@ -296,7 +299,7 @@ def run_scene(scene: Scene, undisturbed: Path | None) -> list[Kill]:
             delay, how = scene.draw.uniform(0, most), ""
             seen = make(scene)
             while not how:
-                assert _wait(scene, seen, pause), f"{scene.name} ended before it was killed {moment}"
+                assert wait_for(scene, seen, pause), f"{scene.name} ended before it was killed {moment}"
                 time.sleep(delay)
                 how = scene.kill()
             kills.append(Kill(scene.victim, scene.workers, moment, round(delay, 3), how, "as undisturbed"))

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-
-import pytest
-
-from search import limits as module
-from search.limits import Limits, ends_on_signal
+from search.limits import Limits
 
 
 class Clock:
@@ -52,25 +45,3 @@ def test_gpu_hours_count_trainings_that_run() -> None:
     limits.ended("b")
     clock.now += 3600
     assert limits.gpu_hours == 1.0
-
-
-def test_who_is_told_to_end_does_so_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The running epochs are given some seconds, no more; then the signals mean again what they did."""
-    monkeypatch.setattr(module, "_GRACE", 0.3)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
-    limits, said = Limits(None, None, 1.0), []
-    with ends_on_signal(limits, said.append):
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert limits.reached() == "it was interrupted"
-        assert "told to end" in said[0]
-    time.sleep(0.4)  # those that ended in time are not disturbed
-    with pytest.raises(KeyboardInterrupt), ends_on_signal(limits, said.append):
-        began = time.monotonic()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert 0.2 < time.monotonic() - began < 2
-    with pytest.raises(KeyboardInterrupt), ends_on_signal(limits, said.append):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]

@@ -1,0 +1,187 @@
+"""What all commands have in common: how they are started, and output that cannot end them.
+
+    if __name__ == "__main__":
+        sys.exit(run_command(main))
+
+A command's reader may go away (`| head`, a lost ssh), its standard streams may be closed (`>&-`), and a
+terminal may be unable to print what it is sent. None of these is a reason to lose hours of training: what
+cannot be printed is kept in a file, or dropped, and the command goes on.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import io
+import os
+import re
+import select
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+#: Signs that a command prints and ASCII lacks; letters lose their accents.
+_PLAIN = {
+    "\N{PLUS-MINUS SIGN}": "+/-", "\N{MULTIPLICATION SIGN}": "x", "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{RIGHTWARDS ARROW}": "->",
+    "\N{GREEK SMALL LETTER ALPHA}": "alpha", "\N{GREEK SMALL LETTER LAMDA}": "lambda",
+}  # fmt: skip
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding lacks (codecs.register_error)."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    plain = ""
+    for character in error.object[error.start : error.end]:
+        letters = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        plain += _PLAIN.get(character) or letters or character.encode("ascii", "backslashreplace").decode()
+    return plain, error.end
+
+
+codecs.register_error("lictune.plain", _in_plain_signs)
+
+
+class Output:
+    """A standard stream whose `write` never raises. Lines go out at once. What its encoding lacks is written
+    in plain signs; once nobody can read it any more (`gone`), what is written to it is kept
+    (`keep_lost_output`)."""
+
+    def __init__(self, stream: Any, descriptor: int) -> None:
+        self._stream, self._descriptor = stream, descriptor
+        self._encoding: str = getattr(stream, "encoding", None) or "utf-8"
+        self._waiting = ""
+        self._lock = threading.RLock()
+        #: Whether nothing can be written to it any more.
+        self.gone = stream is None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def encoding(self) -> str:
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return not self.gone and bool(self._stream.isatty())
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            self._waiting += text
+            if "\n" in text or "\r" in text:
+                self.flush()
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        with self._lock:
+            text, self._waiting = self._waiting, ""
+            if not text:
+                return
+            if not self.gone and not self._send(text):
+                self._give_up()
+            if self.gone:
+                _kept.add(text)
+
+    def _send(self, text: str) -> bool:
+        """Write the whole text, however slow its reader is; whether there is one."""
+        data = text.encode(self._encoding, "lictune.plain")
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # the stream does not block, and its buffer is full
+                select.select([], [self._descriptor], [])
+            except OSError:
+                return False
+        return True
+
+    def _give_up(self) -> None:
+        """From now on the descriptor leads nowhere, for this process and those that it starts."""
+        self.gone = True
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._descriptor)
+            os.close(nowhere)
+
+
+class _Kept:
+    """What could not be printed, until it is known where it is to be kept, and then there."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._text = ""
+        self._lock = threading.Lock()
+
+    def add(self, text: str) -> None:
+        with self._lock:
+            self._text = (self._text + _CONTROL.sub("", text))[-(1 << 16) :]
+            self._write()
+
+    def keep_in(self, path: Path | None) -> None:
+        with self._lock:
+            self._path = path
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is None or not self._text:
+            return
+        with (
+            contextlib.suppress(OSError),
+            self._path.open("a", encoding="utf-8", errors="backslashreplace") as log,
+        ):
+            log.write(self._text)
+            self._text = ""
+
+
+_kept = _Kept()
+
+
+def keep_lost_output(path: Path | None) -> None:
+    """Keep in this file what cannot be printed, also what could not be so far."""
+    _kept.keep_in(path)
+
+
+def output_is_gone() -> bool:
+    """Whether nobody can read the standard output any more."""
+    return bool(getattr(sys.stdout, "gone", False))
+
+
+def open_standard_streams() -> None:
+    """Make standard input, output and errors streams on which reading ends and writing never raises, also
+    where they were closed: the first files to be opened would take their place, and what is printed would go
+    there."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(descriptor, True)
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.BytesIO())
+    sys.stdout, sys.stderr = Output(sys.stdout, 1), Output(sys.stderr, 2)
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """Run a command's `main` as the process that it is; its exit status."""
+    open_standard_streams()
+    try:
+        return main()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -1,0 +1,126 @@
+"""Nothing that a command prints can end it, wherever its output goes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+#: Prints so many lines, keeps what is lost in a file, and makes a second file at its end.
+_COMMAND = """
+import sys, time
+from pathlib import Path
+from lic import cli
+
+def main():
+    for number in range(int(sys.argv[2])):
+        print(f"{number:05} ± 1 équipe 結果", "x" * 60)
+        time.sleep(float(sys.argv[3]))
+    cli.keep_lost_output(Path(sys.argv[1]))
+    print("the end")
+    open(sys.argv[1] + ".done", "w").close()
+    return 3
+
+sys.exit(cli.run_command(main))
+"""
+
+
+def command(log: Path, lines: int = 3, pause: float = 0.0) -> list[str]:
+    return [sys.executable, "-c", _COMMAND, str(log), str(lines), str(pause)]
+
+
+def test_what_is_printed_arrives_at_once_and_unchanged(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command(tmp_path / "log", 2, 1.0), stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stdout is not None
+        began = time.monotonic()
+        lines = [process.stdout.readline()]
+        first = time.monotonic() - began
+        lines += process.stdout.readlines()
+        assert time.monotonic() - began - first > 0.8
+    assert process.returncode == 3
+    assert lines == [f"{n:05} ± 1 équipe 結果 {'x' * 60}\n" for n in range(2)] + ["the end\n"]
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_reader_that_goes_away_costs_nothing(tmp_path: Path) -> None:
+    """What it did not read is in the log, every line once, and no traceback is anywhere."""
+    log = tmp_path / "log"
+    with subprocess.Popen(
+        command(log, 200, 0.002), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        read = [process.stdout.readline() for _ in range(5)]
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(20) == 3
+    kept = log.read_text().splitlines(keepends=True)
+    assert kept[-1] == "the end\n"
+    assert [line[:5] for line in read] == [f"{n:05}" for n in range(5)]
+    first = int(kept[0][:5])
+    assert first < 199  # what lay in the pipe when its reader went away is lost to everybody
+    assert [line[:5] for line in kept[:-1]] == [f"{n:05}" for n in range(first, 200)]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_are_no_files_of_the_program(closed: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    words = " ".join(f"'{word}'" for word in command(log))
+    done = subprocess.run(["bash", "-c", f"exec {words} {closed}"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (3, b"")
+    assert (tmp_path / "log.done").read_bytes() == b""
+    if ">&- " in f"{closed} " and not closed.startswith("2"):
+        assert log.read_text().endswith("the end\n")
+    else:
+        assert done.stdout.decode().endswith("the end\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_printed_in_plain_signs(encoding: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command(tmp_path / "log", 1), capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (3, b"")
+    line = {
+        "ascii": "00000 +/- 1 equipe \\u7d50\\u679c",
+        "latin-1": "00000 ± 1 équipe \\u7d50\\u679c",
+        "cp1252": "00000 ± 1 équipe \\u7d50\\u679c",
+        "utf-8": "00000 ± 1 équipe 結果",
+    }[encoding]
+    assert done.stdout.decode(encoding).splitlines()[0] == f"{line} {'x' * 60}"
+
+
+def test_a_full_buffer_that_does_not_block_is_waited_for(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writing, False)
+    with subprocess.Popen(command(tmp_path / "log", 300), stdout=writing, stderr=subprocess.PIPE) as process:
+        os.close(writing)
+        time.sleep(1.0)
+        with os.fdopen(reading, "rb") as read:
+            lines = read.read().decode().splitlines()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 3
+    assert [line[:5] for line in lines[:-1]] == [f"{n:05}" for n in range(300)]
+
+
+def test_a_terminal_that_is_lost_is_no_reason_to_end(tmp_path: Path) -> None:
+    """With SIGHUP ignored, as under nohup or in a session that outlives its terminal."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(tmp_path / "log", 50, 0.02), stdout=theirs, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        os.read(ours, 10)
+        os.close(ours)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 3
+    assert (tmp_path / "log").read_text().endswith("the end\n")
