@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from lic.errors import LictuneError
 from search.foreign_variables import for_server
 
 HOST = "127.0.0.1"
@@ -24,7 +25,7 @@ _PATIENCE = 300
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ServerError(RuntimeError):
+class ServerError(LictuneError):
     """A server did not start, or ended; the message says which and what it said last."""
 
 

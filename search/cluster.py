@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from lic.errors import LictuneError
 from search.foreign_variables import ignore_foreign
 from search.signals import end_process
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _PATIENCE = 120.0
 
 
-class ClusterError(ValueError):
+class ClusterError(LictuneError):
     """A cluster that a search cannot run on; the message names the address or the node."""
 
 
