@@ -1,10 +1,4 @@
-"""Open a search in the browser: `make ui` for the newest one, or
-
-    python -m dashboards.open SEARCH
-
-starts MLflow and Optuna's dashboard on 127.0.0.1, writes the report if it is missing or old, and prints links
-that work in any browser. Ctrl-C ends what it started.
-"""
+"""The servers of a search and the links to them: `python -m dashboards.open`."""
 
 from __future__ import annotations
 
@@ -18,17 +12,9 @@ from typing import TYPE_CHECKING
 
 from dashboards import report
 from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
-from lic.cli import run_command
-from lic.files import path_argument, whole_argument
 from search import views
-from search.folder import (
-    FolderError,
-    OpenedSearch,
-    address_of,
-    open_search,
-    recorded_at,
-    searches_in,
-)
+from search.find import FolderError, recorded_at, searches_in
+from search.folder import OpenedSearch, address_of, open_search
 from search.provenance import public
 from search.storage import sqlite_file
 from search.tracking import first_line, tracking_address
@@ -36,45 +22,18 @@ from search.tracking import first_line, tracking_address
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
-USER_ERROR = 2
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Start what is missing, print the links and stay until Ctrl-C; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dashboards.open", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "search", nargs="?", metavar="SEARCH", help="its name, or its folder (default: newest)"
-    )
-    parser.add_argument(
-        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
-    )
-    parser.add_argument(
-        "--port", type=whole_argument(1, 65_535), default=5000, help="of MLflow (default: 5000)"
-    )
-    parser.add_argument(
-        "--optuna-port",
-        type=whole_argument(1, 65_535),
-        default=8080,
-        help="of Optuna's dashboard (default: 8080)",
-    )
-    args = parser.parse_args(argv)
-    try:
-        search = open_search(args.search or _newest(args.results), args.results, with_model=False)
-        with Servers() as servers:
-            links = serve(search, servers, args.port, args.optuna_port)
-            print(f"{search.records.name}, {search.ended} of {search.plan.budget} trials", flush=True)
-            for name, address in links.items():
-                print(f"  {name:<22} {address}", flush=True)
-            print("Ctrl-C ends the servers", flush=True)
-            servers.watch()
-    except (FolderError, ServerError) as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        pass
-    return 0
+def show(args: argparse.Namespace) -> None:
+    """Start what is missing, print the links and stay until Ctrl-C or a server's end. Raises FolderError,
+    ServerError."""
+    search = open_search(args.search or _newest(args.results), args.results, with_model=False)
+    with Servers() as servers:
+        links = serve(search, servers, args.port, args.optuna_port)
+        print(f"{search.records.name}, {search.ended} of {search.plan.budget} trials", flush=True)
+        for name, address in links.items():
+            print(f"  {name:<22} {address}", flush=True)
+        print("Ctrl-C ends the servers", flush=True)
+        servers.watch()
 
 
 def serve(search: OpenedSearch, servers: Servers, port: int, optuna_port: int) -> dict[str, str]:
@@ -200,7 +159,3 @@ def _report(search: OpenedSearch) -> str:
         if status != 0:
             raise ServerError("the report could not be written, see above")
     return target.as_uri()
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

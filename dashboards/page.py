@@ -1,16 +1,8 @@
-"""A search as one page that can be sent: interactive, self-contained, made from its folder.
-
-    python -m dashboards.report SEARCH
-
-writes report.html into the folder of a search that is finished, still runs or was broken off, its figures
-as PNG to figures/ and its tables as CSV to tables/; --out FILE writes the page alone, elsewhere. Two images
-are coded by the models of one rate, if their checkpoints and the images are still there.
-"""
+"""The report of a search as one page, its figures and its tables: `python -m dashboards.report`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,60 +17,36 @@ from dashboards.examples import Examples, ExamplesError, examples
 from dashboards.images import gradient, map_uri, picture_uri
 from lic import durable
 from lic.architectures import architecture
-from lic.cli import run_command
 from lic.example import Example
-from lic.files import path_argument
 from lic.latents import correlation_sum
 from lic.paper import BD_RATES
 from search import summary
 from search.figures import DIVERGING, SEQUENTIAL, STRONG, scale_of
-from search.folder import FolderError, OpenedSearch, check_inside, open_search
+from search.find import check_inside
+from search.folder import OpenedSearch, open_search
 from search.records import FAILED, FINISHED, RUNNING, STOPPED
 from search.results import OVERALL, StrategyResult, rate_table, strategy_results, write_tables
 
-USER_ERROR = 2
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dashboards.report", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
-    parser.add_argument(
-        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+def write(args: argparse.Namespace) -> None:
+    """Write what the command line asks for, and say where it is. Raises FolderError, OSError."""
+    search = open_search(args.search, args.results)
+    target = args.out or search.folder / "report.html"
+    if not args.out:
+        check_inside(search.folder, "figures", "tables")
+    found, why_none = _examples(search)
+    figures, by_strategy = (
+        _figures(search, found),
+        strategy_results(search.records, search.plan.strategies),
     )
-    parser.add_argument(
-        "--out", type=path_argument, metavar="FILE", help="write the page here (default: its folder)"
-    )
-    parser.add_argument("--png", type=path_argument, metavar="DIR", help="write the figures as PNG here")
-    args = parser.parse_args(argv)
-    try:
-        search = open_search(args.search, args.results)
-        target = args.out or search.folder / "report.html"
-        if not args.out:
-            check_inside(search.folder, "figures", "tables")
-        found, why_none = _examples(search)
-        figures, by_strategy = (
-            _figures(search, found),
-            strategy_results(search.records, search.plan.strategies),
-        )
-        durable.write(target, page(search, by_strategy, figures, found, why_none))
-        folder = args.png or (None if args.out else search.folder / "figures")
-        pictures = png.write(figures, found, folder) if folder else []
-        if not args.out:
-            write_tables(search.records, by_strategy, search.folder / "tables")
-    except FolderError as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"lictune: the report could not be written ({error})", file=sys.stderr)
-        return USER_ERROR
+    durable.write(target, page(search, by_strategy, figures, found, why_none))
+    folder = args.png or (None if args.out else search.folder / "figures")
+    pictures = png.write(figures, found, folder) if folder else []
+    if not args.out:
+        write_tables(search.records, by_strategy, search.folder / "tables")
     print(f"wrote {target} ({target.stat().st_size / 2**20:.1f} MiB); open it in any browser")
     if pictures:
         print(f"wrote {', '.join(path.name for path in pictures)} to {folder}")
-    return 0
 
 
 def _examples(search: OpenedSearch) -> tuple[Examples | None, str]:
@@ -248,7 +216,3 @@ def _effort(search: OpenedSearch) -> str:
         f"({100 * (full - spent) / max(1, full):.0f} %); {seconds / 3600:.2f} {on} hours of training and "
         "evaluation, baselines included."
     )
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lic.compressai_parts import EntropyBottleneck, EntropyModel, MaskedConv2d
+
 #: Parameters of glibc's mallopt (malloc.h): how much freed memory goes back to the kernel, and how many
 #: blocks may be the kernel's own from the first.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -113,9 +115,6 @@ def free_latents_and_entropy_models(model: nn.Module) -> None:
     convolution puts new weights in the place of its old ones at every call, in another layout than compiled
     code was made for (torch 2.11 then ends with an AssertionError); here they are masked where they lie.
     """
-    from compressai.entropy_models import EntropyModel
-    from compressai.layers import MaskedConv2d
-
     for path, module in model.named_modules():
         if path.rpartition(".")[2] in ("g_a", "h_a"):
             module.register_forward_hook(_to_fp32)
@@ -134,8 +133,6 @@ def _to_fp32(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
 @functools.cache
 def _freed(kind: Any) -> type[nn.Module]:
     """The class of the same entropy model, in fp32 always."""
-    from compressai.entropy_models import EntropyBottleneck
-
     plain = _bottleneck if kind is EntropyBottleneck else kind.forward
 
     class Freed(kind):

@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lic.compressai_parts import EntropyModel, RansDecoder
 from lic.criterion import PEAK
 from lic.data.images import MAX_PIXELS
 from lic.errors import LictuneError
@@ -231,8 +232,6 @@ def _decompress_in_turn(
     model: Any, stream: bytes, y_hat: Tensor, params: Tensor, rows: int, columns: int, window: int, edge: int
 ) -> None:
     """CompressAI's `_decompress_ar`: fill y_hat (1 x M x (rows + 2 edge) x (columns + 2 edge)) in place."""
-    from compressai.ans import RansDecoder
-
     coder = model.gaussian_conditional
     lengths, offsets = coder.cdf_length.tolist(), coder.offset.tolist()
     tables = [table[:n] for table, n in zip(coder.quantized_cdf.tolist(), lengths, strict=True)]
@@ -264,8 +263,6 @@ class _CodingTap:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        from compressai.entropy_models import EntropyModel
-
         self._model = model
         self._entropy_models = [m for m in model.modules() if isinstance(m, EntropyModel)]
         self._symbols: dict[nn.Module, list[tuple[Tensor, Tensor | None]]] = {}

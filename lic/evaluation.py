@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lic.acceleration import matrix_units
+from lic.compressai_parts import compute_padding
 from lic.criterion import PEAK
 from lic.data.cache import PackedImages
 from lic.msssim import SMALLEST, ms_ssim
@@ -108,8 +109,6 @@ def batch_of(pixels: NDArray[np.uint8]) -> Tensor:
 
 def padding_of(height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What to pad an image by for a model, as CompressAI's evaluation does, and to crop again."""
-    from compressai.ops import compute_padding
-
     return compute_padding(height, width, min_div=STRIDE)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from lic import durable
 from lic.architectures import ARCHITECTURES, ModelError, architecture
+from lic.compressai_parts import MODELS
 
 #: Entropy-coder tables: rebuilt by `update()`, of no use to training.
 _CODER_BUFFERS = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
@@ -38,16 +37,6 @@ def _elic_groups(latent_width: int) -> list[int]:
     return [*first, latent_width - sum(first)]
 
 
-@functools.cache
-def _registry() -> dict[str, Callable[..., nn.Module]]:
-    with warnings.catch_warnings():
-        # compressai pulls in torch_geometric, which warns about torch.jit on import.
-        warnings.simplefilter("ignore")
-        import compressai.models  # noqa: F401  (fills the registry)
-        from compressai.registry import MODELS
-    return MODELS
-
-
 def build(name: str, width: int, latent_width: int | None = None, seed: int = 0) -> nn.Module:
     """A fresh model of `width` channels N and `latent_width` latent channels M (default: N).
 
@@ -63,10 +52,10 @@ def build(name: str, width: int, latent_width: int | None = None, seed: int = 0)
         raise ModelError(f"{arch} cannot be {width} channels wide with {latent} latent channels")
     torch.manual_seed(seed)
     if not takes_latent_width:
-        return _registry()[arch](N=width)
+        return MODELS[arch](N=width)
     if arch.startswith("elic"):
-        return _registry()[arch](N=width, M=latent, groups=_elic_groups(latent))
-    return _registry()[arch](N=width, M=latent)
+        return MODELS[arch](N=width, M=latent, groups=_elic_groups(latent))
+    return MODELS[arch](N=width, M=latent)
 
 
 class LatentTap:

@@ -15,17 +15,9 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
-from lic import durable
-from lic.acceleration import keep_freed_memory
 from lic.architectures import starter_path
 from lic.data.cache import default_cache
-from lic.data.crops import RandomCrops
-from lic.data.sets import training_and_validation
-from lic.models import build, load_weights, parameter_count, save_weights
 from lic.recipe import LAMBDAS, TrainingConfig
-from lic.training import Trainer
 
 
 def main() -> None:
@@ -43,7 +35,20 @@ def main() -> None:
     parser.add_argument("--half", action="store_true", help="write half precision, half as large")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("results/starters"), help="for checkpoints")
-    args = parser.parse_args()
+    _train(parser.parse_args())
+
+
+def _train(args: argparse.Namespace) -> None:
+    """Train as the command line says, and keep the weights beside where they came from."""
+    import torch
+
+    from lic import durable
+    from lic.acceleration import keep_freed_memory
+    from lic.data.crops import RandomCrops
+    from lic.data.sets import training_and_validation
+    from lic.models import build, load_weights, parameter_count, save_weights
+    from lic.training import Trainer
+
     torch.set_num_threads(args.threads)
     keep_freed_memory()
 

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
 
 from lic import durable
 from lic.acceleration import CaptureError, StepGraph, free_latents_and_entropy_models, matrix_units
@@ -148,9 +146,7 @@ class Trainer:
             return work(images)
         except CaptureError as error:
             self._do_without("graph", error)
-        except (TorchDynamoException, InductorError, AssertionError) as error:
-            # Compiled code checks the layouts that it was made for; where cuDNN answers in another, for some
-            # sizes, that is an AssertionError, in the backward pass too. No weight has changed by then.
+        except _compile_errors() as error:  # no weight has changed by then
             self._do_without("compile", error)
         return self._train_step(tap, step, precision)
 
@@ -262,6 +258,16 @@ def _compiled() -> Callable[..., dict[str, Tensor]]:
     """`_losses`, compiled: of a function of the model, not of a model, so that every model of one shape that
     this process trains runs the same code."""
     return torch.compile(_losses, dynamic=False)
+
+
+def _compile_errors() -> tuple[type[Exception], ...]:
+    """What a step that cannot be compiled raises; only asked where something was raised, as these modules
+    take a while to import. Compiled code checks the layouts that it was made for; where cuDNN answers in
+    another, for some sizes, that is an AssertionError, in the backward pass too."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    return TorchDynamoException, InductorError, AssertionError
 
 
 def _state_of(optimiser: torch.optim.Optimizer) -> dict[str, Any]:

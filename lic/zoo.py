@@ -28,6 +28,7 @@ from torch import nn
 
 from lic.architectures import ARCHITECTURES, STRATEGIES, ModelError
 from lic.bitstream import mark_of
+from lic.compressai_parts import EntropyModel
 from lic.errors import LictuneError
 from lic.files import one_line, read_regular, shown
 from lic.models import build
@@ -290,8 +291,6 @@ def _check_size(content: bytes, config: ModelConfig, path: Path) -> None:
 def _check_tables(model: nn.Module) -> None:
     """Raise ValueError unless the entropy-coder tables are such that the range coder, which checks nothing,
     stays within them: cumulative counts that rise from 0 to 2^16, and the scales that choose them."""
-    from compressai.entropy_models import EntropyModel
-
     for name, module in model.named_modules():
         if not isinstance(module, EntropyModel):
             continue

@@ -20,7 +20,7 @@ from search.config import (
     resolve_again,
     storage_address,
 )
-from search.folder import FolderError, fetch_folder, find_folder
+from search.find import FolderError, find_folder
 
 
 def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.Namespace]:
@@ -72,6 +72,8 @@ def _find_again(name: str, results: Path, storage: str | None) -> Path:
     except FolderError:
         if storage is None or name == "last" or "/" in name:
             raise
+    from search.folder import fetch_folder
+
     return fetch_folder(name, results, storage_address(storage))
 
 

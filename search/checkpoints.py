@@ -26,8 +26,6 @@ from lic import durable
 from search.config import CREDENTIALS
 from search.storage import StorageError
 
-TRIALS_FOLDER = "trials"
-
 #: Bytes of a small file, such as settings, at the most.
 _SMALL = 1 << 20
 

@@ -1,10 +1,4 @@
-"""Search for the best decorrelation weight and strategy at every rate.
-
-    python -m search.run --model cheng --budget 64
-
-trains one baseline per rate, then trials, several at once; stops the poor ones early; logs each to
-MLflow; and leaves the best checkpoint per rate in the results folder.
-"""
+"""What `python -m search.run` does once its settings are known to be good: the plan, or the whole search."""
 
 from __future__ import annotations
 
@@ -14,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,20 +17,17 @@ import optuna
 from rich.console import Console
 
 from lic import durable
-from lic.architectures import ModelError, architecture
-from lic.cli import keep_lost_output, run_command
-from lic.data.images import ImageError
+from lic.architectures import architecture
+from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
 from search import cluster
-from search.arguments import parse
 from search.checkpoints import Checkpoints, prepare_storage, refusal
 from search.cluster import ClusterError
 from search.config import SETTINGS, ConfigError, Resolved, Settings
-from search.folder import FolderError, check_inside, checkpoints_of, find_folder, is_search
+from search.find import check_inside, find_folder, is_search
+from search.folder import checkpoints_of
 from search.lock import only_driver
 from search.provenance import ENVIRONMENT, provenance, public
-from search.remote import remote_address, run_on_head
-from search.signals import INTERRUPTED, ends_in_time
 from search.space import Plan
 from search.storage import StorageError, keep_password, open_storage
 from search.tracking import Tracker, TrackingError, tracking_address
@@ -45,76 +35,9 @@ from search.tracking import Tracker, TrackingError, tracking_address
 if TYPE_CHECKING:
     from search.sharing import Sharing
 
-USER_ERROR, OWN_ERROR = 2, 1
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    begun: list[Path] = []
-    with ends_in_time(functools.partial(_last_words, begun)):
-        return _run(sys.argv[1:] if argv is None else argv, begun)
-
-
-def _run(given: list[str], begun: list[Path]) -> int:
-    """The command; the search's folder is put into `begun` once it is known."""
-    try:
-        if (address := remote_address(given, os.environ)) and not {"-h", "--help"} & set(given):
-            return run_on_head(address, given)
-        resolved, options = parse(given, __doc__)
-        if options.print_config:
-            print(public(resolved.report()))
-            return 0
-        if options.plan:
-            return show_plan(resolved, options.price_per_gpu_hour)
-        folder = options.resume or _new_folder(resolved.settings)
-        begun.append(folder)
-        return search(_complete(resolved, folder), folder)
-    except (
-        ClusterError, ConfigError, FolderError, ImageError, ModelError, StorageError, TrackingError
-    ) as error:  # fmt: skip
-        print(f"lictune: {public(str(error))}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print(_last_words(begun, "interrupted"), file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        return _unexpected(error, begun[0] if begun else None)
-
-
-def _last_words(begun: list[Path], why: str) -> str:
-    """What a command says that ends because of something that happened to it."""
-    for folder in filter(is_search, begun):
-        return f"lictune: {why}; to go on: python -m search.run --resume {folder}"
-    return f"lictune: {why} before the search began"
-
-
-def _unexpected(error: Exception, folder: Path | None) -> int:
-    """Say what went wrong with the disk, or what is a fault of ours; the exit status."""
-    from search.disk import trouble
-
-    begun = folder is not None and is_search(folder)
-    if said := trouble(error):
-        hint = f"; once that is mended: python -m search.run --resume {folder}" if begun else ""
-        print(f"lictune: {public(said)}{hint}", file=sys.stderr)
-        return USER_ERROR
-    text = public("".join(traceback.format_exception(error)))
-    try:
-        if folder is None:
-            raise FileNotFoundError
-        (folder / "error.log").write_text(text)
-    except OSError:
-        print(text, file=sys.stderr)
-        return OWN_ERROR
-    first = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    hint = f"; to go on: python -m search.run --resume {folder}" if begun else ""
-    print(
-        f"lictune: a fault of ours: {public(first[0])} (the whole of it: {folder / 'error.log'}){hint}",
-        file=sys.stderr,
-    )
-    return OWN_ERROR
-
-
-def _new_folder(settings: Settings) -> Path:
+def new_folder(settings: Settings) -> Path:
+    """The folder for a new search. Raises ConfigError if it is taken."""
     name = settings.name
     if name is None:
         now = datetime.datetime.now().astimezone()
@@ -175,7 +98,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
 def search(resolved: Resolved, folder: Path) -> int:
     """The whole search, from the first line it prints to the last; one that this folder holds is gone on
     with."""
-    # Heavy imports wait until the settings are known to be good.
+    resolved = _complete(resolved, folder)
     ignored = cluster.prepare(resolved.settings.address)
     from lic.trial import open_images
     from search import session
@@ -209,9 +132,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     for label, text in _choices(resolved, plan, images, gpus, workers, sharing).items():
         say(f"{label:<12} {text}")
     if ignored:
-        say(
-            f"{'ignored':<12} {', '.join(ignored)}: set in the environment, and not settings of a search here"
-        )
+        say(f"{'ignored':<12} {', '.join(ignored)}: they are in the environment, and no settings of a search")
     say(f"{'results':<12} {folder}\n{'disk':<12} {space}\n{'MLflow':<12} {public(uri)}")
     with only_driver(folder):
         check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
@@ -340,7 +261,3 @@ def _cores(settings: Settings) -> int:
     if settings.address:
         return max(1, int(cluster.resource("CPU")))
     return len(os.sched_getaffinity(0))
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

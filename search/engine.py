@@ -21,8 +21,9 @@ from lic.recipe import LAMBDAS
 from lic.training import CheckpointError, DivergedError, TornError
 from lic.trial import Readings, Trial, TrialConfig
 from search import cluster
-from search.checkpoints import TRIALS_FOLDER, Checkpoints
+from search.checkpoints import Checkpoints
 from search.disk import is_full
+from search.find import TRIALS_FOLDER
 from search.limits import Limits
 from search.space import BASELINE, Candidate, Plan, baseline_name
 

@@ -11,7 +11,7 @@ from optuna.storages import InMemoryStorage
 from lic.recipe import LAMBDAS
 from lic.trial import Trial, TrialConfig
 from search.core import Core
-from search.simulate import SELECTION, simulate
+from search.simulation import SELECTION, simulate
 from search.space import Plan
 from search.surfaces import Family
 

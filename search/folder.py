@@ -13,27 +13,20 @@ import yaml
 from optuna.storages import BaseStorage
 from pydantic import ValidationError
 
-from lic.errors import LictuneError
-from lic.files import check_path, check_regular, one_line, read_regular, shown
+from lic.files import check_regular, one_line, read_regular, shown
 from search import plain_yaml
 from search.belief import Belief, Expectation
-from search.checkpoints import TRIALS_FOLDER, Checkpoints, StoredFile, refusal
+from search.checkpoints import Checkpoints, StoredFile, refusal
 from search.complaints import sentence
 from search.config import SETTINGS, ConfigError, Settings, is_name, recorded_settings
 from search.core import earlier_trials, studies
+from search.find import STUDY, TRIALS_FOLDER, FolderError, find_folder, is_search
 from search.plan import plan_of
 from search.provenance import ENVIRONMENT
 from search.recommend import believe, expected_of
 from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord, check
 from search.space import Plan, trial_name
 from search.storage import StorageError, open_storage, sqlite_address, sqlite_file
-
-#: Optuna's storage in a search's folder, unless its settings name another.
-STUDY = "study.db"
-
-
-class FolderError(LictuneError):
-    """A folder that is not a search's, or lacks what a search leaves; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +76,6 @@ def name_of(folder: Path) -> str:
     return recorded if recorded and is_name(recorded) else folder.resolve().name
 
 
-def check_inside(folder: Path, *names: str) -> None:
-    """Make sure that nothing of these names in a search's folder, which may come from someone else, is a link
-    by which a file outside would be overwritten. Raises FolderError."""
-    root = folder.resolve()
-    for path in (found for name in names for found in (folder / name, *(folder / name).glob("*"))):
-        if not path.resolve().is_relative_to(root):
-            raise FolderError(f"{path} leads to {path.resolve()}, outside the search's folder; remove it")
-
-
 def checkpoints_of(folder: Path) -> Checkpoints:
     """The checkpoints of the search in a folder: there, unless its settings name a storage."""
     storage = _setting(folder, "storage")
@@ -104,44 +88,6 @@ def _setting(folder: Path, key: str) -> str | None:
         return getattr(Settings.model_validate({key: recorded_settings(folder).get(key)}), key)
     except (ConfigError, ValidationError):
         return None
-
-
-def is_search(folder: Path) -> bool:
-    """Whether the folder is that of a search which has begun."""
-    try:
-        return (folder / STUDY).is_file() or (folder / SETTINGS).is_file()
-    except OSError:  # such as that of a name too long for a file
-        return False
-
-
-def searches_in(results: Path) -> list[Path]:
-    """The folders of all searches in a results folder; the one that recorded something last is the last."""
-    return sorted(filter(is_search, results.glob("*/")), key=recorded_at)
-
-
-def recorded_at(folder: Path) -> float:
-    """When a search last recorded something, as far as its folder tells, in seconds since 1970."""
-    for name in (STUDY, TRIALS_FOLDER, SETTINGS):
-        if (folder / name).exists():
-            return (folder / name).stat().st_mtime
-    return 0.0
-
-
-def find_folder(name: str, results: Path) -> Path:
-    """The folder of the search of this name in the results folder, or `name` itself if it is one; of 'last'
-    that which recorded something last. Raises FolderError."""
-    for path in (name, str(results)):
-        try:
-            check_path(path)
-        except ValueError as error:
-            raise FolderError(f"there is no search {shown(name)} in {shown(str(results))}: {error}") from None
-    found = searches_in(results)
-    places = found[-1:] if name == "last" else [results / name, Path(name)]
-    for folder in places:
-        if is_search(folder):
-            return folder
-    there = one_line(", ".join(sorted(path.name for path in found)) or "none", 300)
-    raise FolderError(f"there is no search {shown(name)} in {results}; there is {there}")
 
 
 def fetch_folder(name: str, results: Path, storage: str) -> Path:

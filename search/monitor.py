@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from search.checkpoints import TRIALS_FOLDER
 from search.core import studies
+from search.find import TRIALS_FOLDER
 from search.folder import checkpoints_of, storage_of
 from search.metrics import Gauges
 from search.progress import Progress, progress_of

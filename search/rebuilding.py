@@ -1,52 +1,30 @@
-"""Compare MLflow with what a search recorded, or bring it up to it.
-
-python -m search.track SEARCH             what MLflow lacks
-python -m search.track SEARCH --rebuild   writes it: every run, figure and table, from Optuna's
-                                          storage and the results folder; what is there stays
-"""
+"""What MLflow lacks of a search, told or written: `python -m search.track`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
-from lic.cli import run_command
-from lic.files import path_argument
-from search.folder import FolderError, OpenedSearch, open_search
+from search.find import FolderError
+from search.folder import OpenedSearch, open_search
 from search.lock import is_running
 from search.publishing import write_end
 from search.records import MEASURED_AT, SearchRecords, TrialRecord
 from search.results import parent_figures, strategy_results
 from search.tracking import STATUS, Tracker, TrackingError, first_line, held_runs, tracking_address
 
-USER_ERROR, LACKING = 2, 1
+LACKING = 1
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 if MLflow lacks something."""
-    parser = argparse.ArgumentParser(
-        prog="python -m search.track", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
-    parser.add_argument(
-        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
-    )
-    parser.add_argument("--tracking-uri", metavar="URI", help="of MLflow (default: as the search had it)")
-    parser.add_argument("--rebuild", action="store_true", help="write what MLflow lacks")
-    args = parser.parse_args(argv)
-    try:
-        search = open_search(args.search, args.results)
-        given = args.tracking_uri or search.settings.tracking_uri
-        uri = tracking_address(given, search.folder.resolve().parent)
-        if args.rebuild:
-            rebuild(search, uri)
-        return _compare(search, uri)
-    except (FolderError, TrackingError) as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks for; 1 if MLflow lacks something, else 0. Raises FolderError,
+    TrackingError."""
+    search = open_search(args.search, args.results)
+    given = args.tracking_uri or search.settings.tracking_uri
+    uri = tracking_address(given, search.folder.resolve().parent)
+    if args.rebuild:
+        rebuild(search, uri)
+    return _compare(search, uri)
 
 
 def rebuild(search: OpenedSearch, uri: str) -> None:
@@ -92,7 +70,3 @@ def _as_recorded(record: TrialRecord, runs: dict[str, Any]) -> bool:
     last = record.readings[record.last_epoch]
     held = all(run.data.metrics.get(name) == value for name, value in last.items() if name != MEASURED_AT)
     return held and run.info.status == STATUS[record.state]
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.data.sets import ImageSet
 from lic.trial import TrialConfig
-from search.checkpoints import TRIALS_FOLDER
 from search.core import SETUP, SOURCE, Core, readings_of, studies
-from search.folder import checkpoints_of, name_of, searches_in, storage_of
+from search.find import TRIALS_FOLDER, searches_in
+from search.folder import checkpoints_of, name_of, storage_of
 from search.records import check, record_of
 from search.space import baseline_name
 from search.storage import StorageError

@@ -16,8 +16,6 @@ from search.belief import Belief, Point
 from search.space import Plan
 from search.surrogate import Array
 
-SAMPLERS = ("surrogate", "tpe", "gp", "random", "grid")
-
 #: Trials per rate that are spread evenly before the model proposes any.
 _STARTUP = 2
 

@@ -19,11 +19,12 @@ from rich.console import Console
 from lic import durable
 from lic.trial import TrialConfig
 from search import cluster, confirm, disk, engine, results, summary
-from search.checkpoints import TRIALS_FOLDER, Checkpoints, refusal
+from search.checkpoints import Checkpoints, refusal
 from search.cluster import RayDiedError
 from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
+from search.find import TRIALS_FOLDER
 from search.folder import checkpoints_of, name_of, storage_of
 from search.limits import Limits
 from search.lock import is_running, signs_of_life

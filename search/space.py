@@ -10,6 +10,9 @@ BASELINE = "baseline"
 TRIAL = "trial"
 CONFIRMATION = "confirmation"
 
+#: What can propose points (search.sampler).
+SAMPLERS = ("surrogate", "tpe", "gp", "random", "grid")
+
 
 def trial_name(number: int) -> str:
     """The name of the trial with this number."""

@@ -18,7 +18,8 @@ from scipy.interpolate import PchipInterpolator
 from lic.errors import LictuneError
 from lic.files import one_line, read_regular, shown
 from lic.recipe import LAMBDAS
-from search.folder import FolderError, open_search
+from search.find import FolderError
+from search.folder import open_search
 from search.space import BASELINE
 from search.surrogate import Squash
 

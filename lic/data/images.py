@@ -22,6 +22,10 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm",
 MAX_PIXELS = 200_000_000
 
 
+#: What a decoded image can be written as without a further loss.
+LOSSLESS = (".png", ".ppm", ".bmp", ".tif", ".tiff")
+
+
 class ImageError(LictuneError):
     """An image or image folder that cannot be used; the message names it."""
 

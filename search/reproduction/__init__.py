@@ -7,3 +7,8 @@
 
 None of it needs Ray, Optuna or MLflow.
 """
+
+from __future__ import annotations
+
+#: The fraction of the paper's steps that a model is trained without a GPU, where it is not given.
+FRACTION_ON_CPU = 0.03

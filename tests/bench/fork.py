@@ -33,7 +33,8 @@ from lic.bdrate import CurveError, bd_rate_interval
 from lic.files import number_argument, path_argument, whole_argument
 from lic.trial import Trial
 from search.engine import training_config_of
-from search.folder import OpenedSearch, is_search, open_search
+from search.find import is_search
+from search.folder import OpenedSearch, open_search
 from search.plan import template_of
 from search.records import PSNR, TrialRecord, image_curve
 from search.results import best_per_rate

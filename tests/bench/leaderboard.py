@@ -24,7 +24,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from dashboards.open import serve_mlflow
+from dashboards.links import serve_mlflow
 from dashboards.servers import HOST, Servers
 from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS

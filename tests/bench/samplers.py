@@ -38,7 +38,7 @@ from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.core import Core
 from search.sampler import spread_point
-from search.simulate import SELECTION, simulate
+from search.simulation import SELECTION, simulate
 from search.space import Plan
 from search.stopping import rungs
 from search.surfaces import Family, Recorded, best_of, recorded

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dashboards.open import serve
+from dashboards.links import serve
 from dashboards.servers import Servers
 from search.folder import open_search
 from tests.browser import MISSING, chromium, fresh_page

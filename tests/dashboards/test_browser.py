@@ -12,7 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed; it is in 
 
 from playwright.sync_api import Browser, Page
 
-from dashboards.open import serve
+from dashboards.links import serve
 from dashboards.servers import Servers
 from search.folder import OpenedSearch, open_search
 from search.records import TrialRecord

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
-from dashboards import report
+import dashboards.page
 from dashboards.examples import Example, Examples
 from lic.latents import Examined
 from lic.recipe import LAMBDAS
@@ -73,7 +73,7 @@ def page_of(text: str, with_examples: bool = True) -> str:
     trials, baselines = search.records.trials, search.records.baselines
     found = Examples(trials[0], baselines[1], -1.0, [example]) if with_examples else None
     by_strategy = strategy_results(search.records, search.plan.strategies)
-    return report.page(search, by_strategy, report._figures(search, found), found, text)
+    return dashboards.page.page(search, by_strategy, dashboards.page._figures(search, found), found, text)
 
 
 class Elements(HTMLParser):

@@ -118,7 +118,7 @@ def test_views_are_installed_once(tmp_path: Path) -> None:
 
 
 def test_a_tracking_server_is_linked_to(real: Real, capsys: pytest.CaptureFixture[str]) -> None:
-    from dashboards.open import _mlflow
+    from dashboards.links import _mlflow
     from dashboards.servers import Servers
 
     search = open_search("real", real[0], with_model=False)

@@ -29,7 +29,8 @@ from lic.training import CheckpointError, Trainer, read_checkpoint
 from lic.zoo import MANIFEST, WEIGHTS, ModelConfig, ZooError
 from search.config import SETTINGS, resolve
 from search.core import Core
-from search.folder import STUDY, FolderError, OpenedSearch, find_folder, is_search, open_search
+from search.find import STUDY, FolderError, find_folder, is_search
+from search.folder import OpenedSearch, open_search
 from search.plan import plan_of
 from search.provenance import ENVIRONMENT
 from search.storage import sqlite_address

@@ -15,9 +15,10 @@ from search import checkpoints as module
 from search.checkpoints import Checkpoints, prepare_storage
 from search.cluster import _visit
 from search.config import ConfigError, resolve, storage_address
-from search.folder import FolderError, checkpoints_of, fetch_folder, final_weights, open_search
+from search.driver import _check_new
+from search.find import FolderError
+from search.folder import checkpoints_of, fetch_folder, final_weights, open_search
 from search.plan import template_of
-from search.run import _check_new
 from search.storage import StorageError
 from tests import objects
 from tests.conftest import assert_as_trained_alone, interrupted_at, run_search, search_command

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from search.config import is_name
-from search.folder import FolderError, check_inside, checkpoints_of, fetch_folder, name_of
+from search.find import FolderError, check_inside
+from search.folder import checkpoints_of, fetch_folder, name_of
 
 ELSEWHERE = ["..", ".", "../other", "/etc", "a/../../b", "", ".hidden"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dashboards.open import serve_mlflow
+from dashboards.links import serve_mlflow
 from dashboards.servers import HOST, Servers, usable_port
 from search.tracking import runs_of
 from tests.conftest import search_command

@@ -16,7 +16,7 @@ from lic import durable
 from search import cluster
 from search.checkpoints import Checkpoints
 from search.config import ConfigError, resolve, resolve_again
-from search.folder import FolderError, find_folder
+from search.find import FolderError, find_folder
 from search.lock import is_running, only_driver
 from search.remote import remote_address
 from search.session import keep_best

@@ -14,7 +14,8 @@ from optuna.storages import InMemoryStorage
 from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.core import Core, readings_of
-from search.simulate import SELECTION, main, simulate
+from search.simulate import main
+from search.simulation import SELECTION, simulate
 from search.space import TRIAL, Candidate, Plan
 from search.surfaces import Family, Recorded, SurfaceError, best_of, load_curve, read_table, seed_noise
 

@@ -1,0 +1,56 @@
+"""Open a search in the browser: `make ui` for the newest one, or
+
+    python -m dashboards.open SEARCH
+
+starts MLflow and Optuna's dashboard on 127.0.0.1, writes the report if it is missing or old, and prints links
+that work in any browser. Ctrl-C ends what it started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lic.cli import run_command
+from lic.errors import LictuneError
+from lic.files import path_argument, whole_argument
+
+USER_ERROR = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Start what is missing, print the links and stay until Ctrl-C; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dashboards.open", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "search", nargs="?", metavar="SEARCH", help="its name, or its folder (default: newest)"
+    )
+    parser.add_argument(
+        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+    )
+    parser.add_argument(
+        "--port", type=whole_argument(1, 65_535), default=5000, help="of MLflow (default: 5000)"
+    )
+    parser.add_argument(
+        "--optuna-port",
+        type=whole_argument(1, 65_535),
+        default=8080,
+        help="of Optuna's dashboard (default: 8080)",
+    )
+    args = parser.parse_args(argv)
+    try:
+        from dashboards import links  # heavy: not before the arguments are known to be good
+
+        links.show(args)
+    except LictuneError as error:
+        print(f"lictune: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
