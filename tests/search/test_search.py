@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import signal
 import subprocess
 import time
@@ -248,6 +250,30 @@ def test_a_killed_worker_is_trained_on_from_its_checkpoint(tmp_path: Path) -> No
     for record in records.everything():
         assert len(record.readings) == 3
         assert_as_trained_alone(record, template_of(settings_of(tmp_path, "killed")))
+
+
+def test_a_search_needs_neither_a_reader_nor_a_quiet_environment(tmp_path: Path) -> None:
+    """Its output is closed, and the environment names another Ray, another run of MLflow and ASCII."""
+    arguments = ["--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "1", "--no-stopping"]
+    command = [*search_command(tmp_path, "alone"), *arguments]
+    foreign = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_NAMESPACE": "x", "MLFLOW_RUN_ID": "0"}
+    done = subprocess.run(
+        ["bash", "-c", f"exec {shlex.join(command)} >&-"], stderr=subprocess.PIPE, text=True, check=False,
+        env={**os.environ, **foreign, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    log = (tmp_path / "alone" / "search.log").read_text()
+    assert (done.returncode, done.stderr) == (0, ""), log
+    for line in (
+        "ignored      MLFLOW_RUN_ID, RAY_ADDRESS, RAY_NAMESPACE: ",
+        "Best per rate",
+        "next: python -m ",
+    ):
+        assert line in log
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("alone")
+    assert experiment is not None
+    assert {run.info.status for run in client.search_runs([experiment.experiment_id])} == {"FINISHED"}
+    assert len(client.search_runs([experiment.experiment_id])) == 3
 
 
 @pytest.mark.chaos
