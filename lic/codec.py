@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _encode(args: argparse.Namespace) -> int:
-    _check_target(args.file, args.overwrite)
+    _check_target(args.file, args.image, args.overwrite)
     pixels = read_rgb(args.image)
     entry = zoo.find(args.zoo, args.quality, args.baseline)
     model = entry.load()
@@ -94,7 +94,7 @@ def _encode(args: argparse.Namespace) -> int:
 
 
 def _decode(args: argparse.Namespace) -> int:
-    _check_target(args.image, args.overwrite)
+    _check_target(args.image, args.file, args.overwrite)
     if args.image.suffix.lower() not in _LOSSLESS:
         raise ImageError(f"{args.image}: write the image as one of {', '.join(_LOSSLESS)}")
     parsed = unpack(read_regular(args.file, MAX_BYTES))
@@ -110,7 +110,10 @@ def _decode(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def _check_target(path: Path, source: Path, overwrite: bool) -> None:
+    """Raise ImageError unless the result may be written to `path`; never over what it is made of."""
+    if path.exists() and source.exists() and path.samefile(source):
+        raise ImageError(f"{path} is the file that is read, and would be lost; write to another")
     if path.exists() and not overwrite:
         raise ImageError(f"{path} is there already; give --overwrite, or another name")
     if not path.resolve().parent.is_dir():

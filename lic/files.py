@@ -28,8 +28,10 @@ def shown(value: object) -> str:
 
 
 def one_line(error: BaseException | str, most: int = 200) -> str:
-    """What an error of someone else's says, on one short line of printable characters."""
-    text = " ".join(str(error).split())[:most]
+    """What an error of someone else's says, on one short line of printable characters, cut between words."""
+    text = " ".join(str(error).split())
+    if len(text) > most:
+        text = f"{text[: most - 3].rpartition(' ')[0] or text[: most - 4]} ..."
     return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
 
 
