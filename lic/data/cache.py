@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lic import durable
 from lic.data.images import ImageError, read_rgb
-from lic.files import one_line
+from lic.files import home, one_line
 
 _FORMAT = 1
 
@@ -31,14 +31,10 @@ _LAYOUT = "planes"
 
 
 def default_cache() -> Path:
-    """The folder of decoded images where none is named. Raises ImageError if the home folder is unknown."""
-    place = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not place.is_absolute():  # the XDG Base Directory Specification has such a value ignored
-        try:
-            place = Path.home() / ".cache"
-        except RuntimeError as error:
-            raise ImageError(f"there is no home folder to keep decoded images in; {_ELSEWHERE}") from error
-    return place / "lictune"
+    """The folder of decoded images where none is named."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG Base Directory Specification has a value that is no absolute path ignored.
+    return (given if given.is_absolute() else home() / ".cache") / "lictune"
 
 
 @contextmanager

@@ -298,12 +298,14 @@ def test_only_an_absolute_cache_home_counts(
     assert default_cache() == tmp_path / value / "lictune"
 
 
-def test_without_a_home_folder_the_cache_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder_the_cache_is_a_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # of no entry in the passwd file
-    with pytest.raises(ImageError, match=r"no home folder to keep decoded images in; name .* --cache"):
-        default_cache()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert default_cache() == tmp_path / "lictune-2147483641" / ".cache" / "lictune"
 
 
 def test_a_cache_that_cannot_be_written_to_is_named(photographs: Path, tmp_path: Path) -> None:

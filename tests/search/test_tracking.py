@@ -277,6 +277,14 @@ def test_a_server_that_stays_away_costs_a_minute_and_is_said(
     assert publisher.trouble == "away"
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow with nothing in it, which takes MLflow seconds to make."""
+    made = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{made}").search_experiments()
+    return made
+
+
 NEWER = (
     r"a newer MLflow than \S+, which is installed\); install the MLflow that wrote it, or name another place"
 )
