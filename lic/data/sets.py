@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,7 @@ def training_and_validation(
         left_out = {**left_out, "identical to a held-out image": list(twins)}
     return (
         ImageSet("train", train, f"{len(train)} images of {root}{note(left_out | _unreadable(train))}"),
-        ImageSet("val", val, f"{len(val)} images, {split.how}{note(_unreadable(val))}"),
+        ImageSet("val", val, f"{len(val)} images, {split.how}{note(split.val_left_out | _unreadable(val))}"),
     )
 
 
@@ -90,14 +90,15 @@ def _in_both(root: Path, twins: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class _Split:
-    """Files to train on and to select on, how they were told apart, whether their folders did, and what was
-    left out."""
+    """Files to train on and to select on, how they were told apart, whether by their folders, and what was
+    left out, of the folder to select on apart."""
 
     train: list[Path]
     val: list[Path]
     how: str
     given: bool
     left_out: LeftOut
+    val_left_out: LeftOut = field(default_factory=dict)
 
 
 def _split(root: Path, validation_count: int) -> _Split:
@@ -112,8 +113,8 @@ def _split(root: Path, validation_count: int) -> _Split:
     if val_folder:
         val = look_through(val_folder)
         chosen = draw.permutation(len(val.files))[:validation_count]
-        how = f"of {val_folder}{note(val.left_out)}"
-        return _Split(found.files, [val.files[i] for i in sorted(chosen)], how, True, left_out)
+        val_files = [val.files[i] for i in sorted(chosen)]
+        return _Split(found.files, val_files, f"of {val_folder}", True, left_out, val.left_out)
     if len(found.files) < 2:
         raise ImageError(
             f"{root} holds one image; at least two are needed, one is held out to select on{note(left_out)}"
