@@ -25,6 +25,7 @@ from lic.architectures import (
     starting_weights,
     strategies,
 )
+from lic.errors import LictuneError
 from lic.files import check_path, read_regular, shown
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Precision, Scale, TrainingConfig
 from search import plain_yaml
@@ -46,7 +47,7 @@ _NAME_MARKS, _NAME_LENGTH, _NAME_BYTES = " ._-+=@", 100, 200
 _SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
 
-class ConfigError(ValueError):
+class ConfigError(LictuneError):
     """A setting that cannot be used; one sentence with the value and the fix."""
 
 
