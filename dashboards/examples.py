@@ -92,8 +92,9 @@ def _test_set(search: OpenedSearch) -> ImageSet:
     # A set that was generated because there was no network is not to be fetched now.
     test = "deadleaves" if config.test == "auto" and name.startswith("deadleaves") else config.test
     found = test_set(config.kodak, test, config.test_images, Path(config.cache))
-    recorded = search.environment.get("test_fingerprint", found.images.fingerprint)
-    if found.name != name or found.images.fingerprint != recorded:
+    recorded = search.environment.get("test_fingerprint")
+    # An earlier version may have called a folder otherwise; its images say more than its name.
+    if found.images.fingerprint != recorded if recorded else found.name != name:
         raise ExamplesError(f"the images of {name} that it was measured on are not there any more")
     return found
 

@@ -20,7 +20,7 @@ from lic.files import read_regular
 
 def encode_file(args: argparse.Namespace) -> None:
     """Code an image as the command line says. Raises ImageError, ZooError, OSError."""
-    _check_target(args.file, args.overwrite)
+    _check_target(args.file, args.image, args.overwrite)
     pixels = read_rgb(args.image)
     entry = zoo.find(args.zoo, args.quality, args.baseline)
     model = entry.load()
@@ -35,7 +35,7 @@ def encode_file(args: argparse.Namespace) -> None:
 
 def decode_file(args: argparse.Namespace) -> None:
     """Decode a file as the command line says. Raises BitstreamError, ImageError, ZooError, OSError."""
-    _check_target(args.image, args.overwrite)
+    _check_target(args.image, args.file, args.overwrite)
     if args.image.suffix.lower() not in LOSSLESS:
         raise ImageError(f"{args.image}: write the image as one of {', '.join(LOSSLESS)}")
     try:
@@ -53,7 +53,10 @@ def decode_file(args: argparse.Namespace) -> None:
         print(f"{args.image}: {parsed.width} x {parsed.height}, with {entry.config.name}")
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def _check_target(path: Path, source: Path, overwrite: bool) -> None:
+    """Raise ImageError unless the result may be written to `path`; never over what it is made of."""
+    if path.exists() and source.exists() and path.samefile(source):
+        raise ImageError(f"{path} is the file that is read, and would be lost; write to another")
     if path.exists() and not overwrite:
         raise ImageError(f"{path} is there already; give --overwrite, or another name")
     if not path.resolve().parent.is_dir():

@@ -8,6 +8,7 @@ import errno
 import os
 import reprlib
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +29,22 @@ def shown(value: object) -> str:
 
 
 def one_line(error: BaseException | str, most: int = 200) -> str:
-    """What an error of someone else's says, on one short line of printable characters."""
-    text = " ".join(str(error).split())[:most]
+    """What an error of someone else's says, on one short line of printable characters, cut between words."""
+    text = " ".join(str(error).split())
+    if len(text) > most:
+        text = f"{text[: most - 3].rpartition(' ')[0] or text[: most - 4]} ..."
     return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
+
+
+def home() -> Path:
+    """The user's home folder; one in the temporary folder where neither HOME nor the system names any."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        place = Path(tempfile.gettempdir()) / f"lictune-{os.getuid()}"
+        with contextlib.suppress(OSError):  # whoever writes there says what is wrong
+            place.mkdir(mode=0o700, exist_ok=True)
+        return place
 
 
 def check_path(text: str) -> None:

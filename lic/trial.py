@@ -17,7 +17,7 @@ import torch
 
 from lic.acceleration import keep_freed_memory
 from lic.data.crops import RandomCrops
-from lic.data.sets import ImageSet, test_set, training_and_validation
+from lic.data.sets import ImageSet, noting_overlap, test_set, training_and_validation
 from lic.evaluation import aggregate, evaluate
 from lic.models import build, load_weights
 from lic.recipe import ON_CPU, Speed, TrainingConfig
@@ -69,7 +69,8 @@ def open_images(config: ImagesConfig) -> tuple[ImageSet, ImageSet, ImageSet]:
     """The training, validation and test sets; one process opens each only once."""
     cache = Path(config.cache)
     train, val = training_and_validation(config.data, config.val_images, cache)
-    return train, val, test_set(config.kodak, config.test, config.test_images, cache)
+    test = test_set(config.kodak, config.test, config.test_images, cache)
+    return train, val, noting_overlap(test, train, val)
 
 
 class Trial:

@@ -43,14 +43,16 @@ def verify(
 ) -> pd.DataFrame:
     """Encode and decode every image with every model, a row each; `progress` gets rows done and all.
 
-    Columns: quality, role, image, height, width; streams, bytes (of the streams), file_bytes, ideal_bits;
-    bpp, psnr, ms_ssim of real coding; estimated_bpp, estimated_psnr, estimated_ms_ssim of the forward pass;
-    encoding_time, decoding_time in seconds on one core. Raises VerificationError, ImageError.
+    Columns: quality, role, image (its path below the folder that holds all), height, width; streams, bytes
+    (of the streams), file_bytes, ideal_bits; bpp, psnr, ms_ssim of real coding; estimated_bpp,
+    estimated_psnr, estimated_ms_ssim of the forward pass; encoding_time, decoding_time in seconds on one
+    core. Raises VerificationError, ImageError.
     """
     # A rate that keeps its baseline has the same weights in both roles: they are coded once.
     wanted = list(models)
     distinct = {model.sha256: model for model in wanted}
-    tasks = [(model, path) for model in distinct.values() for path in images]
+    below = Path(os.path.commonpath([path.parent for path in images]))
+    tasks = [(model, path, below) for model in distinct.values() for path in images]
     # Not forked: a copy of a process that has used torch's threads can hang.
     with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         try:
@@ -65,7 +67,7 @@ def verify(
             pool.shutdown(cancel_futures=True)
             raise
     measured: dict[str, list[dict[str, object]]] = {}
-    for (model, _), row in zip(tasks, rows, strict=True):
+    for (model, *_), row in zip(tasks, rows, strict=True):
         measured.setdefault(model.sha256, []).append(row)
     return pd.DataFrame(
         {"quality": model.config.quality, "role": model.role, **row}
@@ -98,8 +100,8 @@ def _loaded(model: ZooModel) -> torch.nn.Module:
     return model.load()
 
 
-def _verify_one(task: tuple[ZooModel, Path]) -> dict[str, object]:
-    entry, path = task
+def _verify_one(task: tuple[ZooModel, Path, Path]) -> dict[str, object]:
+    entry, path, below = task
     model, pixels = _loaded(entry), read_rgb(path)
     started = time.perf_counter()
     coded = encode(model, pixels)
@@ -120,7 +122,7 @@ def _verify_one(task: tuple[ZooModel, Path]) -> dict[str, object]:
     original, x_hat = (torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in (pixels, decoded))
     estimate = measure_image(model, pixels)
     return {
-        "image": path.name,
+        "image": path.relative_to(below).as_posix(),
         "height": height,
         "width": width,
         "streams": len(coded.streams),

@@ -20,6 +20,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,9 @@ def load(folder: str | Path, quality: int, baseline: bool = False) -> nn.Module:
 
 def find(folder: str | Path, quality: int, baseline: bool = False) -> ZooModel:
     """The model of a rate as the manifest lists it. Raises ZooError."""
+    if not isinstance(quality, Integral) or isinstance(quality, bool):
+        low, high = min(LAMBDAS), max(LAMBDAS)
+        raise ZooError(f"quality is {shown(quality)}; give a whole number from {low} to {high}: quality=3")
     models = [model for model in list_models(folder) if model.baseline == baseline]
     for model in models:
         if model.config.quality == quality:

@@ -44,6 +44,9 @@ USER_ERROR = 2
 
 _VITAL = ("raylet", "gcs_server")
 
+#: What Ray puts behind the path of its folder for a socket, and how long that may be (sockaddr_un; macOS's).
+_SOCKET, _SOCKET_BYTES = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.999", 103
+
 #: How often it is tried to start Ray on this machine.
 _STARTS = 3
 
@@ -121,6 +124,7 @@ def _start(options: dict[str, Any]) -> None:
     need more; what else goes wrong is not tried again."""
     import ray
 
+    options = {"_temp_dir": _short_folder(), **options}
     before = set(psutil.Process().children(recursive=True))
     for tries_left in reversed(range(_STARTS)):
         try:
@@ -173,6 +177,14 @@ def _signals_are_ours() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen, utils.set_sigterm_handler = popen, handle_sigterm
+
+
+def _short_folder() -> str | None:
+    """Where Ray is to keep its sockets and logs, if its own choice (TMPDIR) is too long for a socket."""
+    from ray._common.utils import get_default_ray_temp_dir
+
+    longest = get_default_ray_temp_dir() + _SOCKET
+    return None if len(os.fsencode(longest)) <= _SOCKET_BYTES else "/tmp/ray"
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,8 +40,9 @@ SETTINGS = "settings.yaml"
 #: Settings that are paths, some of them unless they are a certain word.
 _PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")
 
-#: The name of a folder, a study, an experiment and a place in an object store all at once.
-_NAME = re.compile(r"[A-Za-z0-9_+=@]([A-Za-z0-9 ._+=@-]{0,98}[A-Za-z0-9._+=@-])?")
+#: A name's characters besides letters and digits of any script, and its length at the most: it is that of a
+#: folder, a study, an experiment and a place in an object store all at once, and a folder's has 255 bytes.
+_NAME_MARKS, _NAME_LENGTH, _NAME_BYTES = " ._-+=@", 100, 200
 
 _SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
@@ -245,11 +247,12 @@ class Settings(BaseModel):
     @field_validator("name")
     @classmethod
     def _check_name(cls, value: str | None) -> str | None:
-        if value is None or is_name(value):
-            return value
+        name = None if value is None else unicodedata.normalize("NFC", value)
+        if name is None or is_name(name):
+            return name
         raise ValueError(
             "a name is one folder name: letters, digits, spaces and . _ - + = @, no '/', not beginning with "
-            "a space, '.' or '-', at most 100 characters, and not 'last'"
+            f"a space, '.' or '-', at most {_NAME_LENGTH} characters ({_NAME_BYTES} bytes), and not 'last'"
         )
 
     @field_validator(*_PATHS)
@@ -280,7 +283,11 @@ def is_switch(annotation: Any) -> bool:
 
 def is_name(value: str) -> bool:
     """Whether a search can be called so. What --resume takes for the newest search is no name."""
-    return _NAME.fullmatch(value) is not None and value != "last"
+    # Marks (category M) are accents and vowel signs that make one letter with the character before them.
+    written = all(c.isalnum() or c in _NAME_MARKS or unicodedata.category(c)[0] == "M" for c in value)
+    begins = value[:1].isalnum() or value[:1] in ("_", "+", "=", "@")
+    short = len(value) <= _NAME_LENGTH and len(value.encode(errors="replace")) <= _NAME_BYTES
+    return written and begins and short and value[-1:] != " " and value != "last"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -104,15 +105,23 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
-    """The images to verify on, and what to call them."""
+    """The images to verify on, and what to call them: 'kodak' only if they are. Raises ImageError."""
     from lic.data.cache import default_cache
-    from lic.data.images import find_images
+    from lic.data.folders import look_through, note
+    from lic.data.images import ImageError
     from lic.data.kodak import check_kodak, fetch_kodak
+    from lic.data.sets import set_name
 
-    if given is not None:
-        return given.resolve().name, find_images(given)
-    folder = Path(settings.kodak) if settings.kodak else fetch_kodak(Path(settings.cache or default_cache()))
-    return "kodak", check_kodak(folder)
+    if given is None:
+        folder = Path(settings.kodak or fetch_kodak(Path(settings.cache or default_cache())))
+        return "kodak", check_kodak(folder)
+    found = look_through(given)
+    if found.left_out:
+        print(f"verifying on {len(found.files)} images of {given}{note(found.left_out)}")
+    with contextlib.suppress(ImageError):
+        if check_kodak(given) == found.files:
+            return "kodak", found.files
+    return set_name(given), found.files
 
 
 def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> dict[int, Choice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +97,9 @@ def rd_curves(curves: Sequence[Drawn], title: str) -> Figure:
 
 def save(figure: Figure, path: Path, dpi: int = _DPI) -> Path:
     """Write a figure as PNG, whole or not at all; the path. Raises OSError."""
-    with durable.replacing(path) as partial:
+    with durable.replacing(path) as partial, warnings.catch_warnings():
+        # A name in a script that matplotlib's font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure.savefig(partial, dpi=dpi)
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from lic.errors import LictuneError
@@ -49,7 +50,8 @@ def find_folder(name: str, results: Path) -> Path:
         except ValueError as error:
             raise FolderError(f"there is no search {shown(name)} in {shown(str(results))}: {error}") from None
     found = searches_in(results)
-    places = found[-1:] if name == "last" else [results / name, Path(name)]
+    named = [results / name, results / unicodedata.normalize("NFC", name), Path(name)]
+    places = found[-1:] if name == "last" else named
     for folder in places:
         if is_search(folder):
             return folder

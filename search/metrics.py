@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import unicodedata
 
 from ray.util.metrics import Gauge
 
@@ -23,15 +25,26 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+def label_of(search: str) -> str:
+    """What the metrics call a search: Ray takes ASCII alone, so where its name has other letters, those that
+    have an ASCII form ('e' for 'é') and a mark of the name."""
+    if search.isascii():
+        return search
+    plain = unicodedata.normalize("NFKD", search).encode("ascii", "ignore").decode().strip()
+    return f"{plain or 'search'}-{hashlib.sha256(search.encode()).hexdigest()[:6]}"
+
+
 class Gauges:
     """The gauges of one search. Only what is set while Ray is connected reaches anybody."""
 
     def __init__(self, search: str, patches_per_epoch: int) -> None:
+        #: The tag that tells its gauges from those of other searches.
+        self.label = label_of(search)
         self._patches_per_epoch = patches_per_epoch
         self._refused = False
         self._gauges = {
             name: Gauge(name, description=what, tag_keys=("search", *tags)).set_default_tags(
-                {"search": search}
+                {"search": self.label}
             )
             for name, (what, tags) in GAUGES.items()
         }

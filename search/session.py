@@ -109,6 +109,10 @@ class Session:
         view = view_for(self.console)
         publisher = Publisher(self.tracker, self.plan.strategies, view.say)
         gauges = Gauges(self.folder.name, settings.batch * settings.steps_per_epoch)
+        if gauges.label != self.folder.name:
+            view.say(
+                f"{'metrics':<12} the search is called {gauges.label} there, since Ray takes ASCII alone"
+            )
         places = [self.folder, *([Path(checkpoints.root)] if checkpoints.is_local else [])]
         monitor = Monitor(
             self.folder, self.plan, self.test_set, self.workers, publisher, view, gauges,

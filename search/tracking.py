@@ -11,12 +11,16 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lic.errors import LictuneError
+from lic.files import one_line
 from search.config import SETTINGS, is_name
 from search.provenance import ENVIRONMENT, parent_description, public
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
@@ -46,6 +50,9 @@ STATUS = {RUNNING: "KILLED", FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "F
 
 #: Most metrics that MLflow takes in one request.
 _BATCH = 1000
+
+#: The MLflow of a database, against the one that is installed.
+_OLDER, _NEWER = "an older", "a newer"
 
 #: Answers of MLflow's that no later attempt changes.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
@@ -117,7 +124,7 @@ class Tracker:
             self._describe(self.parent, fresh, tags)
         except (MlflowException, OSError) as error:
             raise TrackingError(
-                f"MLflow cannot be written to ({first_line(error)}); check --tracking-uri"
+                f"MLflow cannot be written to ({first_line(error)}); {_remedy(error, uri)}"
             ) from error
 
     def _open_experiment(self, artifacts: Path | None) -> str:
@@ -297,7 +304,7 @@ def held_runs(uri: str, search: str) -> dict[str, Any]:
         found = client.get_experiment_by_name(search)
         runs = runs_of(client, found.experiment_id, f"tags.`{TRIAL_TAG}` != ''") if found else []
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"MLflow cannot be read ({first_line(error)}); check --tracking-uri") from error
+        raise TrackingError(f"MLflow cannot be read ({first_line(error)}); {_remedy(error, uri)}") from error
     return {run.data.tags[TRIAL_TAG]: run for run in runs}
 
 
@@ -335,7 +342,31 @@ def runs_of(client: Any, experiment: str, query: str = "") -> list[Any]:
 
 def first_line(error: BaseException) -> str:
     """What went wrong, on one short line; MLflow's own errors show the address with its password."""
+    if age := _age(error):
+        return f"its database is that of {age} MLflow than {version('mlflow')}, which is installed"
     lines = public(str(error)).strip().splitlines()
     # SQLAlchemy may put how it came about before what it was.
     told = [line for line in lines if not line.startswith("(raised as a result")]
-    return ([*told, *lines, type(error).__name__])[0][:200]
+    return one_line(([*told, *lines, type(error).__name__])[0])
+
+
+def _remedy(error: BaseException, uri: str) -> str:
+    """What to do about an error of MLflow's at this address."""
+    if _age(error) == _OLDER:
+        return f"back it up, then run: mlflow db upgrade {shlex.quote(public(uri))}"
+    if _age(error) == _NEWER:
+        return "install the MLflow that wrote it, or name another place by --tracking-uri"
+    return "check --tracking-uri"
+
+
+def _age(error: BaseException) -> str:
+    """Whether the database is not of this MLflow, which itself calls every other one out of date; else
+    empty."""
+    found = re.search(r"database schema \(found version (\w+), but expected", str(error))
+    if found is None:
+        return ""
+    from alembic.script import ScriptDirectory
+    from mlflow.store import db_migrations
+
+    known = ScriptDirectory(str(Path(db_migrations.__file__).parent)).walk_revisions()
+    return _OLDER if found[1] in {script.revision for script in known} else _NEWER

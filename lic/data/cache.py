@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -18,15 +19,34 @@ from numpy.typing import NDArray
 
 from lic import durable
 from lic.data.images import ImageError, read_rgb
+from lic.files import home, one_line
 
 _FORMAT = 1
+
+#: What to do about a cache that cannot be used.
+_ELSEWHERE = "name another folder by --cache, or by XDG_CACHE_HOME"
 
 #: How a packed file holds an image; in its name, so that the images' fingerprint is not of the layout.
 _LAYOUT = "planes"
 
 
 def default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lictune"
+    """The folder of decoded images where none is named."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG Base Directory Specification has a value that is no absolute path ignored.
+    return (given if given.is_absolute() else home() / ".cache") / "lictune"
+
+
+@contextmanager
+def kept_in(cache: Path) -> Iterator[None]:
+    """Write to the folder of decoded images, which is made if it is not there. Raises ImageError, naming it
+    and what to do, if it cannot be written to."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        why = error.strerror or one_line(error)
+        raise ImageError(f"images cannot be kept in {cache} ({why}); {_ELSEWHERE}") from error
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,21 @@ class PackedImages:
         return flat.reshape(3, image.height, image.width)
 
 
+def copies(images: PackedImages, others: PackedImages) -> dict[str, str]:
+    """The images that have the pixels of one of the others: their names, each with that other's name. Raises
+    ImageError (see `planes`)."""
+    alike: dict[tuple[int, int, int], list[int]] = {}
+    for number, image in enumerate(others.images):
+        alike.setdefault((image.height, image.width, image.crc32), []).append(number)
+    found = {}
+    for number, image in enumerate(images.images):
+        for other in alike.get((image.height, image.width, image.crc32), ()):
+            if np.array_equal(images.planes(number), others.planes(other)):
+                found[image.name] = others.images[other].name
+                break
+    return found
+
+
 def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
     """Decode `files` into the cache, or find them there. Names are relative to `root`.
 
@@ -106,7 +141,8 @@ def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
                 yield from zip((names[path] for path in part), pool.map(read, part), strict=True)
 
     packed = pack(key, decoded, cache)
-    durable.write(seen, key)
+    with contextlib.suppress(OSError):  # the cache may be one to read from alone
+        durable.write(seen, key)
     return packed
 
 
@@ -134,9 +170,11 @@ def pack(
     cache: Path,
 ) -> PackedImages:
     """The packed images of `key`, made from `images()` (names with H x W x 3 uint8, or the reason
-    for leaving one out) unless the cache holds them. Safe when several processes ask at once."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with _lock(cache / f"{key}.lock"):
+    for leaving one out) unless the cache holds them. Safe when several processes ask at once. Raises
+    ImageError if none is left, or the cache cannot be written to."""
+    if packed := _open(cache, key):
+        return packed
+    with kept_in(cache), _lock(cache / f"{key}.lock"):
         if packed := _open(cache, key):
             return packed
         path = _packed_file(cache, key)

@@ -30,21 +30,6 @@ class ImageError(LictuneError):
     """An image or image folder that cannot be used; the message names it."""
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Every image file below `folder`, at any depth, sorted by path. Raises ImageError if none."""
-    if not folder.is_dir():
-        raise ImageError(f"there is no image folder {folder}")
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
-    if not files:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise ImageError(f"there is no image in {folder} or below it (looked for {kinds})")
-    return files
-
-
 def read_rgb(path: Path | io.BytesIO) -> NDArray[np.uint8]:
     """The image, a file or its content, as H x W x 3 uint8, upright.
 
@@ -60,6 +45,7 @@ def read_rgb(path: Path | io.BytesIO) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
                 _check_size(image)
+                _scale_transparency(image)
                 image.load()
                 _check_size(image)  # what is loaded may be larger than what the head says
                 return _to_rgb(ImageOps.exif_transpose(image))
@@ -86,11 +72,24 @@ def _check_size(image: Image.Image) -> None:
         raise ImageError(f"has {width} x {height} pixels")
 
 
+def _scale_transparency(image: Image.Image) -> None:
+    """Bring the transparent colour of a PNG to the scale of its samples: Pillow makes 8 bits of the samples
+    of these kinds, but leaves the colour as the file has it. To be called before the image is loaded."""
+    colour, tiles = image.info.get("transparency"), getattr(image, "tile", [])
+    raw = tiles[0].args if tiles else None
+    if isinstance(colour, int) and raw in ("L;2", "L;4"):
+        image.info["transparency"] = colour * {"L;2": 85, "L;4": 17}[raw]
+    if isinstance(colour, tuple) and raw == "RGB;16B":
+        image.info["transparency"] = tuple(part >> 8 for part in colour)
+
+
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):
         samples = np.asarray(image).astype(np.float64)
         top = 65535.0 if image.mode.startswith("I") else max(1.0, float(samples.max()))
         grey = np.clip(np.rint(samples * (255.0 / top)), 0, 255).astype(np.uint8)
+        if (transparent := image.info.get("transparency")) is not None:
+            grey[samples == transparent] = 255
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import urllib.request
 from pathlib import Path
 
 from lic import durable
+from lic.data.cache import kept_in
 from lic.data.images import ImageError
+from lic.files import one_line
 
 #: Released by Eastman Kodak for unrestricted use.
 ADDRESS = "http://r0k.us/graphics/kodak/kodak/"
@@ -41,12 +44,22 @@ SHA256 = {
 
 
 def check_kodak(folder: Path) -> list[Path]:
-    """The 24 files of `folder`, in order. Raises ImageError for a missing or altered one."""
+    """The 24 files of `folder`, in order. Raises ImageError if it is not there, or lacks one, or one is not
+    as published."""
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ImageError(
+            f"the Kodak folder {folder} {what}; name another, or leave --kodak out to fetch them"
+        )
     files = [folder / name for name in SHA256]
     for path in files:
         if not path.is_file():
             raise ImageError(f"{folder} is not the Kodak set: {path.name} is missing")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[path.name]:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"{path} cannot be read ({error.strerror})") from error
+        if hashlib.sha256(content).hexdigest() != SHA256[path.name]:
             raise ImageError(
                 f"{path} is not the original Kodak file (its checksum differs); "
                 "use the PNG files as published, or leave --kodak out to fetch them"
@@ -55,19 +68,25 @@ def check_kodak(folder: Path) -> list[Path]:
 
 
 def fetch_kodak(cache: Path, timeout: float = 10.0) -> Path:
-    """The folder with the 24 files, fetched on first use. Raises ImageError without a network."""
+    """The folder with the 24 files, fetched on first use. Raises ImageError without a network, or if they
+    cannot be kept."""
     folder = cache / "kodak"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, digest in SHA256.items():
-        path = folder / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-            continue
-        try:
-            with urllib.request.urlopen(ADDRESS + name, timeout=timeout) as answer:
-                content = answer.read(4_000_000)
-        except OSError as error:
-            raise ImageError(f"Kodak could not be fetched from {ADDRESS} ({error})") from error
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise ImageError(f"{ADDRESS}{name} is not the pinned file (its checksum differs)")
-        durable.write(path, content)
+    with kept_in(folder):
+        for name, digest in SHA256.items():
+            path = folder / name
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+                continue
+            durable.write(path, _fetch(name, timeout))
     return folder
+
+
+def _fetch(name: str, timeout: float) -> bytes:
+    """A file as published. Raises ImageError."""
+    try:
+        with urllib.request.urlopen(ADDRESS + name, timeout=timeout) as answer:
+            content = answer.read(4_000_000)
+    except (OSError, http.client.HTTPException) as error:
+        raise ImageError(f"Kodak could not be fetched from {ADDRESS} ({one_line(error)})") from error
+    if hashlib.sha256(content).hexdigest() != SHA256[name]:
+        raise ImageError(f"{ADDRESS}{name} is not the pinned file (its checksum differs)")
+    return content

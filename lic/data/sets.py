@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
+import unicodedata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from lic.data.cache import PackedImages, pack_files
+from lic.data.cache import PackedImages, copies, pack_files
 from lic.data.deadleaves import pack_dead_leaves
-from lic.data.images import ImageError, find_images
+from lic.data.folders import ImageFolder, LeftOut, look_through, note
+from lic.data.images import SUFFIXES, ImageError
 from lic.data.kodak import check_kodak, fetch_kodak
 
 #: Seeds of the generated sets; far apart, so that no picture is in two of them.
 _TRAIN_SEED, _VAL_SEED, _TEST_SEED = 0, 1_000_000, 2_000_000
 _TRAIN_LEAVES, _TEST_LEAVES = 128, 24
+
+#: Subfolders that are a split of their own, in any capitalisation.
+_TRAIN_FOLDERS, _VAL_FOLDERS = ("train",), ("val", "valid", "validation")
+
+#: Names of sets that mean something else: images, or other groups of figures.
+_TAKEN = re.compile(r"(kodak|deadleaves|val|train|time|memory)(_first\d+)?")
+
+#: Characters of a set's name at the most: MLflow takes 250 in that of a metric.
+_LONGEST = 100
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,8 @@ def training_and_validation(
 
     `data` is None or 'deadleaves' for generated pictures, else a folder. Its subfolders `train` and
     `val` are the split if they are there; otherwise a fixed random choice is held out, at most a
-    fifth. Raises ImageError when there is nothing to train or to select on.
+    fifth, and copies of what is held out are left out of the training. Raises ImageError when there is
+    nothing to train or to select on, or a picture is in `train` and in `val`.
     """
     if is_generated(data):
         train = pack_dead_leaves(_TRAIN_SEED, _TRAIN_LEAVES, cache)
@@ -48,35 +61,86 @@ def training_and_validation(
             ImageSet("val", val, f"{len(val)} other dead-leaves pictures"),
         )
     root = Path(str(data))
-    train_files, val_files, how = _split(root, validation_count)
-    train = pack_files(train_files, root, cache)
-    val = pack_files(val_files, root, cache)
+    split = _split(root, validation_count)
+    train, val = pack_files(split.train, root, cache), pack_files(split.val, root, cache)
+    left_out = split.left_out
+    if twins := copies(train, val):
+        if split.given:
+            raise ImageError(_in_both(root, twins))
+        kept = [path for path in split.train if path.relative_to(root).as_posix() not in twins]
+        if len(twins) == len(train):
+            raise ImageError(f"all images of {root} are copies of those held out; add some that differ")
+        train = pack_files(kept, root, cache)
+        left_out = {**left_out, "identical to a held-out image": list(twins)}
     return (
-        ImageSet("train", train, f"{len(train)} images of {root}{_skipped_note(train)}"),
-        ImageSet("val", val, f"{len(val)} images, {how}{_skipped_note(val)}"),
+        ImageSet("train", train, f"{len(train)} images of {root}{note(left_out | _unreadable(train))}"),
+        ImageSet("val", val, f"{len(val)} images, {split.how}{note(split.val_left_out | _unreadable(val))}"),
     )
 
 
-def _split(root: Path, validation_count: int) -> tuple[list[Path], list[Path], str]:
-    """Training files, validation files, and how they were told apart."""
-    by_folder = root / "train"
-    train_files = find_images(by_folder if by_folder.is_dir() else root)
+def _in_both(root: Path, twins: dict[str, str]) -> str:
+    """Why a split cannot be used: images to train on, each with that to select on which is the same."""
+    trained, selected = next(iter(twins.items()))
+    more = f" (and {len(twins) - 1} more are in both)" if len(twins) > 1 else ""
+    return (
+        f"{root / trained} and {root / selected} are the same picture{more}, and what is trained on "
+        "cannot be selected on; remove one of the two"
+    )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Files to train on and to select on, how they were told apart, whether by their folders, and what was
+    left out, of the folder to select on apart."""
+
+    train: list[Path]
+    val: list[Path]
+    how: str
+    given: bool
+    left_out: LeftOut
+    val_left_out: LeftOut = field(default_factory=dict)
+
+
+def _split(root: Path, validation_count: int) -> _Split:
+    by_folder = _subfolder(root, _TRAIN_FOLDERS)
+    val_folder = _subfolder(root, _VAL_FOLDERS) if by_folder else None
+    found = look_through(by_folder or root)
+    left_out = found.left_out
+    if by_folder and (others := _beside(root, (by_folder, val_folder))):
+        left_out = {**left_out, f"beside {by_folder.name}": others}
     # A choice of its own, whatever the search's seed: searches with other seeds stay comparable.
     draw = np.random.default_rng(0)
-    for name in ("val", "valid", "validation"):
-        if by_folder.is_dir() and (root / name).is_dir():
-            files = find_images(root / name)
-            chosen = draw.permutation(len(files))[:validation_count]
-            return train_files, [files[i] for i in sorted(chosen)], f"of {root / name}"
-    if len(train_files) < 2:
-        raise ImageError(f"{root} holds one image; at least two are needed, one is held out to select on")
-    count = min(validation_count, max(1, len(train_files) // 5))
-    held_out = set(draw.permutation(len(train_files))[:count].tolist())
-    return (
-        [path for i, path in enumerate(train_files) if i not in held_out],
-        [path for i, path in enumerate(train_files) if i in held_out],
-        f"held out of {by_folder if by_folder.is_dir() else root}",
-    )
+    if val_folder:
+        val = look_through(val_folder)
+        chosen = draw.permutation(len(val.files))[:validation_count]
+        val_files = [val.files[i] for i in sorted(chosen)]
+        return _Split(found.files, val_files, f"of {val_folder}", True, left_out, val.left_out)
+    if len(found.files) < 2:
+        raise ImageError(
+            f"{root} holds one image; at least two are needed, one is held out to select on{note(left_out)}"
+        )
+    count = min(validation_count, max(1, len(found.files) // 5))
+    held_out = set(draw.permutation(len(found.files))[:count].tolist())
+    parts: tuple[list[Path], list[Path]] = ([], [])
+    for number, path in enumerate(found.files):
+        parts[number in held_out].append(path)
+    return _Split(*parts, f"held out of {by_folder or root}", False, left_out)
+
+
+def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
+    """The subfolder of one of these names, in any capitalisation; the earliest as written, else the earliest
+    in another."""
+    if not root.is_dir():
+        return None
+    there = [path for path in root.iterdir() if path.name.lower() in names and path.is_dir()]
+    order = {path: (path.name not in names, names.index(path.name.lower()), path.name) for path in there}
+    return min(there, key=order.__getitem__, default=None)
+
+
+def _beside(root: Path, chosen: tuple[Path | None, ...]) -> list[str]:
+    """Other folders and images right below the root, which a split leaves out."""
+    there = (path for path in sorted(root.iterdir()) if path not in chosen and path.name[0] != ".")
+    return [path.name for path in there if path.suffix.lower() in SUFFIXES or path.is_dir()]
 
 
 def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> ImageSet:
@@ -88,10 +152,8 @@ def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> Im
     name, root, source = "deadleaves", None, "generated dead-leaves pictures"
     if test not in ("auto", "deadleaves"):
         root = Path(test)
-        name = re.sub(r"[^a-z0-9]+", "_", root.resolve().name.lower()).strip("_") or "images"
-        source = f"images of {root}"
-        if name in ("kodak", "val", "train"):  # names that mean something else here
-            name = f"folder_{name}"
+        name = set_name(root)
+        source = f"images of {root}{_renamed(root, name)}"
     elif kodak:
         root, name, source = Path(kodak), "kodak", f"Kodak images of {kodak}"
     elif test == "auto":
@@ -102,15 +164,46 @@ def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> Im
     if root is None:
         images = pack_dead_leaves(_TEST_SEED, min(count or _TEST_LEAVES, _TEST_LEAVES), cache)
         return ImageSet(name, images, f"{len(images)} {source}")
-    files = check_kodak(root) if name == "kodak" else find_images(root)
+    found = ImageFolder(check_kodak(root)) if name == "kodak" else look_through(root)
+    files = found.files
     if count is not None and count < len(files):
         files, name = files[:count], f"{name}_first{count}"
     images = pack_files(files, root, cache)
-    return ImageSet(name, images, f"{len(images)} {source}{_skipped_note(images)}")
+    return ImageSet(name, images, f"{len(images)} {source}{note(found.left_out | _unreadable(images))}")
 
 
-def _skipped_note(images: PackedImages) -> str:
-    if not images.skipped:
+def set_name(folder: Path) -> str:
+    """What figures call the images of a folder: its name, in lower case, of letters and digits of any script
+    and '_', which is what MLflow takes in the name of a metric; never a name that means something else."""
+    given = _lower(folder)
+    letters = "".join(c for c in given if not unicodedata.category(c).startswith("M"))
+    name = re.sub(r"[\W_]+", "_", letters).strip("_")[:_LONGEST]
+    if not name:
+        name = f"images_{hashlib.sha256(given.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return f"folder_{name}" if _TAKEN.fullmatch(name) else name
+
+
+def _lower(folder: Path) -> str:
+    return unicodedata.normalize("NFC", folder.resolve().name.lower())
+
+
+def _renamed(folder: Path, name: str) -> str:
+    """A remark if a set's name lacks more of its folder's than capitals, blanks and ASCII punctuation."""
+    given = _lower(folder)
+    if len(given) <= _LONGEST and all(c.isascii() or c.isalnum() for c in given) and re.search(r"\w", given):
         return ""
-    first = next(iter(images.skipped.values()))
-    return f" ({len(images.skipped)} left out; {first})"
+    return f" (called {name} in all figures, whose names have letters, digits and '_' alone)"
+
+
+def noting_overlap(test: ImageSet, train: ImageSet, val: ImageSet) -> ImageSet:
+    """The images to report on, with a remark if some are also trained or selected on."""
+    remarks = [
+        f"; {len(twins)} of them {what}"
+        for what, other in (("are trained on, too", train), ("are selected on, too", val))
+        if (twins := copies(test.images, other.images))
+    ]
+    return replace(test, source=test.source + "".join(remarks))
+
+
+def _unreadable(images: PackedImages) -> LeftOut:
+    return {"unreadable": list(images.skipped.values())} if images.skipped else {}

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lic.data.cache import pack_files
 from lic.data.crops import RandomCrops
-from lic.data.images import find_images
+from lic.data.folders import find_images
 from tests.bench import machine
 from tests.bench.trainings import DEVICE, finish
 

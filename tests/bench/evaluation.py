@@ -26,7 +26,7 @@ import torch
 from configs import geometry
 from lic.acceleration import keep_freed_memory
 from lic.data.cache import PackedImages, default_cache, pack_files
-from lic.data.images import find_images
+from lic.data.folders import find_images
 from lic.data.sets import training_and_validation
 from lic.evaluation import aggregate, evaluate
 from tests.bench.trainings import BEST, DEVICE, add_arguments, finish, model_of, show, trainer_of, turn

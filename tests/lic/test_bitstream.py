@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from lic.data.cache import PackedImages
 from lic.data.images import read_rgb
 from lic.evaluation import measure_image, psnr
 from lic.models import build, load_weights
+from lic.verification import verify
 from lic.zoo import MANIFEST, ModelConfig
 
 STARTERS = {"bmshj2018-hyperprior": (32, 96), "cheng2020-anchor": (16, None)}
@@ -224,6 +226,48 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
         "decode", str(picture), str(tmp_path / "b.png"), "--zoo", str(zoos)
     )
     assert not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize("how", ["the same name", "another way to it", "a hard link", "a link"])
+@pytest.mark.parametrize("verb", ["encode", "decode"])
+def test_a_file_is_never_written_over_what_it_is_made_of(
+    zoos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, how: str
+) -> None:
+    source, target = tmp_path / "a.png", tmp_path / "b.png"
+    random_image(1).save(source)
+    before = source.read_bytes()
+    if how == "the same name":
+        target = source
+    if how == "another way to it":
+        target = tmp_path / ".." / tmp_path.name / "a.png"
+    if how == "a hard link":
+        target.hardlink_to(source)
+    if how == "a link":
+        target.symlink_to(source)
+    zoo_of = str(zoos / "bmshj2018-hyperprior")
+    assert main([verb, str(source), str(target), "--zoo", zoo_of, "--overwrite"]) == 2
+    assert f"{target} is the file that is read" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("quality", ["3", 3.0, None, True])
+def test_a_quality_that_is_no_whole_number_is_said_to_be_none(zoos: Path, quality: object) -> None:
+    with pytest.raises(zoo.ZooError, match=rf"quality is {quality!r}; give a whole number from 1 to 6"):
+        zoo.load(zoos / "bmshj2018-hyperprior", quality)  # type: ignore[arg-type]
+    assert zoo.find(zoos / "bmshj2018-hyperprior", np.int64(3)).config.quality == 3  # type: ignore[arg-type]
+
+
+def test_images_of_one_name_in_two_folders_are_verified_as_two(
+    zoos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a thread: a process of its own takes seconds to start.
+    monkeypatch.setattr("lic.verification.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    paths = [tmp_path / folder / "a.png" for folder in ("one", "two")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        random_image(number).save(path)
+    table = verify([zoo.find(zoos / "bmshj2018-hyperprior", 3)], paths, 1)
+    assert table["image"].tolist() == ["one/a.png", "two/a.png"]
 
 
 def test_an_altered_model_is_not_loaded(zoos: Path, tmp_path: Path) -> None:

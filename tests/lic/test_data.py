@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import multiprocessing
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lic.data.cache import PackedImages, pack_files
+from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.crops import RandomCrops
-from lic.data.deadleaves import dead_leaves
-from lic.data.images import ImageError, find_images, read_rgb
+from lic.data.deadleaves import dead_leaves, pack_dead_leaves
+from lic.data.folders import find_images
+from lic.data.images import ImageError, read_rgb
 from lic.data.kodak import check_kodak, fetch_kodak
 from lic.data.sets import test_set as open_test_set
 from lic.data.sets import training_and_validation
@@ -49,6 +54,43 @@ def test_unusual_modes_become_8_bit_rgb(tmp_path: Path) -> None:
     assert np.abs(read_rgb(tmp_path / "print.tiff").astype(int) - PIXELS).max() <= 2
     Image.fromarray(PIXELS).convert("P").save(tmp_path / "palette.png")
     assert read_rgb(tmp_path / "palette.png").shape == PIXELS.shape
+
+
+def png(depth: int, colour: int, width: int, row: bytes, transparent: bytes) -> io.BytesIO:
+    """A PNG of one row (RFC 2083), as Pillow does not write it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    head = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    rows = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    parts = chunk(b"IHDR", head) + chunk(b"tRNS", transparent) + rows + chunk(b"IEND", b"")
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "transparent", "expected"),
+    [
+        (16, 0, struct.pack(">4H", 0, 1028, 4660, 65535), 4660, [0, 4, 255, 255]),
+        (8, 0, bytes([0, 18, 255, 9]), 18, [0, 255, 255, 9]),
+        (4, 0, bytes([0x0F, 0x37]), 3, [0, 255, 255, 119]),
+        (2, 0, bytes([0b00011011]), 2, [0, 85, 255, 255]),
+        (1, 0, bytes([0b01010000]), 0, [255, 255, 255, 255]),
+    ],
+)
+def test_the_transparent_grey_of_any_depth_becomes_white(
+    depth: int, colour: int, row: bytes, transparent: int, expected: list[int]
+) -> None:
+    laid = read_rgb(png(depth, colour, 4, row, struct.pack(">H", transparent)))
+    assert laid[0].tolist() == [[grey] * 3 for grey in expected]
+
+
+def test_the_transparent_colour_of_16_bits_becomes_white() -> None:
+    # The second pixel's high bytes are the first one's low bytes.
+    row = struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x3400, 0x7800, 0xBC00)
+    laid = read_rgb(png(16, 2, 2, row, row[:6]))
+    assert laid[0].tolist() == [[255, 255, 255], [0x34, 0x78, 0xBC]]
 
 
 def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +226,14 @@ def test_only_kodak_is_called_kodak(
     assert open_test_set(None, "auto", 2, tmp_path / "cache").name == "deadleaves"
 
 
+def test_a_kodak_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=f"the Kodak folder {tmp_path}/none does not exist; name another"):
+        check_kodak(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match=f"the Kodak folder {tmp_path}/file is not a folder; name another"):
+        check_kodak(tmp_path / "file")
+
+
 def test_kodak_files_are_checked(kodak_folder: Path, tmp_path: Path) -> None:
     assert len(check_kodak(kodak_folder)) == 24
     named = open_test_set(str(kodak_folder), "auto", None, tmp_path / "cache")
@@ -235,3 +285,53 @@ def test_a_damaged_cache_is_noticed_and_made_anew(photographs: Path, tmp_path: P
         damaged[2]
     again = pack_files(files, photographs, tmp_path / "cache")
     assert all(np.array_equal(again[number], image) for number, image in enumerate(expected))
+
+
+@pytest.mark.parametrize("value", ["", "cache", "./cache"])
+def test_only_an_absolute_cache_home_counts(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert default_cache() == tmp_path / ".cache" / "lictune"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / value))
+    assert default_cache() == tmp_path / value / "lictune"
+
+
+def test_without_a_home_folder_the_cache_is_a_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # of no entry in the passwd file
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert default_cache() == tmp_path / "lictune-2147483641" / ".cache" / "lictune"
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # in the way, also for root
+    cache = tmp_path / "file" / "lictune"
+    for use in (
+        lambda: pack_files(find_images(photographs), photographs, cache),
+        lambda: pack_dead_leaves(0, 1, cache),
+        lambda: fetch_kodak(cache),
+    ):
+        with pytest.raises(ImageError, match=r"images cannot be kept in .*/file/lictune.* by --cache"):
+            use()
+
+
+def test_a_cache_that_is_only_read_serves_what_it_holds(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, cache = find_images(photographs), tmp_path / "cache"
+    first, leaves = pack_files(files, photographs, cache), pack_dead_leaves(0, 1, cache)
+
+    def closed(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("lic.durable.write", closed)
+    monkeypatch.setattr("lic.data.cache._lock", closed)
+    moved = photographs.rename(tmp_path / "moved")  # so that the files are looked at again
+    again = pack_files(find_images(moved), moved, cache)
+    assert again.fingerprint == first.fingerprint
+    assert np.array_equal(pack_dead_leaves(0, 1, cache)[0], leaves[0])

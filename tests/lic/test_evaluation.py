@@ -15,7 +15,7 @@ from PIL import Image
 
 from lic.architectures import starter_path
 from lic.data.cache import PackedImages, pack_files
-from lic.data.images import find_images
+from lic.data.folders import find_images
 from lic.evaluation import aggregate, decibels, evaluate
 from lic.models import build, load_weights
 

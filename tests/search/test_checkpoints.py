@@ -74,6 +74,17 @@ def test_of_a_training_the_last_two_checkpoints_are_kept(place: Checkpoints) -> 
     assert epochs(place) == []
 
 
+def test_a_search_with_a_name_of_any_script_has_its_checkpoints(place: Checkpoints, tmp_path: Path) -> None:
+    named = Checkpoints(place.storage, "équipe 結果")
+    save(named, "after 1", TRIAL, 1)
+    assert (epochs(named), newest(named)) == (["epoch-0001.pt"], "after 1")
+    (tmp_path / "settings.yaml").write_text("seed: 0")
+    named.keep(tmp_path, "settings.yaml")
+    kept = named.kept("settings.yaml")
+    assert kept is not None and "équipe 結果" in str(kept)
+    assert epochs(place) == []
+
+
 def test_the_checkpoint_of_a_fork_stays_whatever_goes(place: Checkpoints, tmp_path: Path) -> None:
     for epoch in range(1, 6):
         with place.saving(TRIAL, epoch, keep=2) as path:

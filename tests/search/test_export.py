@@ -23,6 +23,7 @@ from lic.data.images import read_rgb
 from lic.training import read_checkpoint
 from lic.verification import VerificationError, verify
 from search import export
+from search.config import Settings
 from search.folder import last_checkpoint, open_search
 from search.results import best_per_rate
 from search.tracking import TRIAL_TAG
@@ -273,6 +274,20 @@ def test_tables_that_do_not_fit_fail_the_verification(exported: Path, images: Pa
     broken = lic.zoo.ZooModel(tmp_path, digest, entry.config, False)
     with pytest.raises(VerificationError, match=r"0\.png.*tables do not fit"):
         verify([broken], [images / "0.png"], 1)
+
+
+def test_images_to_verify_on_are_called_what_they_are(
+    tmp_path: Path, kodak_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings()
+    assert export._images(kodak_folder, settings) == ("kodak", sorted(kodak_folder.glob("*.png")))
+    for name, called in (("kodak", "folder_kodak"), ("Équipe", "équipe")):
+        folder = tmp_path / name
+        (folder / ".hidden").mkdir(parents=True)
+        for path in (folder / "a.png", folder / ".hidden" / "b.png"):
+            Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(path)
+        assert export._images(folder, settings) == (called, [folder / "a.png"])
+        assert "left out: 1 hidden (.hidden/b.png)" in capsys.readouterr().out
 
 
 def test_a_renamed_folder_is_still_the_search(copy: Path) -> None:

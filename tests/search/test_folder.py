@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
+import optuna
 import pytest
+from pydantic import ValidationError
 
-from search.config import is_name
-from search.find import FolderError, check_inside
+from search.config import Settings, is_name
+from search.find import FolderError, check_inside, find_folder
 from search.folder import checkpoints_of, fetch_folder, name_of
+from search.storage import open_storage
 
 ELSEWHERE = ["..", ".", "../other", "/etc", "a/../../b", "", ".hidden"]
 
@@ -46,3 +50,27 @@ def test_nothing_outside_is_written_through_a_link(link: str, tmp_path: Path) ->
     (folder / link).symlink_to(precious)
     with pytest.raises(FolderError, match=f"{link} leads to {precious}, outside"):
         check_inside(folder, *written)
+
+
+@pytest.mark.parametrize("name", ["équipe", "結果", "हिन्दी", "größe-2", "a b+c=d@e._-", "é" * 80])
+def test_a_name_may_have_letters_of_any_script(name: str, tmp_path: Path) -> None:
+    apart = unicodedata.normalize("NFD", name)
+    for given in (name, apart):
+        assert Settings(name=given).name == name
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "settings.yaml").write_text(f"name: '{name}'\n")
+    assert name_of(folder) == name
+    assert find_folder(apart, tmp_path) == folder
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    optuna.create_study(storage=storage, study_name=name)
+    assert optuna.get_all_study_names(storage) == [name]
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a\\b", "-a", " a", "a ", "\u0301a", "a\u200b", "📷", "last", "結" * 67]
+)
+def test_what_no_folder_should_be_called_is_refused(name: str) -> None:
+    assert not is_name(name)
+    with pytest.raises(ValidationError):
+        Settings(name=name)

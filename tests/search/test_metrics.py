@@ -63,6 +63,16 @@ def test_the_gauges_are_set_again_while_nothing_happens(
     assert publisher.close(follower.groups(), {}, "FINISHED")
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("mine 2", "mine 2"), ("équipe", "equipe-8caf82"), ("結果é", "e-842ba3"), ("結果", "search-e3bf3a")],
+)
+def test_a_search_of_any_name_has_a_label_that_ray_takes(name: str, label: str) -> None:
+    gauges = Gauges(name, 16)
+    assert gauges.label == label
+    gauges._set("epochs", 1.0)  # raises what Ray raises
+
+
 def test_what_cannot_be_set_does_not_end_the_following(caplog: pytest.LogCaptureFixture) -> None:
     gauges, broken = Gauges("mine", 16), SearchRecords("mine", (1,), 2, "val", "kodak", {}, [])
     for _ in range(2):

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
@@ -24,7 +26,17 @@ from search import publishing, track
 from search.folder import OpenedSearch, open_search
 from search.publishing import Publisher
 from search.records import RUNNING, SearchRecords
-from search.tracking import PARENT, ROLE_TAG, SEARCH_TAG, Tracker, runs_of
+from search.tracking import (
+    PARENT,
+    ROLE_TAG,
+    SEARCH_TAG,
+    Tracker,
+    TrackingError,
+    first_line,
+    held_runs,
+    runs_of,
+)
+from search.views import install_views
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 
@@ -263,3 +275,53 @@ def test_a_server_that_stays_away_costs_a_minute_and_is_said(
     publisher.offer([search.records])
     assert not publisher.close([search.records], {}, "FINISHED")
     assert publisher.trouble == "away"
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow with nothing in it, which takes MLflow seconds to make."""
+    made = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{made}").search_experiments()
+    return made
+
+
+NEWER = (
+    r"a newer MLflow than \S+, which is installed\); install the MLflow that wrote it, or name another place"
+)
+OLDER = r"an older MLflow than \S+, which is installed\); back it up, then run: mlflow db upgrade sqlite:\S+$"
+
+
+@pytest.mark.parametrize(("revision", "said"), [("ffffffffffff", NEWER), ("451aebb31d03", OLDER)])
+def test_a_database_of_another_mlflow_is_said_to_be_one(
+    empty: Path, tmp_path: Path, revision: str, said: str
+) -> None:
+    (tmp_path / "settings.yaml").write_text("budget: 1\n")
+    (tmp_path / "environment.json").write_text("{}")
+    shutil.copy(empty, tmp_path / "other.db")
+    with sqlite3.connect(tmp_path / "other.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    uri = f"sqlite:///{tmp_path}/other.db"
+    for use in (lambda: Tracker(uri, "real", tmp_path), lambda: held_runs(uri, "real")):
+        with pytest.raises(TrackingError, match=said):
+            use()
+
+
+def test_a_long_reason_is_cut_between_words() -> None:
+    told = first_line(RuntimeError("the server says that " + "word " * 100))
+    assert len(told) <= 200 and told.endswith("word ...")
+
+
+@pytest.mark.parametrize("name", ["équipe", "結果"])
+def test_mlflow_keeps_names_of_any_script(name: str, empty: Path, tmp_path: Path) -> None:
+    shutil.copy(empty, tmp_path / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment(name)
+    install_views(client, experiment, name, "val", (3,))
+    for value in (2.0, 1.0):
+        run = client.create_run(experiment).info.run_id
+        client.log_batch(run, metrics=[Metric(f"{name}/bd_rate_psnr", value, 0, 1)])
+    query, order = f"metrics.`{name}/bd_rate_psnr` < 2", [f"metrics.`{name}/bd_rate_psnr` ASC"]
+    found = client.search_runs([experiment], order_by=order)
+    assert [run.data.metrics[f"{name}/bd_rate_psnr"] for run in found] == [1.0, 2.0]
+    assert len(client.search_runs([experiment], query)) == 1
+    assert client.get_experiment_by_name(name).name == name
