@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
-from rich.console import Console
 
 from lic import durable
 from lic.architectures import ModelError, architecture
@@ -169,11 +168,12 @@ def search(resolved: Resolved, folder: Path) -> int:
     from search.disk import check_space, need_of
     from search.plan import plan_of, template_of
     from search.reuse import setup_of
+    from search.text_table import text_console
 
     settings = resolved.settings
     if settings.storage:
         prepare_storage(settings.storage)
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
+    console = text_console()
     say = functools.partial(console.print, markup=False)
     earlier = _earlier_search(settings)
     say("preparing the images ...")
