@@ -17,7 +17,7 @@ from lic.architectures import architecture
 from lic.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval, decibels
 from lic.zoo import BASELINE, TUNED
 from search.folder import OpenedSearch
-from search.formats import fixed, interval, percent
+from search.formats import NONE_BETTER, fixed, interval, percent
 from search.records import TrialRecord
 from search.results import StrategyResult, strategy_results
 from search.summary import bd_rate
@@ -163,7 +163,7 @@ def readme(
         "start_data": start_data,
         "data": Path(settings.data).name if settings.data else "dead leaves (generated)",
         "has_compressai": (root / "compressai").is_dir(),
-        **_verified_facts(figures),
+        **_verified_facts(figures, any(choice.record.alpha for choice in choices.values())),
     }
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, keep_trailing_newline=True, undefined=StrictUndefined)
@@ -174,12 +174,13 @@ def readme(
     )  # fmt: skip
 
 
-def _verified_facts(figures: Figures) -> dict[str, Any]:
+def _verified_facts(figures: Figures, tuned: bool) -> dict[str, Any]:
+    """What the card says of the verification; `tuned` is whether any model is not its baseline."""
     if figures.images is None:
         return {}
     facts = {name: percent(max(figures.table[name], key=abs)) for name in ("bits_off", "estimate_off")}
     for measure in ("psnr", "ms_ssim"):
-        found = figures.real_bd_rate(measure)
+        found = figures.real_bd_rate(measure) if tuned else NONE_BETTER
         facts[f"real_{measure}"] = found if isinstance(found, str) else interval(found)
     return {**facts, "image_count": figures.images["image"].nunique()}
 

@@ -145,7 +145,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     expected = estimate(plan, template, pace, workers, settings.gpus_per_trial)
     share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
     print(
-        f"{'measured':<12} {1000 * pace.step:.0f} ms a step, "
+        f"{'measured':<12} {1000 * pace.step:.1f} ms a step, "
         f"{pace.val:.1f} s on the {len(images[1].images)} images to select on, "
         f"{pace.test:.1f} s on the {len(images[2].images)} to report on, for one training\n"
         f"{'expected':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training) and "
@@ -154,7 +154,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} trials at once")
     if settings.gpus_per_trial:
         money = "" if price is None else f", {price * expected.gpu_hours:.2f} at {price:g} an hour"
-        print(f"{'GPU hours':<12} {expected.gpu_hours:.1f}{money}")
+        print(f"{'GPU hours':<12} {expected.gpu_hours:.2f}{money}")
     return 0
 
 

@@ -117,7 +117,7 @@ def show(records: SearchRecords, results: list[StrategyResult], console: Console
     console.print(strategies(records, results))
     for reason in dict.fromkeys(row.refused for row in results if row.refused):
         names = ", ".join(row.strategy for row in results if row.refused == reason)
-        console.print(f"figures missing for {names}: {reason}", highlight=False)
+        console.print(f"figures missing for {names}: {reason}", markup=False)
     beaten = [q for q, b in records.baselines.items() if b.state == FAILED]
     if beaten:
-        console.print(f"no result for quality {beaten}: its baseline failed")
+        console.print(f"no result for quality {beaten}: its baseline failed", markup=False)

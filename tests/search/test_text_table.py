@@ -245,6 +245,13 @@ def test_a_cell_is_text_and_no_markup(screen: Screen) -> None:
         assert part in text
 
 
+def test_why_a_figure_is_missing_is_text_and_no_markup(screen: Screen) -> None:
+    console, file = screen(None)
+    refused = StrategyResult("y", 0, None, None, None, None, "[/of] no curve")
+    summary.show(of_a_search(), [refused], console)
+    assert "figures missing for y: [/of] no curve" in printed(file)
+
+
 @pytest.mark.parametrize(
     ("pace", "said"), [(2.5, "2.5 epochs/s"), (0.002, "7.2 epochs/h"), (0.05, "3.0 epochs/min")]
 )
