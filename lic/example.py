@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,9 +49,7 @@ class Example:
         shown = [(f"{self.name}: original", self.original[self.crop])]
         for name, model in (("baseline", self.baseline), ("tuned", self.tuned)):
             figures = model.figures
-            quality = f"{figures['psnr']:.2f} dB"
-            if not math.isnan(figures["ms_ssim"]):  # of an image that is too small for it
-                quality += f", MS-SSIM {figures['ms_ssim']:.4f}"
+            quality = f"{figures['psnr']:.2f} dB, MS-SSIM {figures['ms_ssim']:.4f}"
             shown.append((f"{name}: {figures['bpp']:.4f} bpp, {quality}", model.decoded[self.crop]))
         return shown
 
