@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import plotly.io
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -19,13 +18,17 @@ from lic import durable
 from lic.architectures import architecture
 from lic.example import Example
 from lic.latents import correlation_sum
-from lic.paper import BD_RATES
+from lic.paper import BD_RATES, TRAINING_TIME
 from search import summary
 from search.figures import DIVERGING, SEQUENTIAL, STRONG, scale_of
 from search.find import check_inside
 from search.folder import OpenedSearch, open_search
+from search.formats import fixed, interval, percent
 from search.records import FAILED, FINISHED, RUNNING, STOPPED
-from search.results import OVERALL, StrategyResult, rate_table, strategy_results, write_tables
+from search.results import OVERALL, StrategyResult, strategy_results, write_tables
+from search.space import BASELINE
+from search.terminal import duration
+from search.training_time import TrainingTime, training_times
 
 
 def write(args: argparse.Namespace) -> None:
@@ -82,13 +85,16 @@ def page(
         "name": architecture(settings.model),
         "steps": settings.epochs * settings.steps_per_epoch,
         "cards": _cards(by_strategy, count, records.test_set),
-        "strategy_table": _strategy_table(search, by_strategy),
+        "strategy_table": summary.strategies(records, by_strategy),
+        "paper": _of_the_paper(search),
         "refused": _refused(by_strategy),
-        "rate_table": _rate_table(search),
-        "times": training_times(search),
+        "rate_table": summary.rates(records),
+        "times": _times(search),
+        "paper_times": TRAINING_TIME,
         "effort": _effort(search),
         "plots": {name: _div(figure, name) for name, figure in figures.items()},
         "examples": found,
+        "examples_change": percent(found.rate_change) if found else "",
         "why_none": why_none,
         "pictures": [_pictures(example) for example in found.images] if found else [],
         "strong": STRONG,
@@ -113,8 +119,8 @@ def _pictures(example: Example) -> dict[str, Any]:
         "low": f"{low:.3g}",
         "high": f"{high:.3g}",
         "sums": [f"{correlation_sum(m.correlation):.1f}" for m in models.values()],
-        "ratio": f"{example.ratio:.2f}",
-        "paper": f"{example.paper_ratio:.2f}" if example.paper_ratio else "-",
+        "ratio": fixed(example.ratio, 2),
+        "paper": fixed(example.paper_ratio, 2),
         "crops": [(caption, picture_uri(pixels)) for caption, pixels in example.captioned()],
         "place": f"columns {columns.start} to {columns.stop - 1}, rows {rows.start} to {rows.stop - 1}",
     }
@@ -137,8 +143,8 @@ def _div(figure: Any, name: str) -> str:
 def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) -> list[tuple[str, str]]:
     overall = next(result for result in found if result.strategy == OVERALL)
     return [
-        (f"BD-rate on {test_set}, PSNR", summary.interval(overall.bd_rate_psnr)),
-        (f"BD-rate on {test_set}, MS-SSIM", summary.interval(overall.bd_rate_msssim)),
+        (f"BD-rate on {test_set}, PSNR", summary.bd_rate(overall, overall.bd_rate_psnr)),
+        (f"BD-rate on {test_set}, MS-SSIM", summary.bd_rate(overall, overall.bd_rate_msssim)),
         ("trained in full", str(count[FINISHED])),
         ("stopped early", str(count[STOPPED])),
         ("failed", str(count[FAILED])),
@@ -146,73 +152,58 @@ def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) ->
     ]
 
 
-def _strategy_table(search: OpenedSearch, found: list[StrategyResult]) -> dict[str, Any]:
-    rates = len(search.records.baselines)
-    rows = [
-        [
-            result.strategy, summary.interval(result.bd_rate_psnr), summary.decibels(result.bd_psnr),
-            summary.interval(result.bd_rate_msssim), summary.decibels(result.bd_msssim),
-            f"{result.tuned} of {rates}",
-        ]
-        for result in found
-    ]  # fmt: skip
-    paper = [
-        [f"the paper's {strategy}", f"{psnr:+.2f} %", "", f"{ms_ssim:+.2f} %", "", ""]
+def _of_the_paper(search: OpenedSearch) -> list[list[str]]:
+    """What the paper has for the rows of the strategies' table."""
+    return [
+        [f"the paper's {strategy}", percent(psnr), "", percent(ms_ssim), "", ""]
         for strategy, (psnr, ms_ssim) in BD_RATES.get(architecture(search.settings.model), {}).items()
     ]
-    head = ["strategy", "BD-rate (PSNR)", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned rates"]
-    return {"head": head, "rows": rows, "paper": paper}
 
 
-def _rate_table(search: OpenedSearch) -> dict[str, Any]:
-    records = search.records
-    head = [
-        "quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM",
-        f"rate change, {records.test_set}", f"expected, {records.selection}", "luckiest reading",
-    ]  # fmt: skip
-    rows = [
-        [
-            str(row["quality"]), f"{row['lambda']:g}", f"{row['alpha']:.2e}" if row["alpha"] else "0",
-            str(row["strategy"]), str(row["trial"]), f"{row['bpp']:.4f}", f"{row['psnr']:.2f}",
-            f"{row['ms_ssim']:.4f}", f"{row['rate_change']:+.2f} %",
-            f"{row['expected_rate_change']:+.2f} ± {row['expected_sigma']:.2f} %",
-            _luckiest(row["luckiest_rate_change"], str(row["luckiest_trial"])),
+def fastest_epochs(search: OpenedSearch) -> dict[str, list[float]]:
+    """By strategy and for the baselines, the seconds of the fastest epoch of every training that this search
+    trained to its end; those before the fork, which trials have not, count for none."""
+    found: dict[str, list[float]] = {}
+    for record in search.records.trained_here():
+        taken = [
+            figures["time/train_seconds"]
+            for epoch, figures in record.readings.items()
+            if epoch > search.plan.fork and "time/train_seconds" in figures
         ]
-        for row in rate_table(records).to_dict("records")
-    ]  # fmt: skip
-    return {"head": head, "rows": rows}
+        if taken and record.last_epoch == search.records.epochs:
+            found.setdefault(record.strategy or BASELINE, []).append(min(taken))
+    return found
 
 
-def _luckiest(change: float | None, trial: str) -> str:
-    return "-" if trial == "-" else f"{change:+.2f} % ({trial})"
+def _times(search: OpenedSearch) -> list[list[str]]:
+    """The rows of the paper's Table III."""
+    found = training_times(fastest_epochs(search))
+    order = (BASELINE, *search.plan.strategies)
+    return [
+        [row.strategy, str(row.trainings), f"{row.seconds:.4g}", _increase(row)]
+        for row in sorted(found, key=lambda row: order.index(row.strategy))
+    ]
 
 
-def training_times(search: OpenedSearch) -> list[list[str]]:
-    """Per strategy the median seconds of an epoch, and by how much that exceeds the baselines' (the
-    paper's Table III)."""
-    seconds: dict[str, list[float]] = {name: [] for name in ("baseline", *search.plan.strategies)}
-    for record in search.records.everything():
-        taken = [f["time/train_seconds"] for f in record.readings.values() if "time/train_seconds" in f]
-        seconds[record.strategy or "baseline"] += taken
-    plain = float(np.median(seconds["baseline"])) if seconds["baseline"] else None
-    rows = []
-    for strategy, values in seconds.items():
-        if not values:
-            continue
-        median = float(np.median(values))
-        increase = "" if plain is None or strategy == "baseline" else f"{100 * (median / plain - 1):+.1f} %"
-        rows.append([strategy, f"{median:.2f}", increase, str(len(values))])
-    return rows
+def _increase(row: TrainingTime) -> str:
+    if row.strategy == BASELINE:
+        return ""
+    if row.increase is None:
+        return "too few trainings"
+    told = "" if row.distinguishable else ", not distinguishable from 0"
+    return f"{interval(row.increase, 1)}{told}"
 
 
 def _effort(search: OpenedSearch) -> str:
     records = search.records
-    trials = len(records.trials)
-    spent, full = sum(t.trained for t in records.trials), records.epochs * trials
-    seconds = records.seconds("train") + records.seconds("eval")
-    on = "GPU" if search.settings.gpus_per_trial else "worker"
+    spent = sum(trial.trained for trial in records.trials)
+    ended = [trial for trial in records.trials if trial.state in (FINISHED, STOPPED)]
+    full = records.epochs * len(ended)
+    saved = full - sum(trial.trained for trial in ended)
+    share = search.settings.gpus_per_trial
+    seconds = (records.seconds("train") + records.seconds("eval")) * (share or 1)
     return (
-        f"{spent} epochs of trials were trained, {full - spent} of full training were saved "
-        f"({100 * (full - spent) / max(1, full):.0f} %); {seconds / 3600:.2f} {on} hours of training and "
-        "evaluation, baselines included."
+        f"{spent} epochs of trials were trained; the {len(ended)} that ended without a failure saved {saved} "
+        f"of {full} epochs of full training ({100 * saved / max(1, full):.0f} %). Training and evaluation "
+        f"took {duration(seconds)} of {'GPU' if share else 'worker'} time, baselines included."
     )

@@ -18,6 +18,7 @@ from lic.recipe import LAMBDAS
 from search.belief import Expectation
 from search.figures import COLOURS
 from search.folder import OpenedSearch
+from search.formats import percent, weight
 from search.records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
 from search.results import best_per_rate, best_trial_per_rate
 
@@ -91,7 +92,7 @@ def _point(search: OpenedSearch, record: TrialRecord, metric: str) -> tuple[floa
 
 
 def _hover(record: TrialRecord) -> str:
-    point = f"{record.strategy}, alpha {record.alpha:.2e}" if record.alpha else "baseline"
+    point = f"{record.strategy}, alpha {weight(record.alpha)}" if record.alpha else "baseline"
     return f"<b>{_plain(record.name)}</b> (quality {record.quality})<br>{point}, epoch {record.last_epoch}"
 
 
@@ -208,8 +209,8 @@ def _trials(
 ) -> None:
     measured = [(t, change) for t in trials if (change := _change(search, t)) is not None]
     texts = [
-        f"<b>{_plain(t.name)}</b> ({t.state})<br>{strategy}, alpha {t.alpha:.2e}<br>"
-        f"epoch {t.last_epoch}: {change:+.2f} %"
+        f"<b>{_plain(t.name)}</b> ({t.state})<br>{strategy}, alpha {weight(t.alpha)}<br>"
+        f"epoch {t.last_epoch}: {percent(change)}"
         for t, change in measured
     ]
     floor = _floor(search)
@@ -273,16 +274,17 @@ def rungs(search: OpenedSearch) -> go.Figure:
         )  # fmt: skip
     seen: set[str] = set()
     for trial in search.records.trials:
-        epochs = [e for e in sorted(trial.readings) if _at(search, trial, e) is not None]
+        changes = {e: change for e in sorted(trial.readings) if (change := _at(search, trial, e)) is not None}
         dash = "dot" if trial.state == STOPPED else "solid"
         figure.add_scatter(
-            x=epochs, y=[min(_at(search, trial, e) or 0.0, CEILING) for e in epochs], mode="lines+markers",
+            x=list(changes), y=[min(change, CEILING) for change in changes.values()], mode="lines+markers",
             name=trial.strategy, legendgroup=trial.strategy, showlegend=trial.strategy not in seen,
             line={"color": COLOURS[trial.strategy], "width": 1, "dash": dash},
             marker={"size": 5, "symbol": SYMBOLS[trial.strategy]},
             opacity=0.35 if trial.state == FAILED else 0.85,
             hovertemplate=f"<b>{_plain(trial.name)}</b> (q{trial.quality}, {trial.state})<br>"
-            f"{trial.strategy}, alpha {trial.alpha:.2e}<br>epoch %{{x}}: %{{y:+.2f}} %<extra></extra>",
+            f"{trial.strategy}, alpha {weight(trial.alpha)}<br>epoch %{{x}}: %{{text}}<extra></extra>",
+            text=[percent(change) for change in changes.values()],  # also of those at the edge
             row=1, col=2,
         )  # fmt: skip
         seen.add(trial.strategy)

@@ -17,9 +17,10 @@ from lic.architectures import architecture
 from lic.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval, decibels
 from lic.zoo import BASELINE, TUNED
 from search.folder import OpenedSearch
+from search.formats import NONE_BETTER, fixed, interval, percent
 from search.records import TrialRecord
 from search.results import StrategyResult, strategy_results
-from search.summary import interval
+from search.summary import bd_rate
 
 #: The columns of a row's entropy estimate, and of its real coding.
 _MEASURES = ("bpp", "psnr", "ms_ssim")
@@ -162,7 +163,7 @@ def readme(
         "start_data": start_data,
         "data": Path(settings.data).name if settings.data else "dead leaves (generated)",
         "has_compressai": (root / "compressai").is_dir(),
-        **_verified_facts(figures),
+        **_verified_facts(figures, any(choice.record.alpha for choice in choices.values())),
     }
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, keep_trailing_newline=True, undefined=StrictUndefined)
@@ -173,12 +174,13 @@ def readme(
     )  # fmt: skip
 
 
-def _verified_facts(figures: Figures) -> dict[str, Any]:
+def _verified_facts(figures: Figures, tuned: bool) -> dict[str, Any]:
+    """What the card says of the verification; `tuned` is whether any model is not its baseline."""
     if figures.images is None:
         return {}
-    facts = {name: f"{max(figures.table[name], key=abs):+.2f} %" for name in ("bits_off", "estimate_off")}
+    facts = {name: percent(max(figures.table[name], key=abs)) for name in ("bits_off", "estimate_off")}
     for measure in ("psnr", "ms_ssim"):
-        found = figures.real_bd_rate(measure)
+        found = figures.real_bd_rate(measure) if tuned else NONE_BETTER
         facts[f"real_{measure}"] = found if isinstance(found, str) else interval(found)
     return {**facts, "image_count": figures.images["image"].nunique()}
 
@@ -195,21 +197,17 @@ def _rate_table(figures: Figures, choices: dict[int, Choice]) -> str:
             record.strategy or "baseline", _text(record.name),
         ]  # fmt: skip
         for prefix in ("estimated_", "") if figures.verified else ("estimated_",):
-            row += [_cell(values.get(f"{prefix}{m}"), d) for m, d in zip(_MEASURES, (4, 2, 4), strict=True)]
+            row += [fixed(values.get(f"{prefix}{m}"), d) for m, d in zip(_MEASURES, (4, 2, 4), strict=True)]
         rows.append(row)
     return _markdown(head, rows)
 
 
 def _strategy_table(found: list[StrategyResult], rates: int) -> str:
     rows = [
-        [r.strategy, interval(r.bd_rate_psnr), interval(r.bd_rate_msssim), f"{r.tuned} of {rates}"]
+        [r.strategy, bd_rate(r, r.bd_rate_psnr), bd_rate(r, r.bd_rate_msssim), f"{r.tuned} of {rates}"]
         for r in found
     ]
     return _markdown(["strategy", "BD-rate (PSNR)", "BD-rate (MS-SSIM)", "tuned rates"], rows)
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _start(start: str) -> tuple[str, str]:

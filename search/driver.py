@@ -7,14 +7,12 @@ import functools
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
-from rich.console import Console
 
 from lic import durable
 from lic.architectures import architecture
@@ -82,7 +80,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     expected = estimate(plan, template, pace, workers, settings.gpus_per_trial)
     share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
     print(
-        f"{'measured':<12} {1000 * pace.step:.0f} ms a step, "
+        f"{'measured':<12} {1000 * pace.step:.1f} ms a step, "
         f"{pace.val:.1f} s on the {len(images[1].images)} images to select on, "
         f"{pace.test:.1f} s on the {len(images[2].images)} to report on, for one training\n"
         f"{'expected':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training) and "
@@ -91,7 +89,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} trials at once")
     if settings.gpus_per_trial:
         money = "" if price is None else f", {price * expected.gpu_hours:.2f} at {price:g} an hour"
-        print(f"{'GPU hours':<12} {expected.gpu_hours:.1f}{money}")
+        print(f"{'GPU hours':<12} {expected.gpu_hours:.2f}{money}")
     return 0
 
 
@@ -105,11 +103,12 @@ def search(resolved: Resolved, folder: Path) -> int:
     from search.disk import check_space, need_of
     from search.plan import plan_of, template_of
     from search.reuse import setup_of
+    from search.text_table import text_console
 
     settings = resolved.settings
     if settings.storage:
         prepare_storage(settings.storage)
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
+    console = text_console()
     say = functools.partial(console.print, markup=False)
     earlier = _earlier_search(settings)
     say("preparing the images ...")

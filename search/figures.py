@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lic import durable
 from lic.example import Example
+from search.formats import fixed
 
 if TYPE_CHECKING:
     from search.records import SearchRecords, TrialRecord
@@ -123,7 +124,7 @@ def latents(examples: Sequence[Example], subject: str) -> Figure:
         for pane, model, name in zip(row[2:4], models, ("baseline", "tuned"), strict=True):
             matrix = pane.imshow(model.correlation, cmap=DIVERGING, vmin=-STRONG, vmax=STRONG)
             _bare(pane, f"correlation: {name}")
-        row[3].set_xlabel(f"summed, tuned / baseline: {example.ratio:.2f}", fontsize=9)
+        row[3].set_xlabel(f"summed, tuned / baseline: {fixed(example.ratio, 2)}", fontsize=9)
         figure.colorbar(matrix, ax=row[2:4], shrink=0.75, extend="both")
     figure.suptitle(subject, fontsize=10, parse_math=False)
     return figure

@@ -26,6 +26,7 @@ from search.confirm import Confirmation, points_to_confirm
 from search.core import SETUP, Core, studies
 from search.find import TRIALS_FOLDER
 from search.folder import checkpoints_of, name_of, storage_of
+from search.formats import interval
 from search.limits import Limits
 from search.lock import is_running, signs_of_life
 from search.metrics import Gauges
@@ -278,7 +279,7 @@ class Session:
         durable.write(self.folder / "tables" / "confirmation.csv", table)
         self.console.print(summary.confirmation(found, records.test_set))
         for label, figure in confirm.bd_rates(confirmation, records).items():
-            text = figure if isinstance(figure, str) else summary.interval(figure)
+            text = figure if isinstance(figure, str) else interval(figure)
             self._say(f"{label} of the search's choice on fresh seeds: {text}")
 
     def _end_tracking(

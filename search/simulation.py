@@ -14,13 +14,11 @@ from typing import Any
 
 import numpy as np
 from optuna.storages import InMemoryStorage
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.core import Core
+from search.formats import MISSING, percent, signed, weight
 from search.recommend import Recommendation, recommend
 from search.space import BASELINE, Candidate, Plan, fork_epoch
 from search.stopping import rungs
@@ -33,6 +31,7 @@ from search.surfaces import (
     recorded_curves,
     seed_noise,
 )
+from search.text_table import TextTable, text_console
 
 SELECTION = "simulated"
 
@@ -202,22 +201,22 @@ def _document(outcome: Outcome) -> dict[str, Any]:
 
 
 def _show(outcome: Outcome, plan: Plan) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
-    table = Table(title="Recommended per rate", box=box.SIMPLE_HEAD, title_justify="left")
-    for header in ("quality", "lambda", "alpha", "strategy", "expected rate change", "best reading"):
-        table.add_column(header, justify="right")
-    for item in outcome.recommended:
-        table.add_row(
-            str(item.quality), f"{item.lmbda:g}", f"{item.alpha:.2e}" if item.alpha else "0 (baseline)",
-            item.strategy or "-", f"{item.expected:+.2f} % +- {item.sigma:.2f}",
-            "-" if item.luckiest is None else f"{item.luckiest:+.2f} %",
-        )  # fmt: skip
-    console.print(table)
+    console = text_console()
+    head = ("quality", "lambda", "alpha", "strategy", "expected rate change", "best reading")
+    rows = [
+        (
+            str(item.quality), f"{item.lmbda:g}", weight(item.alpha), item.strategy or MISSING,
+            f"{signed(item.expected)} ± {item.sigma:.2f} %" if item.alpha else MISSING,
+            percent(item.luckiest),
+        )
+        for item in outcome.recommended
+    ]  # fmt: skip
+    console.print(TextTable("Recommended per rate", head, rows))
     full = plan.epochs * outcome.trials
     console.print(
         f"{outcome.trials} trials, {outcome.stopped} stopped early, {outcome.failed} failed; "
         f"{outcome.epochs_spent} epochs "
         f"({100 * outcome.epochs_spent / max(1, full):.0f} % of full training) in {outcome.time:.0f} units "
         f"of time; {outcome.decision_seconds:.1f} s of deciding, "
-        f"{1000 * float(np.median(outcome.suggest_seconds)):.0f} ms a suggestion (median)"
+        f"{1000 * float(np.median(outcome.suggest_seconds)):.1f} ms a suggestion (median)"
     )

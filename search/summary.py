@@ -2,94 +2,88 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from lic.bdrate import Interval
 from search.confirm import Confirmed
+from search.formats import MISSING, NONE_BETTER, fixed, interval, percent, signed, weight
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords
 from search.results import StrategyResult, rate_table
+from search.text_table import TextTable
 
 
-def rates(records: SearchRecords) -> Table:
-    """Per rate the point that is kept."""
-    table = Table(
-        title=f"Best per rate, measured on {records.test_set} after {records.epochs} epochs",
-        box=box.SIMPLE_HEAD, title_justify="left",
+def rates(records: SearchRecords) -> TextTable:
+    """Per rate the point that is kept; a trial has rate changes, in percent, the baseline has none."""
+    head = (
+        "quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM",
+        f"rate change, {records.test_set}", f"expected, {records.selection}", "luckiest reading",
     )  # fmt: skip
-    headers = ("quality", "lambda", "alpha", "strategy", "bpp", "PSNR", "MS-SSIM")
-    last = ("rate change", f"expected ({records.selection})", "luckiest")
-    for header in (*headers, *last):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in rate_table(records).to_dict("records"):
-        table.add_row(
-            str(row["quality"]), f"{row['lambda']:g}",
-            f"{row['alpha']:.2e}" if row["alpha"] else "0 (baseline)", str(row["strategy"]),
-            f"{row['bpp']:.4f}", f"{row['psnr']:.2f}", f"{row['ms_ssim']:.4f}",
-            f"{row['rate_change']:+.2f} %",
-            _expected(row), _luckiest(row),
-        )  # fmt: skip
-    return table
+    rows = [
+        (
+            str(row["quality"]), f"{row['lambda']:g}", weight(row["alpha"]), str(row["strategy"]),
+            str(row["trial"]), fixed(row["bpp"], 4), fixed(row["psnr"], 2), fixed(row["ms_ssim"], 4),
+            percent(row["rate_change"]) if row["alpha"] else MISSING, _expected(row), _luckiest(row),
+        )
+        for row in rate_table(records).to_dict("records")
+    ]  # fmt: skip
+    title = f"Best per rate, measured on {records.test_set} after {records.epochs} epochs"
+    return TextTable(title, head, rows)
 
 
 def _expected(row: dict[Hashable, Any]) -> str:
-    if not row["alpha"]:
-        return "+0.00"
-    return f"{row['expected_rate_change']:+.2f} ± {row['expected_sigma']:.2f}"
+    """What the model expects of a trial, with its standard deviation."""
+    if not row["alpha"] or not row["expected_sigma"]:
+        return MISSING
+    return f"{signed(row['expected_rate_change'])} ± {row['expected_sigma']:.2f} %"
 
 
 def _luckiest(row: dict[Hashable, Any]) -> str:
     """Where one reading would have chosen otherwise, which trial it is."""
-    if row["luckiest_trial"] == "-":
-        return "-"
-    other = "" if row["luckiest_trial"] == row["trial"] else f" {row['luckiest_trial']}"
-    return f"{row['luckiest_rate_change']:+.2f}{other}"
+    if row["luckiest_trial"] == MISSING:
+        return MISSING
+    other = "" if row["luckiest_trial"] == row["trial"] else f" ({row['luckiest_trial']})"
+    return f"{percent(row['luckiest_rate_change'])}{other}"
 
 
-def strategies(records: SearchRecords, results: list[StrategyResult]) -> Table:
+def strategies(records: SearchRecords, results: list[StrategyResult]) -> TextTable:
     """Per strategy the Bjontegaard figures, in the layout of the paper's Table I."""
-    table = Table(
-        title=f"Against the baselines on {records.test_set}, with 95 % intervals over images",
-        box=box.SIMPLE_HEAD, title_justify="left",
-    )  # fmt: skip
-    for header in ("strategy", "BD-rate", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned rates"):
-        table.add_column(header, justify="left" if header == "strategy" else "right")
-    for row in results:
-        table.add_row(
-            row.strategy, interval(row.bd_rate_psnr), decibels(row.bd_psnr),
-            interval(row.bd_rate_msssim), decibels(row.bd_msssim),
+    head = ("strategy", "BD-rate", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned rates")
+    rows = [
+        (
+            row.strategy, bd_rate(row, row.bd_rate_psnr), _bd_quality(row, row.bd_psnr),
+            bd_rate(row, row.bd_rate_msssim), _bd_quality(row, row.bd_msssim),
             f"{row.tuned} of {len(records.baselines)}",
-        )  # fmt: skip
-    return table
+        )
+        for row in results
+    ]  # fmt: skip
+    title = f"Against the baselines on {records.test_set}, with 95 % intervals over images"
+    return TextTable(title, head, rows)
 
 
-def interval(figure: Interval | None) -> str:
-    """A figure in percent with its interval, or a dash."""
-    if figure is None:
-        return "-"
-    span = "" if math.isnan(figure.low) else f" [{figure.low:+.2f}, {figure.high:+.2f}]"
-    return f"{figure.value:+.2f} %{span}"
+def bd_rate(row: StrategyResult, figure: Interval | None) -> str:
+    """A BD-rate of a strategy with its interval; that of the baselines themselves is no measurement."""
+    return interval(figure) if row.tuned or figure is None else NONE_BETTER
 
 
-def confirmation(found: list[Confirmed], test_set: str) -> Table:
+def _bd_quality(row: StrategyResult, figure: float | None) -> str:
+    return decibels(figure) if row.tuned or figure is None else NONE_BETTER
+
+
+def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
     """Per confirmed point its rate change on fresh seeds."""
-    table = Table(
-        title="Confirmed on fresh seeds, with 95 % intervals over seeds and images",
-        box=box.SIMPLE_HEAD, title_justify="left",
-    )  # fmt: skip
-    for header in ("quality", "trial", "alpha", "strategy", "seeds", f"rate change ({test_set})"):
-        table.add_column(header, justify="right")
-    for item in found:
-        table.add_row(
-            str(item.quality), item.trial, f"{item.alpha:.2e}", item.strategy, str(item.seeds),
+    head = ("quality", "trial", "alpha", "strategy", "seeds", f"rate change, {test_set}")
+    rows = [
+        (
+            str(item.quality), item.trial, weight(item.alpha), item.strategy, str(item.seeds),
             interval(item.rate_change),
-        )  # fmt: skip
-    return table
+        )
+        for item in found
+    ]  # fmt: skip
+    title = "Confirmed on fresh seeds, with 95 % intervals over seeds and images"
+    return TextTable(title, head, rows, names=2)
 
 
 def decibels(figure: float | None) -> str:
@@ -123,7 +117,7 @@ def show(records: SearchRecords, results: list[StrategyResult], console: Console
     console.print(strategies(records, results))
     for reason in dict.fromkeys(row.refused for row in results if row.refused):
         names = ", ".join(row.strategy for row in results if row.refused == reason)
-        console.print(f"figures missing for {names}: {reason}", highlight=False)
+        console.print(f"figures missing for {names}: {reason}", markup=False)
     beaten = [q for q, b in records.baselines.items() if b.state == FAILED]
     if beaten:
-        console.print(f"no result for quality {beaten}: its baseline failed")
+        console.print(f"no result for quality {beaten}: its baseline failed", markup=False)

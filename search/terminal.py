@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from lic.cli import output_is_gone
+from search.formats import MISSING, fixed, percent, weight
 from search.progress import Progress
 from search.records import FAILED, FINISHED, RUNNING, STOPPED, SearchRecords, TrialRecord
 from search.results import best_per_rate
 from search.space import BASELINE
+from search.text_table import TextTable
 
 
 class View(Protocol):
@@ -43,7 +43,7 @@ class PlainView:
             self.say(f"[{count:>3}/{progress.planned}] {shown} {_left(progress)}")
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         pass
@@ -75,14 +75,13 @@ def view_for(console: Console) -> View:
 
 def line(records: SearchRecords, record: TrialRecord) -> str:
     """A training that ended, as one line: its point, what it reached, and how it ended."""
-    what = BASELINE if record.role == BASELINE else f"{record.strategy:<3} alpha {record.alpha:.2e}"
-    change = records.rate_change(record, record.last_epoch, records.selection)
+    what = BASELINE if record.role == BASELINE else f"{record.strategy:<3} alpha {weight(record.alpha)}"
     if record.role == BASELINE:
         figures = record.readings.get(record.last_epoch, {})
-        bpp, psnr = (figures.get(f"{records.test_set}/{name}", float("nan")) for name in ("bpp", "psnr"))
-        result = f"{bpp:.3f} bpp, {psnr:.2f} dB"
+        bpp, psnr = (figures.get(f"{records.test_set}/{name}") for name in ("bpp", "psnr"))
+        result = MISSING if bpp is None else f"{fixed(bpp, 3)} bpp, {fixed(psnr, 2)} dB"
     else:
-        result = f"{change:+.2f} %" if change is not None else "-"
+        result = percent(records.rate_change(record, record.last_epoch, records.selection))
     state = record.state
     if state != FINISHED:
         state += f" after {record.last_epoch} of {records.epochs}"
@@ -93,44 +92,42 @@ def line(records: SearchRecords, record: TrialRecord) -> str:
 
 def _headline(progress: Progress) -> Text:
     count = {s: sum(r.state == s for r in progress.trainings) for s in (RUNNING, STOPPED, FAILED)}
-    pace = f"{progress.pace:.2f} epochs/s" if progress.pace else "measuring the pace"
+    measured = speed(progress.pace) if progress.pace else "measuring the pace"
     parts = [
         f"{progress.over} of {progress.planned} trainings ended",
         f"{count[RUNNING]} running, {count[STOPPED]} stopped early, {count[FAILED]} failed",
-        pace, f"{duration(progress.elapsed)} so far", _left(progress),
+        measured, f"{duration(progress.elapsed)} so far", _left(progress),
     ]  # fmt: skip
     text = Text(f"{progress.search.name}: " + "; ".join(part for part in parts if part))
     return text.append(f"\nMLflow: {progress.trouble}") if progress.trouble else text
 
 
-def _table(progress: Progress) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for header in ("quality", "baseline", "best rate change", "at"):
-        table.add_column(header, no_wrap=True)
-    for header in ("running", "stopped", "failed", "finished", "reached epoch"):
-        table.add_column(header, justify="right", no_wrap=True)
-    records, kept = progress.search, best_per_rate(progress.search)
+def _table(progress: Progress) -> TextTable:
+    """A row a rate, what matters most first: a narrow terminal shows the rest below, if it is high enough."""
+    head = ("quality", "baseline", "best", "at", "running", "reached epoch", "stopped", "failed", "finished")
+    records, kept, rows = progress.search, best_per_rate(progress.search), []
     for quality in records.qualities:
         trials = [trial for trial in records.trials if trial.quality == quality]
-        best, at = "-", ""
+        best, at = MISSING, ""
         if quality in kept:
-            change = records.rate_change(kept[quality], records.epochs, records.selection)
-            best, at = f"{change or 0.0:+.2f} %", _point(kept[quality])
+            record = kept[quality]
+            change = records.rate_change(record, records.epochs, records.selection)
+            best, at = percent(change) if record.alpha else MISSING, _point(record)
         baseline = records.baselines.get(quality)
-        epoch = "-" if baseline is None else f"{baseline.last_epoch} of {records.epochs}"
+        epoch = MISSING if baseline is None else f"{baseline.last_epoch} of {records.epochs}"
+        failed = baseline is not None and baseline.state == FAILED
         reached = "  ".join(
             f"{rung}: {sum(trial.last_epoch >= rung for trial in trials)}" for rung in progress.rungs
         )
-        states = [sum(t.state == s for t in trials) for s in (RUNNING, STOPPED, FAILED, FINISHED)]
-        failed = baseline is not None and baseline.state == FAILED
-        table.add_row(
-            str(quality), "failed" if failed else epoch, best, at, *map(str, states), reached
-        )  # fmt: skip
-    return table
+        running, *over = (
+            str(sum(t.state == s for t in trials)) for s in (RUNNING, STOPPED, FAILED, FINISHED)
+        )
+        rows.append((str(quality), "failed" if failed else epoch, best, at, running, reached, *over))
+    return TextTable("", head, rows)
 
 
 def _point(record: TrialRecord) -> str:
-    return f"{record.strategy} {record.alpha:.2e} ({record.name})" if record.alpha else "the baseline"
+    return f"{record.strategy} {weight(record.alpha)} ({record.name})" if record.alpha else "the baseline"
 
 
 def _left(progress: Progress) -> str:
@@ -143,3 +140,9 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def speed(pace: float) -> str:
+    """Epochs per second as a person says them: '2.5 epochs/s', '1.2 epochs/h'."""
+    seconds, unit = next(((s, u) for s, u in ((1, "s"), (60, "min")) if pace * s >= 1), (3600, "h"))
+    return f"{pace * seconds:.1f} epochs/{unit}"

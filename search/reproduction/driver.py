@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     ReproductionError, ModelError, ImageError, OSError."""
     state = args.state or Path("results") / f"reproduction-{args.model}"
     if args.tables:
-        print(report.write(Protocol.load(state), Records.load(state), state))
+        report.show(report.write(Protocol.load(state), Records.load(state), state))
         return DONE
     state.mkdir(parents=True, exist_ok=True)
     try:
@@ -79,7 +79,8 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
     records = Records.load(state)
     if records and (found := trainings.examples(protocol, records, state, images)) is not None:
         report.save_examples(found, state)
-    print(f"\n{report.write(protocol, records, state)}")
+    print()
+    report.show(report.write(protocol, records, state))
     print(f"tables in {state / report.TABLES}, figures in {state / report.FIGURES}")
     if not everything:
         left = trainings.expected(protocol, records) - len(records)

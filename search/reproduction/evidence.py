@@ -30,6 +30,7 @@ from search.reproduction.protocol import (
     point,
 )
 from search.space import BASELINE, CONFIRMATION, TRIAL
+from search.training_time import TrainingTime, training_times
 
 #: The strategy that takes the best point of every rate, or the baseline where no point beats it.
 BEST = "best"
@@ -295,35 +296,18 @@ def _more(record: Record, base: Record, image_set: str) -> tuple[NDArray[np.floa
     return costs[0] - costs[1], np.asarray(base.images[f"{image_set}/bpp"])
 
 
-def times(records: Records) -> pd.DataFrame:
-    """Table III: milliseconds of a training step by strategy, and by how many percent that exceeds the
-    baselines', with a 95 % interval by bootstrap over the trainings. Of each training its fastest epoch
-    counts, in which whatever else the machine did weighs least, and of these the median. Where slices ran on
-    several devices, those of the one with the most trainings count."""
-    per_step: dict[str, list[float]] = {}
+def times(records: Records) -> list[TrainingTime]:
+    """Table III, in seconds of a step. Where slices ran on several devices, those of the one with the most
+    trainings count."""
     there = [*records.of(BASELINE), *records.of(TRIAL), *records.of(CONFIRMATION)]
     devices = Counter(record.device for record in there)
     most = max(devices, key=lambda device: devices[device], default="")
+    fastest: dict[str, list[float]] = {}
     for record in [record for record in there if record.device == most]:
-        steps = record.steps / len(record.curve)
         seconds = min(figures["seconds"] for figures in record.curve.values())
-        per_step.setdefault(record.strategy or BASELINE, []).append(1000 * seconds / steps)
-    rows, draw = [], np.random.default_rng(0)
-    plain = np.array(per_step.get(BASELINE, [math.nan]))
-    for strategy, found in per_step.items():
-        values = np.array(found)
-        ratios = [
-            np.median(draw.choice(values, len(values))) / np.median(draw.choice(plain, len(plain)))
-            for _ in range(_RESAMPLES)
-        ]
-        low, high = 100 * (np.percentile(ratios, [2.5, 97.5]) - 1)
-        own = strategy == BASELINE
-        rows.append({
-            "strategy": strategy, "trainings": len(values), "ms": float(np.median(values)),
-            "increase": math.nan if own else 100 * (np.median(values) / np.median(plain) - 1),
-            "low": math.nan if own else low, "high": math.nan if own else high,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+        steps = record.steps / len(record.curve)
+        fastest.setdefault(record.strategy or BASELINE, []).append(seconds / steps)
+    return training_times(fastest)
 
 
 def flatness(records: Records, protocol: Protocol) -> pd.DataFrame:

@@ -15,23 +15,30 @@ from matplotlib.figure import Figure
 
 from lic import durable
 from lic.architectures import architecture
-from lic.bdrate import decibels
+from lic.bdrate import Interval, decibels
 from lic.example import Example
 from lic.latents import Examined
 from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
 from lic.recipe import LAMBDAS
 from search import figures
+from search.formats import MISSING, interval
 from search.reproduction import evidence
 from search.reproduction.evidence import BEST
 from search.reproduction.protocol import CHOSEN_ON, SELECTION, Protocol, Record, Records
+from search.text_table import TextTable, text_console
+from search.training_time import TrainingTime
 
 TABLES, FIGURES, EXAMPLES = "tables.md", "figures", "examples.npz"
 
 
-def write(protocol: Protocol, records: Records, state: Path) -> str:
-    """Write tables.md and figures/ into the state's folder; the tables as text. Raises OSError."""
-    text = tables(protocol, records)
-    durable.write(state / TABLES, text)
+#: What the tables are made of: sentences and tables in turn.
+Parts = list[str | TextTable]
+
+
+def write(protocol: Protocol, records: Records, state: Path) -> Parts:
+    """Write tables.md and figures/ into the state's folder; returns the tables. Raises OSError."""
+    parts = tables(protocol, records)
+    durable.write(state / TABLES, markdown(parts))
     drawn = {"rd": rd_curves(protocol, records), "response": response(protocol, records),
              "correlation": correlation(protocol, records)}  # fmt: skip
     if (found := load_examples(state)) is not None:
@@ -39,11 +46,29 @@ def write(protocol: Protocol, records: Records, state: Path) -> str:
         drawn |= {"crops": figures.crops(examples, subject), "latents": figures.latents(examples, subject)}
     for name, figure in drawn.items():
         figures.save(figure, state / FIGURES / f"{name}.png")
-    return text
+    return parts
 
 
-def tables(protocol: Protocol, records: Records) -> str:
-    """All tables as Markdown."""
+def markdown(parts: Parts) -> str:
+    """Sentences and tables as Markdown."""
+    return "\n\n".join(part if isinstance(part, str) else part.markdown() for part in parts) + "\n"
+
+
+def show(parts: Parts) -> None:
+    """Print sentences and tables: in a terminal so that they fit it, elsewhere as Markdown."""
+    console = text_console()
+    if not console.is_terminal:
+        print(markdown(parts))
+        return
+    for part in parts:
+        if isinstance(part, str):
+            console.print(f"{part}\n", markup=False, soft_wrap=False)
+        else:
+            console.print(part)
+
+
+def tables(protocol: Protocol, records: Records) -> Parts:
+    """All tables, with what is to be said between them."""
     fresh = protocol.seeds - CHOSEN_ON - 1
     head = (
         f"{architecture(protocol.model)}, {protocol.width} channels: {len(records)} trainings of "
@@ -53,39 +78,49 @@ def tables(protocol: Protocol, records: Records) -> str:
     )
     verdicts = evidence.verdicts(records, protocol)
     found = evidence.response(records, protocol)
-    parts = [
+    parts: Parts = [
         head,
         *_bd_rates(protocol, verdicts),
         _answer(verdicts),
-        "### Table III: training time",
-        markdown(_times(evidence.times(records))),
-        f"### The baselines on {protocol.test_set}, means over seeds and standard deviations between them",
-        markdown(_baselines(evidence.baselines(records, protocol))),
-        "### The chosen points (rate change in percent)",
-        markdown(_renamed(evidence.points(records, protocol), protocol)),
-        "### The response to alpha (rate change in percent on the validation images)",
-        markdown(_wide(found)),
-        "### What two equal codecs differ by: BD-rate in percent between the baselines of two seeds",
-        markdown(evidence.seed_noise(records, protocol)),
+        _table("Table III: training time", _times(evidence.times(records))),
+        _table(
+            f"The baselines on {protocol.test_set}, means over seeds and standard deviations between them",
+            _baselines(evidence.baselines(records, protocol)),
+        ),
+        _table(
+            "The chosen points (rate change in percent)",
+            _renamed(evidence.points(records, protocol), protocol),
+        ),
+        _table("The response to alpha (rate change in percent on the validation images)", _wide(found)),
+        _table(
+            "What two equal codecs differ by: BD-rate in percent between the baselines of two seeds",
+            evidence.seed_noise(records, protocol),
+        ),
         "The same as rate changes per rate against the baseline of the first seed, of both sets and of the "
         f"one image of {protocol.test_set} that differs most:",
-        markdown(evidence.rate_noise(records, protocol)),
-        "### Has the baselines' own J flattened? (percent of the rate above the final J)",
-        markdown(evidence.flatness(records, protocol)),
-        "### Channel correlation, tuned over baseline, and the rate change",
-        markdown(_renamed(_correlations(found), protocol)),
-        markdown(evidence.relation(found)),
-        "### Tuning on the validation images against tuning on the test set (mean rate change in percent)",
-        markdown(evidence.optimism(records, protocol)),
+        _table("", evidence.rate_noise(records, protocol)),
+        _table(
+            "Has the baselines' own J flattened? (percent of the rate above the final J)",
+            evidence.flatness(records, protocol),
+        ),
+        _table(
+            "Channel correlation, tuned over baseline, and the rate change",
+            _renamed(_correlations(found), protocol),
+        ),
+        _table("", evidence.relation(found)),
+        _table(
+            "Tuning on the validation images against tuning on the test set (mean rate change in percent)",
+            evidence.optimism(records, protocol),
+        ),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return [part for part in parts if part]
 
 
-def _bd_rates(protocol: Protocol, found: pd.DataFrame) -> list[str]:
+def _bd_rates(protocol: Protocol, found: pd.DataFrame) -> Parts:
     """Table I (cheng) or II (hyperprior): a table for each metric."""
     number = "II" if "hyperprior" in architecture(protocol.model) else "I"
     paper = BD_RATES.get(architecture(protocol.model), {})
-    parts = []
+    parts: Parts = []
     for place, (metric, name) in enumerate((("psnr", "PSNR"), ("ms_ssim", "MS-SSIM"))):
         rows = []
         for strategy, part in found[found["metric"] == metric].groupby("strategy", sort=False):
@@ -100,10 +135,7 @@ def _bd_rates(protocol: Protocol, found: pd.DataFrame) -> list[str]:
                 f"BD-{name}": "-" if math.isnan(ours["bd_quality"]) else f"{ours['bd_quality']:+.3f} dB",
                 "the paper": "-" if reported is None else f"{reported[place]:+.2f} %",
             })  # fmt: skip
-        parts += [
-            f"### Table {number}: BD-rate on {protocol.test_set} by {name}",
-            markdown(pd.DataFrame(rows)),
-        ]
+        parts.append(_table(f"Table {number}: BD-rate on {protocol.test_set} by {name}", pd.DataFrame(rows)))
     reasons = dict.fromkeys(reason for reason in found["refused"] if reason)
     return [*parts, *(f"Without a figure: {reason}." for reason in reasons)]
 
@@ -137,19 +169,18 @@ def _baselines(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interval(row: dict) -> str:
-    if math.isnan(row["bd_rate"]):
-        return "-"
-    return f"{row['bd_rate']:+.2f} % [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return (
+        MISSING if math.isnan(row["bd_rate"]) else interval(Interval(row["bd_rate"], row["low"], row["high"]))
+    )
 
 
-def _times(table: pd.DataFrame) -> pd.DataFrame:
+def _times(found: list[TrainingTime]) -> pd.DataFrame:
     rows = [
         {
-            "strategy": row["strategy"], "trainings": str(row["trainings"]), "ms a step": f"{row['ms']:.1f}",
-            "increase": "-" if math.isnan(row["increase"])
-            else f"{row['increase']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}]",
+            "strategy": row.strategy, "trainings": str(row.trainings),
+            "ms a step": f"{1000 * row.seconds:.1f}", "increase": interval(row.increase, 1),
         }
-        for row in table.to_dict("records")
+        for row in found
     ]  # fmt: skip
     low, high = TRAINING_TIME
     return pd.DataFrame([*rows, {"strategy": "the paper", "increase": f"+{low:g} to +{high:g} %"}])
@@ -188,13 +219,12 @@ def _renamed(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     return table.rename(columns=names)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown; figures to two digits behind the point, weights as powers of ten."""
-    if table.empty:
-        return "Nothing yet."
-    rows = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
-    rows += [[_cell(name, value) for name, value in row.items()] for row in table.to_dict("records")]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _table(title: str, table: pd.DataFrame) -> TextTable:
+    """A table of text; figures to two digits behind the point, weights as powers of ten."""
+    rows = [[_cell(name, value) for name, value in row.items()] for row in table.to_dict("records")]
+    # Where rates and strategies have a row each, both name it.
+    names = 2 if "strategy" in table.columns[1:2] else 1
+    return TextTable(title, [str(name) for name in table.columns], rows, names)
 
 
 def _cell(name: object, value: object) -> str:

@@ -34,6 +34,7 @@ from lic.models import build, load_weights, save_weights
 from lic.paper import CORRELATION_RATIOS
 from lic.training import CheckpointError, DivergedError
 from lic.trial import ImagesConfig, Trial, TrialConfig, open_images
+from search.formats import percent
 from search.limits import Limits
 from search.reproduction.protocol import (
     CHOSEN_ON,
@@ -264,7 +265,7 @@ def _said(record: Record, records: Records, protocol: Protocol, pace: float) -> 
         change = None if record.role == BASELINE else records.rate_change(record, SELECTION)
         test_set = protocol.test_set
         what = f"{record.mean(f'{test_set}/bpp'):.4f} bpp, {record.mean(f'{test_set}/psnr'):.3f} dB"
-        what += "" if change is None else f", {change:+.2f} %"
+        what += "" if change is None else f", {percent(change)}"
     return f"[{count:3d}/{total}] {record.name:24} {what:40} about {left:.0f} min left"
 
 

@@ -154,10 +154,11 @@ def test_what_tuning_on_the_test_set_flatters_by_is_gone_on_fresh_seeds() -> Non
 
 
 def test_times_flatness_and_correlation(exact: Records) -> None:
-    times = evidence.times(exact).set_index("strategy")
-    assert times.loc["y", "increase"] == pytest.approx(5.0) and times.loc["z", "increase"] == pytest.approx(
-        0.0
-    )
+    times = {row.strategy: row for row in evidence.times(exact)}
+    assert times[BASELINE].seconds == pytest.approx(0.1) and times[BASELINE].increase is None
+    assert times["y"].increase is not None and times["y"].increase.value == pytest.approx(5.0)
+    assert times["z"].increase is not None and times["z"].increase.value == pytest.approx(0.0)
+    assert times["y"].distinguishable and not times["z"].distinguishable
     table = evidence.baselines(exact, PROTOCOL).set_index("quality")
     assert table.loc[3, ["seeds", "bpp", "psnr", "psnr sd"]].tolist() == pytest.approx([3, 1.6, 33, 0])
     flat = evidence.flatness(exact, PROTOCOL).set_index("quality")
