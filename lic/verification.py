@@ -10,7 +10,6 @@ reconstruction, the length of the streams with the information of the symbols in
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ import torch
 from lic.bitstream import decode, encode, mark_of, pack, unpack
 from lic.data.images import read_rgb
 from lic.evaluation import measure_image, psnr, similarity
+from lic.machine import usable_cores
 from lic.zoo import ZooModel
 
 #: How far real bits may be from the information of the symbols: this share, and bytes per stream.
@@ -52,7 +52,7 @@ def verify(
     distinct = {model.sha256: model for model in wanted}
     tasks = [(model, path) for model in distinct.values() for path in images]
     # Not forked: a copy of a process that has used torch's threads can hang.
-    with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes or usable_cores(), get_context("spawn")) as pool:
         try:
             rows: list[dict[str, object]] = []
             for row in pool.map(_verify_one, tasks):

@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from lic.architectures import ARCHITECTURES, STRATEGIES, ModelError
+from lic.architectures import ARCHITECTURES, STRATEGIES, WEIGHTS, ModelError
 from lic.bitstream import mark_of
 from lic.files import one_line, read_regular, shown
 from lic.models import build
 from lic.recipe import LAMBDAS
 
-MANIFEST, WEIGHTS, CONFIG = "manifest.json", "model.safetensors", "config.json"
+MANIFEST, CONFIG = "manifest.json", "config.json"
 _FORMAT = 1
 
 #: The largest documents and weights that are read, in bytes, and the largest width.

@@ -13,7 +13,7 @@ import yaml
 from optuna.storages import BaseStorage
 from pydantic import ValidationError
 
-from lic.files import check_path, check_regular, one_line, read_regular, shown
+from lic.files import check_regular, one_line, read_regular, shown, user_path
 from search import plain_yaml
 from search.belief import Belief, Expectation
 from search.checkpoints import TRIALS_FOLDER, Checkpoints, StoredFile, refusal
@@ -129,13 +129,12 @@ def recorded_at(folder: Path) -> float:
 def find_folder(name: str, results: Path) -> Path:
     """The folder of the search of this name in the results folder, or `name` itself if it is one; of 'last'
     that which recorded something last. Raises FolderError."""
-    for path in (name, str(results)):
-        try:
-            check_path(path)
-        except ValueError as error:
-            raise FolderError(f"there is no search {shown(name)} in {shown(str(results))}: {error}") from None
+    try:
+        folder, results = Path(user_path(name)), Path(user_path(str(results)))
+    except ValueError as error:
+        raise FolderError(f"there is no search {shown(name)} in {shown(str(results))}: {error}") from None
     found = searches_in(results)
-    places = found[-1:] if name == "last" else [results / name, Path(name)]
+    places = found[-1:] if name == "last" else [results / folder, folder]
     for folder in places:
         if is_search(folder):
             return folder

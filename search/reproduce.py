@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import sys
 from pathlib import Path
 
@@ -37,9 +36,12 @@ from lic.architectures import (
 from lic.data.cache import default_cache
 from lic.data.images import ImageError
 from lic.files import number_argument, path_argument, whole_argument
+from lic.machine import usable_cores
+from lic.models import build
 from lic.paper import STEPS
 from lic.recipe import TrainingConfig
 from lic.trial import ImagesConfig, open_images
+from lic.weights import load_weights
 from search.limits import Limits
 from search.reproduction import report, trainings
 from search.reproduction.protocol import PROTOCOL_FILE, Protocol, Records, ReproductionError
@@ -119,16 +121,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         )
     how.add_argument("--lr", type=number_argument(1e-9, 1), help="instead of the preset's")
     how.add_argument(
-        "--start", metavar="FILE",
+        "--start", type=path_argument, metavar="FILE",
         help="weights that every model begins with: scratch, auto (the starter, if "
-        "there is one) or a file (default: the preset's)",
+        "there is one) or what search.run --start takes (default: the preset's)",
     )  # fmt: skip
     images = parser.add_argument_group("Images")
     images.add_argument(
         "--data", type=path_argument, help="folder to train on (default: dead leaves, generated)"
     )
     images.add_argument("--kodak", type=path_argument, help="folder of the Kodak images (default: fetched)")
-    images.add_argument("--test", default="auto", help="report on other images: deadleaves or a folder")
+    images.add_argument(
+        "--test", type=path_argument, default="auto", help="report on other images: deadleaves or a folder"
+    )
     images.add_argument("--val-images", type=whole_argument(1, 10**6), metavar="N", help="to select on")
     images.add_argument("--cache", type=path_argument, help="folder of decoded images (default: ~/.cache)")
     slices = parser.add_argument_group("Slices")
@@ -171,7 +175,7 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
     if args.width is not None and args.latent_width is None:
         values["latent_width"] = None
     images = ImagesConfig(
-        _absolute(args.data), _absolute(args.kodak), args.test, None, values["val_images"],
+        _absolute(args.data), _absolute(args.kodak), str(args.test), None, values["val_images"],
         values["val_crop"], str(Path(args.cache or default_cache()).resolve()),
     )  # fmt: skip
     start = _start(values, args.model)
@@ -180,7 +184,7 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
         protocol.check_same(Protocol.load(state), state)
     else:
         protocol.save(state)
-    at_once = args.at_once or (1 if device == "cuda" else len(os.sched_getaffinity(0)))
+    at_once = args.at_once or (1 if device == "cuda" else usable_cores())
     machine = trainings.Machine(images, start, device, at_once)
     records = Records.load(state)
     print(_introduced(protocol, records, machine, state), flush=True)
@@ -204,11 +208,11 @@ def _absolute(path: Path | None) -> str | None:
 
 def _start(values: dict, model: str) -> str | None:
     """The weights file to begin with, or None. Raises ModelError."""
-    start = starting_weights(values["start"], model, values["width"], values.get("latent_width"))
+    size = values["width"], values.get("latent_width")
+    start = starting_weights(str(values["start"]), model, *size)
     if start == "scratch":
         return None
-    if not Path(start).is_file():
-        raise ModelError(f"there are no weights at {start}")
+    load_weights(build(model, *size), Path(start))
     return str(Path(start).resolve())
 
 

@@ -17,6 +17,7 @@ from optuna.exceptions import OptunaError
 from rich.console import Console
 
 from lic import durable
+from lic.commands import command
 from lic.trial import TrialConfig
 from search import cluster, confirm, disk, engine, results, summary
 from search.checkpoints import TRIALS_FOLDER, Checkpoints, refusal
@@ -80,7 +81,7 @@ class Session:
                 return
             except RayDiedError as error:
                 if self.settings.address or not left:
-                    hint = f"to go on: python -m search.run --resume {self.folder}"
+                    hint = f"to go on: {command('search.run', '--resume', self.folder)}"
                     raise RayDiedError(f"{error}; {hint}") from error
                 self._say(f"{error}; it is started again, and the search goes on from its last epochs")
                 cluster.disconnect()
@@ -144,7 +145,7 @@ class Session:
         if limits.interrupted:
             publisher.close(monitor.groups(), {}, "KILLED")
             why = f"ended because {limits.trouble}" if limits.trouble else "interrupted"
-            self._say(f"{why}; to go on: python -m search.run --resume {self.folder}")
+            self._say(f"{why}; to go on: {command('search.run', '--resume', self.folder)}")
             return HALTED if limits.trouble else INTERRUPTED
         by_strategy = results.strategy_results(records, self.plan.strategies)
         results.write_tables(records, by_strategy, self.folder / "tables")
@@ -164,8 +165,8 @@ class Session:
         lacking_report = f"the report could not be made; see {self.folder / 'search.log'}"
         self._say(
             f"{report if made else lacking_report}\n"
-            f"next: python -m dashboards.open {self.folder}\n"
-            f"      python -m search.export {self.folder} --verify"
+            f"next: {command('dashboards.open', self.folder)}\n"
+            f"      {command('search.export', self.folder, '--verify')}"
         )
         return status
 
@@ -260,7 +261,7 @@ class Session:
         if not publisher.close(monitor.groups(), figures, status):
             self._say(
                 f"MLflow does not answer and lacks the last records; once it does: "
-                f"python -m search.track {self.folder} --rebuild"
+                f"{command('search.track', self.folder, '--rebuild')}"
             )
         for name, reason in self.tracker.refused.items():
             self._say(f"MLflow refuses {name} ({reason}); the results folder has it")

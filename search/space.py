@@ -54,6 +54,11 @@ def fork_epoch(share: float, epochs: int) -> int:
     return epoch
 
 
+def leaves_no_rung(grace: int, epochs: int) -> bool:
+    """Whether trials of so many epochs (more than one) could not be stopped early after `grace` of them."""
+    return grace >= epochs > 1
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a search decides by; `rungs` are the epochs at which a trial may be stopped,

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lic.commands import command
 from lic.files import path_argument
 from search.folder import FolderError, OpenedSearch, open_search
 from search.lock import is_running
@@ -80,7 +81,7 @@ def _compare(search: OpenedSearch, uri: str) -> int:
         if names:
             print(f"{what}: {', '.join(names)}")
     if missing or other:
-        print(f"python -m search.track {search.folder} --rebuild writes what is missing")
+        print(f"{command('search.track', search.folder, '--rebuild')} writes what is missing")
     return LACKING if missing or other else 0
 
 

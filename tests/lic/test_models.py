@@ -17,7 +17,8 @@ from lic.architectures import (
     starter_path,
     strategies,
 )
-from lic.models import LatentTap, build, load_weights, parameter_count, save_weights
+from lic.models import LatentTap, build, parameter_count
+from lic.weights import load_weights, save_weights
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
