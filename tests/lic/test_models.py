@@ -81,7 +81,7 @@ def test_weights_round_trip_and_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no weights"):
         load_weights(other, tmp_path / "missing.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ModelError, match="not a safetensors file"):
+    with pytest.raises(ModelError, match="not a weights file"):
         load_weights(other, tmp_path / "bad.safetensors")
 
 
