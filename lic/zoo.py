@@ -28,7 +28,7 @@ from torch import nn
 
 from lic.architectures import ARCHITECTURES, STRATEGIES, WEIGHTS, ModelError
 from lic.bitstream import mark_of
-from lic.files import one_line, read_regular, shown
+from lic.files import one_line, read_regular, shown, user_path
 from lic.models import build
 from lic.recipe import LAMBDAS
 
@@ -142,7 +142,10 @@ def find(folder: str | Path, quality: int, baseline: bool = False) -> ZooModel:
 
 def list_models(folder: str | Path) -> list[ZooModel]:
     """Every model that the zoo's manifest lists. Raises ZooError."""
-    root = Path(folder)
+    try:
+        root = Path(user_path(str(folder)))
+    except ValueError as error:
+        raise ZooError(str(error)) from error
     try:
         manifest = _read_document(root / MANIFEST)
     except OSError as error:

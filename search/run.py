@@ -175,12 +175,12 @@ def search(resolved: Resolved, folder: Path) -> int:
     from search.reuse import setup_of
 
     settings = resolved.settings
-    if settings.storage:
-        prepare_storage(settings.storage)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
     say = functools.partial(console.print, markup=False)
     earlier = _earlier_search(settings)
     check_start(template_of(settings))
+    if settings.storage:
+        prepare_storage(settings.storage)
     say("preparing the images ...")
     images = open_images(template_of(settings).images)
     if settings.select_on == "kodak" and images[2].name != "kodak":

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lic.models import build
@@ -331,6 +332,36 @@ def test_the_command_prints_one_line_and_status_2(capsys: pytest.CaptureFixture[
     assert main(["--data", str(tmp_path / "none"), "--results", str(tmp_path)]) == 2
     assert "there is no image folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["old"]  # nothing was started
+
+
+def test_weights_that_do_not_fit_are_named_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torch.save({"state_dict": build("cheng", 8).state_dict()}, tmp_path / "best.pth.tar")
+    (tmp_path / "bad.pth").write_bytes(b"PK no archive")
+    given = ["--model", "hyperprior", "--data", "deadleaves", "--test", "deadleaves", "--storage",
+             str(tmp_path / "storage"), "--results", str(tmp_path / "results")]  # fmt: skip
+    for start, expected in (
+        ("best.pth.tar", "they seem to be of cheng2020-anchor, width 8"),
+        ("bad.pth", "is not a readable weights file"),
+    ):
+        for more in ([], ["--plan"]):
+            assert main([*given, *more, "--start", str(tmp_path / start)]) == 2
+            shown = capsys.readouterr()
+            assert expected in shown.err and shown.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pth", "best.pth.tar"]
+
+
+def test_an_earlier_search_that_cannot_be_read_is_named_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "settings.yaml").write_text("model: cheng\n")
+    (tmp_path / "old" / "study.db").write_bytes(b"no database")
+    given = ["--results", str(tmp_path), "--name", "new", "--warm-start", "old", "--data", "deadleaves"]
+    assert main([*given, "--test", "deadleaves"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_as_many_trials_fit_on_a_gpu_as_were_asked_for() -> None:
