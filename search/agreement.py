@@ -23,20 +23,18 @@ from lic.architectures import (
 )
 from lic.recipe import ON_CPU, ON_GPU
 from search.addresses import storage_address
-from search.space import fork_epoch, leaves_no_rung
+from search.space import alpha_range, enough_epochs, leaves_no_rung
 
 if TYPE_CHECKING:
     from search.config import Settings
-
-#: The most epochs that a search can have.
-MOST_EPOCHS = 100_000
 
 
 def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], int]) -> dict[str, Any]:
     """The values that differ from those in `settings`, by name. `given` are the names of the settings that a
     person gave. Raises ModelError, ConfigError."""
-    changes = _model(settings, given) | _length(settings, given) | _alphas(settings, given)
-    changes |= _device(settings, gpus)
+    changes = _model(settings, given) | _length(settings, given) | _device(settings, gpus)
+    low, high = alpha_range(settings.alpha_min, settings.alpha_max, given)
+    changes |= {"alpha_min": low, "alpha_max": high}
     if settings.storage is not None:
         changes["storage"] = storage_address(settings.storage)
     return {key: value for key, value in changes.items() if value != getattr(settings, key)}
@@ -94,33 +92,13 @@ def _widths_at_start(settings: Settings, given: Collection[str]) -> tuple[int, i
 
 def _length(settings: Settings, given: Collection[str]) -> dict[str, Any]:
     """Epochs that leave some on both sides of the fork and after the grace, and a grace that leaves some."""
-    epochs, grace = settings.epochs, settings.grace
-
-    def fits(epochs: int) -> bool:
-        try:
-            left = epochs - fork_epoch(settings.fork_at, epochs)
-        except ValueError:
-            return False
-        return "grace" not in given or not settings.stopping or not leaves_no_rung(grace, left)
-
-    if "epochs" not in given and {"grace", "fork_at"} & set(given):
-        epochs = next(filter(fits, range(epochs, MOST_EPOCHS + 1)), epochs)
-    if "grace" not in given and settings.stopping:
-        left = epochs - round(settings.fork_at * epochs)
-        grace = left - 1 if leaves_no_rung(grace, left) else grace
+    epochs, grace, fork_at = settings.epochs, settings.grace, settings.fork_at
+    if "epochs" not in given:
+        epochs = enough_epochs(epochs, fork_at, grace if "grace" in given and settings.stopping else 0)
+    left = epochs - round(fork_at * epochs)
+    if "grace" not in given and settings.stopping and leaves_no_rung(grace, left):
+        grace = left - 1
     return {"epochs": epochs, "grace": grace}
-
-
-def _alphas(settings: Settings, given: Collection[str]) -> dict[str, Any]:
-    """A range of alpha that is as wide as the default one, if only one end of it was given."""
-    low, high = settings.alpha_min, settings.alpha_max
-    default = type(settings)()
-    ratio = round(default.alpha_max / default.alpha_min)
-    if low >= high and "alpha_max" not in given:
-        high = low * ratio
-    elif low >= high and "alpha_min" not in given:
-        low = high / ratio
-    return {"alpha_min": low, "alpha_max": high}
 
 
 def _device(settings: Settings, gpus: Callable[[], int]) -> dict[str, Any]:

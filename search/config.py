@@ -18,9 +18,9 @@ from lic.architectures import ALIASES, ARCHITECTURES, ModelError
 from lic.files import shown, user_path
 from lic.recipe import LAMBDAS, Precision, Scale, TrainingConfig
 from search import plain_yaml
-from search.agreement import MOST_EPOCHS, worked_out
+from search.agreement import worked_out
 from search.complaints import ConfigError, disagreement, nearest, sentence, without_effect
-from search.space import fork_epoch, parse_rates
+from search.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
 
 ENVIRONMENT = "LICTUNE_"
 
@@ -70,8 +70,8 @@ class Settings(BaseModel):
     strategies: tuple[str, ...] = _setting(
         "What to search", (), "of y, z, y+z, such as y,y+z (default: all that the model offers)"
     )
-    alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0, le=1e35)
-    alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0, le=1e38)
+    alpha_min: float = _setting("What to search", ALPHA_MIN, "smallest decorrelation weight", gt=0, le=1e35)
+    alpha_max: float = _setting("What to search", ALPHA_MAX, "largest decorrelation weight", gt=0, le=1e38)
     seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0, lt=2**32)
     sampler: Literal["surrogate", "tpe", "gp", "random", "grid"] = _setting(
         "What to search",

@@ -32,7 +32,16 @@ from lic.recipe import LAMBDAS
 from search.core import Core
 from search.recommend import Recommendation, recommend
 from search.sampler import SAMPLERS
-from search.space import BASELINE, Candidate, Plan, fork_epoch
+from search.space import (
+    ALPHA_MAX,
+    ALPHA_MIN,
+    BASELINE,
+    Candidate,
+    Plan,
+    alpha_range,
+    enough_epochs,
+    fork_epoch,
+)
 from search.stopping import rungs
 from search.surfaces import (
     Curve,
@@ -47,6 +56,9 @@ from search.surfaces import (
 SELECTION = "simulated"
 
 USER_ERROR, INTERRUPTED = 2, 130
+
+#: Epochs of a full training, unless told.
+_EPOCHS = 9
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,10 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The plan of a simulated search. Raises SurfaceError."""
+    given = {key for key in ("alpha_min", "alpha_max") if getattr(args, key) is not None}
+    low, high = alpha_range(args.alpha_min or ALPHA_MIN, args.alpha_max or ALPHA_MAX, given)
+    if low >= high:
+        raise SurfaceError(f"--alpha-min {low:g} must be below --alpha-max {high:g}")
     try:
         fork = fork_epoch(args.fork_at, args.epochs)
     except ValueError as error:
@@ -152,8 +168,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return Plan(
         qualities=tuple(LAMBDAS),
         strategies=STRATEGIES,
-        alpha_min=args.alpha_min,
-        alpha_max=args.alpha_max,
+        alpha_min=low,
+        alpha_max=high,
         epochs=args.epochs,
         rungs=rungs(args.epochs, args.grace, args.eta, fork) if args.stopping else (),
         eta=args.eta,
@@ -196,9 +212,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--epochs",
         type=whole_argument(1, 100_000),
-        default=9,
         metavar="E",
-        help="of a full training (default: 9)",
+        help=f"of a full training (default: {_EPOCHS})",
     )
     parser.add_argument(
         "--seed",
@@ -225,8 +240,8 @@ def main(argv: list[str] | None = None) -> int:
         help="trials begin where their baseline was after this fraction of the epochs; the surface is asked "
         "for the rest alone (default: 0, they train in full)",
     )  # fmt: skip
-    parser.add_argument("--alpha-min", type=number_argument(1e-30, 1e6), default=1e-8, help="(default: 1e-8)")
-    parser.add_argument("--alpha-max", type=number_argument(1e-30, 1e6), default=1e-5, help="(default: 1e-5)")
+    parser.add_argument("--alpha-min", type=number_argument(1e-30, 1e6), help=f"(default: {ALPHA_MIN:g})")
+    parser.add_argument("--alpha-max", type=number_argument(1e-30, 1e6), help=f"(default: {ALPHA_MAX:g})")
     parser.add_argument(
         "--failures",
         type=number_argument(0, 1),
@@ -240,11 +255,10 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--json", type=path_argument, metavar="FILE", help="write the outcome there")
     args = parser.parse_args(argv)
+    args.epochs = args.epochs or enough_epochs(_EPOCHS, args.fork_at)
     try:
         if args.export:
             return _export(args.export, args.table)
-        if args.alpha_min >= args.alpha_max:
-            raise SurfaceError(f"--alpha-min {args.alpha_min:g} must be below --alpha-max {args.alpha_max:g}")
         plan = plan_of(args)
         outcome = simulate(_curve(args), plan, args.workers, args.failures)
         _show(outcome, plan)
