@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from configs import PRESETS
 from lic.architectures import ALIASES, ARCHITECTURES, ModelError
 from lic.files import shown, user_path
 from lic.recipe import LAMBDAS, Precision, Scale, TrainingConfig
 from search import plain_yaml
 from search.agreement import worked_out
 from search.complaints import ConfigError, disagreement, nearest, sentence, without_effect
+from search.presets import choose_preset, preset_layers
 from search.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
 
 ENVIRONMENT = "LICTUNE_"
@@ -311,15 +311,14 @@ def resolve(
     from_environment, ignored = _from_environment(environment)
     layers.append(("environment", from_environment))
     layers.append(("command line", command_line))
-    for source, layer in layers:
-        _check_keys(layer, source)
-
+    _check_keys(layers)
     given = {key for _, layer in layers for key, value in layer.items() if value is not None}
     defaults = Settings().model_dump()
     first = _validated(*_merge(layers, defaults))
     count_gpus = functools.partial(gpus, first.address)
-    preset, why = _choose_preset(first.preset, count_gpus)
-    layers[:0] = _preset_layers(preset, first.model)
+    preset, why = choose_preset(first.preset, count_gpus)
+    layers[:0] = preset_layers(preset, first.model)
+    _check_keys(layers)
     merged, sources = _merge(layers, defaults)
     merged["preset"], sources["preset"] = preset, f"{sources['preset']}{why}"
     resolved = _check(merged, sources, given, count_gpus)
@@ -357,20 +356,33 @@ def resolve_again(
     ConfigError where that would make its trials incomparable, or the settings cannot be read."""
     recorded = recorded_settings(folder)
     began = resolve({}, {}, gpus, recorded=recorded).settings
-    resolved = resolve({**command_line, "name": folder.resolve().name}, {}, gpus, recorded=recorded)
+    changed = {**command_line, "name": folder.resolve().name}
     if began.name not in (None, folder.resolve().name):
         raise ConfigError(f"the search in {folder} was called {began.name}; give its folder that name again")
-    for key in command_line.keys() - set(_CHANGEABLE):
-        if getattr(began, key) != getattr(resolved.settings, key):
-            raise ConfigError(
-                f"{key} was {shown(getattr(began, key))} in {folder} and cannot change when it goes on; "
-                "leave it out, or start a new search with --warm-start"
-            )
+    try:
+        resolved = resolve(changed, {}, gpus, recorded=recorded)
+    except ConfigError:
+        # What disagrees with the other settings is a change to begin with.
+        _check_keys([("command line", changed)])
+        _check_changes(
+            command_line, began, _validated(*_merge([("command line", changed)], recorded)), folder
+        )
+        raise
+    _check_changes(command_line, began, resolved.settings, folder)
     if "***" in str(resolved.settings.tracking_uri):
         raise ConfigError(
             f"{folder} does not keep the password of its tracking_uri; give --tracking-uri again"
         )
     return resolved
+
+
+def _check_changes(keys: Collection[str], began: Settings, asked: Settings, folder: Path) -> None:
+    for key in set(keys) - set(_CHANGEABLE):
+        if getattr(began, key) != getattr(asked, key):
+            raise ConfigError(
+                f"{key} was {shown(getattr(began, key))} in {folder} and cannot change when it goes on; "
+                "leave it out, or start a new search with --warm-start"
+            )
 
 
 def recorded_settings(folder: Path) -> dict[str, Any]:
@@ -390,37 +402,12 @@ def _merge(
     return merged, sources
 
 
-def _check_keys(layer: Mapping[str, Any], source: str) -> None:
-    for key in layer:
+def _check_keys(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    for source, key in ((source, key) for source, layer in layers for key in layer):
         if key not in Settings.model_fields:
             raise ConfigError(
                 f"{source}: there is no setting {shown(key)}{nearest(shown(key), Settings.model_fields)}"
             )
-
-
-def _choose_preset(preset: str, gpus: Callable[[], int]) -> tuple[str, str]:
-    """The preset's name, and why it was chosen where that was left to the program."""
-    known = [path.stem for path in sorted(PRESETS.glob("*.yaml"))]
-    if preset not in known:
-        raise ConfigError(f"there is no preset {shown(preset)}{nearest(preset, known)}")
-    if preset != "auto":
-        return preset, ""
-    kind = "gpu" if gpus() else "cpu"
-    why = " (there is a GPU)" if kind == "gpu" else " (there is no GPU)"
-    return plain_yaml.read(PRESETS / "auto.yaml")[kind], why
-
-
-def _preset_layers(preset: str, model: str) -> list[tuple[str, dict[str, Any]]]:
-    """A preset's own values, then those it keeps for this model."""
-    values = plain_yaml.read(PRESETS / f"{preset}.yaml")
-    by_model = values.pop("models", {})
-    own: dict[str, Any] = {}
-    for name, part in by_model.items():
-        if ALIASES.get(name, name) == ALIASES.get(model, model):
-            own = part
-    for layer in (values, *by_model.values()):
-        _check_keys(layer, f"preset {preset}")
-    return [(f"preset {preset}", values), (f"preset {preset}, {model}", own)]
 
 
 def _validated(merged: dict[str, Any], sources: dict[str, str]) -> Settings:
