@@ -1,8 +1,8 @@
 """How many cores and how much memory this process may use, as the hardware, the affinity and control groups
 (containers, Slurm, systemd) limit them.
 
-psutil and os know the affinity and the hardware alone, and joblib the quota of the topmost group: the limits
-of every group from this process's own up count, and the smallest holds.
+psutil and os know the affinity and the hardware alone, joblib the quota of the topmost group: the limits of
+every group from this process's own up count, and the smallest holds.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-
-import psutil
 
 _PROCESS = Path("/proc/self")
 
@@ -37,7 +35,7 @@ def usable_cores(process: Path = _PROCESS) -> int:
 
 def usable_memory(process: Path = _PROCESS) -> int:
     """Bytes of memory that there are at most, whoever else uses them."""
-    limits = [psutil.virtual_memory().total]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for group in _groups(process, "memory"):
         # memory.high does not kill, but holds up whoever is above it until that is no training any more.
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):

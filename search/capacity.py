@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from lic.machine import usable_cores, usable_memory
-from lic.trial import TrialConfig
 from search import cluster
 from search.config import Settings
+
+if TYPE_CHECKING:
+    from lic.trial import TrialConfig
 
 #: Bytes of the host's memory that a worker takes besides what grows with its batches: the peaks of the tiny
 #: preset, 1.0 GiB on the CPU and 2.1 on a GPU, with Ray's part of 0.3 (docs/benchmarks.md, Memory).
