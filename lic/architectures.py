@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lic.errors import LictuneError
 from lic.files import shown
 
 STRATEGIES = ("y", "z", "y+z")
@@ -31,7 +32,7 @@ STARTERS = Path(__file__).parent / "starters"
 WEIGHTS = "model.safetensors"
 
 
-class ModelError(ValueError):
+class ModelError(LictuneError):
     """A model, latent or weight file that cannot be had; the message is for the user."""
 
 

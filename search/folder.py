@@ -13,6 +13,7 @@ import yaml
 from optuna.storages import BaseStorage
 from pydantic import ValidationError
 
+from lic.errors import LictuneError
 from lic.files import check_regular, one_line, read_regular, shown, user_path
 from search import plain_yaml
 from search.belief import Belief, Expectation
@@ -31,7 +32,7 @@ from search.storage import StorageError, open_storage, sqlite_address, sqlite_fi
 STUDY = "study.db"
 
 
-class FolderError(ValueError):
+class FolderError(LictuneError):
     """A folder that is not a search's, or lacks what a search leaves; the message names it."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lic.errors import LictuneError
 from search.config import SETTINGS, is_name
 from search.provenance import ENVIRONMENT, parent_description, public
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
@@ -60,7 +61,7 @@ def is_file(uri: str) -> bool:
     return sqlite_file(uri) is not None
 
 
-class TrackingError(RuntimeError):
+class TrackingError(LictuneError):
     """MLflow cannot be written to; the message names the address."""
 
 
