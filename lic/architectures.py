@@ -28,6 +28,9 @@ ALIASES = {"cheng": "cheng2020-anchor", "hyperprior": "bmshj2018-hyperprior"}
 
 STARTERS = Path(__file__).parent / "starters"
 
+#: The weights in the folder of a model in a zoo.
+WEIGHTS = "model.safetensors"
+
 
 class ModelError(LictuneError):
     """A model, latent or weight file that cannot be had; the message is for the user."""
@@ -65,16 +68,70 @@ def starter_path(name: str, width: int, latent_width: int | None = None) -> Path
     return STARTERS / f"{architecture(name)}-{size}.safetensors"
 
 
+def starter_sizes(name: str) -> list[tuple[int, int]]:
+    """Channels N and latent channels M of the starter weights that the repository keeps of this model."""
+    stems = [path.stem for path in sorted(STARTERS.glob(f"{architecture(name)}-*.safetensors"))]
+    sizes = [stem.removeprefix(f"{architecture(name)}-").split("x") for stem in stems]
+    return [(int(size[0]), int(size[-1])) for size in sizes]
+
+
+def check_width(name: str, width: int, latent_width: int | None) -> None:
+    """Raise ModelError if the architecture cannot have so many channels N and latent channels M."""
+    latent = width if latent_width is None else latent_width
+    if not has_latent_width(name) and latent != width:
+        raise ModelError(
+            f"{architecture(name)} has one width; leave latent_width {latent} out or make it {width}"
+        )
+    if width < 2 or latent < least_latent_width(name):
+        raise ModelError(
+            f"{architecture(name)} cannot be {width} channels wide with {latent} latent channels; it takes "
+            f"at least 2 and {least_latent_width(name)}"
+        )
+
+
+def has_latent_width(name: str) -> bool:
+    """Whether the architecture has a number of latent channels of its own."""
+    return ARCHITECTURES[architecture(name)][0]
+
+
+def least_latent_width(name: str) -> int:
+    """The fewest latent channels that it can have: ELIC has groups of them."""
+    return 8 if architecture(name).startswith("elic") else 2
+
+
 def starting_weights(start: str, name: str, width: int, latent_width: int | None = None) -> str:
     """What a wish to start from something stands for, `scratch` or a file: with `auto` the starter weights if
-    there are any of this model and width, with `starter` these alone. Raises ModelError."""
-    if start not in ("auto", "starter"):
+    there are any of this model and width, with `starter` these alone; of a zoo's folder the weights of its
+    highest quality, of one model's those. Raises ModelError."""
+    if start == "scratch":
         return start
+    if start not in ("auto", "starter"):
+        return str(_weights_at(Path(start)))
     if (path := starter_path(name, width, latent_width)).is_file():
         return str(path)
     if start == "auto":
         return "scratch"
+    there = " and ".join("x".join(map(str, dict.fromkeys(size))) for size in starter_sizes(name)) or "none"
     raise ModelError(
-        f"there are no starter weights for {name} of width {width}; "
+        f"there are no starter weights for {name} of width {width} (there are of {there}); "
         "use --start scratch, or make them with python -m lic.starter"
     )
+
+
+def _weights_at(path: Path) -> Path:
+    """The weights that a path names: a file, or that of a zoo's folder."""
+    if path.is_dir():
+        if (path / WEIGHTS).is_file():
+            return path / WEIGHTS
+        if models := sorted(path.glob(f"q[0-9]/{WEIGHTS}")):
+            return models[-1]
+        raise ModelError(
+            f"the folder {shown(str(path))} is none of a zoo, zoo/ARCHITECTURE, nor of a model in one, "
+            f"zoo/ARCHITECTURE/q3, with {WEIGHTS} in it; name one, or a file"
+        )
+    if not path.is_file():
+        raise ModelError(
+            f"there are no weights at {shown(str(path))}; --start takes scratch, starter, auto, a file "
+            "(.safetensors, .pth, .pth.tar), a search's best/q3.pt, or the folder of a zoo or of its model"
+        )
+    return path

@@ -47,29 +47,33 @@ def home() -> Path:
         return place
 
 
-def check_path(text: str) -> None:
-    """Raise ValueError, a sentence about `text`, if the system cannot be asked about it: then neither it nor
-    a place below it can be used. Whether anything is there is another question."""
+def user_path(text: str) -> str:
+    """The path that a user wrote on the command line, in a settings file or in the environment: with the home
+    folder in place of ~ (shells leave `--data=~/x` as it is). A relative one is relative to the current
+    folder, wherever it was written. Raises ValueError, a sentence about `text`, if the system cannot be asked
+    about it: then neither it nor a place below it can be used. Whether anything is there is not asked."""
     if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
         raise ValueError("a path cannot have control characters, or bytes that are not UTF-8")
     try:
-        Path(text).expanduser().stat()
+        path = str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError as error:  # ~nobody: there is no such user
         raise ValueError(f"the home folder in {shown(text)} is unknown; write the path out") from error
+    try:
+        Path(path).stat()
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
             raise ValueError(f"{shown(text)} is no usable path ({error.strerror})") from error
-    if len(os.fsencode(text)) > _LONGEST:
+    if len(os.fsencode(path)) > _LONGEST:
         raise ValueError(f"{shown(text)} is no usable path (it is longer than {_LONGEST} bytes)")
+    return path
 
 
 def path_argument(text: str) -> Path:
     """The path of a command-line argument. Raises argparse's error if it is unusable."""
     try:
-        check_path(text)
+        return Path(user_path(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return Path(text)
 
 
 def whole_argument(low: int, high: int) -> Callable[[str], int]:

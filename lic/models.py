@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
-from lic import durable
-from lic.architectures import ARCHITECTURES, ModelError, architecture
+from lic.architectures import ModelError, architecture, check_width, has_latent_width
 from lic.compressai_parts import MODELS
-
-#: Entropy-coder tables: rebuilt by `update()`, of no use to training.
-_CODER_BUFFERS = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-
-#: Values of a tensor that is a transform's weights; smaller ones can hold what half precision cannot.
-_LARGE = 1024
 
 
 @dataclass(frozen=True)
@@ -44,14 +36,10 @@ def build(name: str, width: int, latent_width: int | None = None, seed: int = 0)
     Raises ModelError for an unknown name, or a width that the architecture cannot have.
     """
     arch = architecture(name)
-    takes_latent_width = ARCHITECTURES[arch][0]
+    check_width(name, width, latent_width)
     latent = width if latent_width is None else latent_width
-    if not takes_latent_width and latent != width:
-        raise ModelError(f"{arch} has one width; leave latent_width {latent} out or make it {width}")
-    if width < 2 or (latent < 8 and arch.startswith("elic")):
-        raise ModelError(f"{arch} cannot be {width} channels wide with {latent} latent channels")
     torch.manual_seed(seed)
-    if not takes_latent_width:
+    if not has_latent_width(name):
         return MODELS[arch](N=width)
     if arch.startswith("elic"):
         return MODELS[arch](N=width, M=latent, groups=_elic_groups(latent))
@@ -101,37 +89,3 @@ class LatentTap:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def save_weights(model: nn.Module, path: Path, half: bool = False) -> None:
-    """Write parameters and buffers, less the entropy-coder tables, as safetensors; with `half` the large in
-    half precision: half the file, and good enough to begin a training with."""
-    from safetensors.torch import save_file
-
-    state = {
-        key: (value.half() if half and value.numel() >= _LARGE else value).detach().cpu().contiguous()
-        for key, value in model.state_dict().items()
-        if not key.endswith(_CODER_BUFFERS)
-    }
-    with durable.replacing(path) as partial:
-        save_file(state, partial)
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a file of `save_weights`. Raises ModelError if it is missing or does not fit."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise ModelError(f"there are no weights at {path}")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a safetensors file: {error}") from error
-    own = model.state_dict()
-    needed = {key: value for key, value in own.items() if not key.endswith(_CODER_BUFFERS)}
-    for key, value in needed.items():
-        if key not in state or state[key].shape != value.shape:
-            raise ModelError(f"the weights at {path} are of another architecture or width ('{key}')")
-    # nn.Module's own loader: CompressAI's insists on the entropy-coder tables.
-    nn.Module.load_state_dict(model, {key: state[key] for key in needed}, strict=False)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lic.architectures import starter_path
 from lic.data.cache import default_cache
+from lic.files import path_argument
 from lic.recipe import LAMBDAS, TrainingConfig
 
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("model", help="an alias or a CompressAI architecture")
     parser.add_argument("--width", type=int, required=True, help="channels N")
     parser.add_argument("--latent-width", type=int, help="latent channels M (default: N)")
-    parser.add_argument("--data", help="folder of images (default: dead leaves)")
+    parser.add_argument("--data", type=path_argument, help="folder of images (default: dead leaves)")
     parser.add_argument("--quality", type=int, default=5, choices=LAMBDAS, help="rate to train at")
     parser.add_argument("--epochs", type=int, default=40, help="of 1,000 steps each")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -34,7 +35,9 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="go on from the weights that are there")
     parser.add_argument("--half", action="store_true", help="write half precision, half as large")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("results/starters"), help="for checkpoints")
+    parser.add_argument(
+        "--work", type=path_argument, default=Path("results/starters"), help="for checkpoints"
+    )
     _train(parser.parse_args())
 
 
@@ -46,8 +49,9 @@ def _train(args: argparse.Namespace) -> None:
     from lic.acceleration import keep_freed_memory
     from lic.data.crops import RandomCrops
     from lic.data.sets import training_and_validation
-    from lic.models import build, load_weights, parameter_count, save_weights
+    from lic.models import build, parameter_count
     from lic.training import Trainer
+    from lic.weights import load_weights, save_weights
 
     torch.set_num_threads(args.threads)
     keep_freed_memory()

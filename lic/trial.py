@@ -19,9 +19,10 @@ from lic.acceleration import keep_freed_memory
 from lic.data.crops import RandomCrops
 from lic.data.sets import ImageSet, noting_overlap, test_set, training_and_validation
 from lic.evaluation import aggregate, evaluate
-from lic.models import build, load_weights
+from lic.models import build
 from lic.recipe import ON_CPU, Speed, TrainingConfig
 from lic.training import CheckpointError, DivergedError, Trainer
+from lic.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ def open_images(config: ImagesConfig) -> tuple[ImageSet, ImageSet, ImageSet]:
     train, val = training_and_validation(config.data, config.val_images, cache)
     test = test_set(config.kodak, config.test, config.test_images, cache)
     return train, val, noting_overlap(test, train, val)
+
+
+def check_start(config: TrialConfig) -> None:
+    """Make sure that a model can begin with the weights that it is to start from. Raises ModelError."""
+    if config.start is not None:
+        load_weights(build(config.model, config.width, config.latent_width), Path(config.start))
 
 
 class Trial:

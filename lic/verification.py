@@ -25,6 +25,7 @@ import torch
 from lic.bitstream import decode, encode, mark_of, pack, unpack
 from lic.data.images import read_rgb
 from lic.evaluation import measure_image, psnr, similarity
+from lic.machine import usable_cores
 from lic.zoo import ZooModel
 
 #: How far real bits may be from the information of the symbols: this share, and bytes per stream.
@@ -54,7 +55,7 @@ def verify(
     below = Path(os.path.commonpath([path.parent for path in images]))
     tasks = [(model, path, below) for model in distinct.values() for path in images]
     # Not forked: a copy of a process that has used torch's threads can hang.
-    with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes or usable_cores(), get_context("spawn")) as pool:
         try:
             rows: list[dict[str, object]] = []
             for row in pool.map(_verify_one, tasks):

@@ -27,15 +27,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from lic.architectures import ARCHITECTURES, STRATEGIES, ModelError
+from lic.architectures import ARCHITECTURES, STRATEGIES, WEIGHTS, ModelError
 from lic.bitstream import mark_of
 from lic.compressai_parts import EntropyModel
 from lic.errors import LictuneError
-from lic.files import one_line, read_regular, shown
+from lic.files import one_line, read_regular, shown, user_path
 from lic.models import build
 from lic.recipe import LAMBDAS
 
-MANIFEST, WEIGHTS, CONFIG = "manifest.json", "model.safetensors", "config.json"
+MANIFEST, CONFIG = "manifest.json", "config.json"
 _FORMAT = 1
 
 #: The largest documents and weights that are read, in bytes, and the largest width.
@@ -148,7 +148,10 @@ def find(folder: str | Path, quality: int, baseline: bool = False) -> ZooModel:
 
 def list_models(folder: str | Path) -> list[ZooModel]:
     """Every model that the zoo's manifest lists. Raises ZooError."""
-    root = Path(folder)
+    try:
+        root = Path(user_path(str(folder)))
+    except ValueError as error:
+        raise ZooError(str(error)) from error
     try:
         manifest = _read_document(root / MANIFEST)
     except OSError as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import typing
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
 
-from lic.files import number_argument, path_argument
+from lic.files import number_argument, path_argument, user_path
 from search import cluster
+from search.addresses import storage_address
 from search.config import (
     ConfigError,
     Resolved,
@@ -18,7 +20,6 @@ from search.config import (
     is_switch,
     resolve,
     resolve_again,
-    storage_address,
 )
 from search.find import FolderError, find_folder
 
@@ -56,12 +57,23 @@ def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.
     if unknown:
         # Through the settings' own check, for its 'did you mean'.
         values[unknown[0].lstrip("-").split("=")[0].replace("-", "_")] = ""
+    resolved = _resolved(known, values)
+    for sentence in resolved.ignored:
+        print(f"lictune: {sentence}", file=sys.stderr)
+    return resolved, known
+
+
+def _resolved(known: argparse.Namespace, values: dict[str, str]) -> Resolved:
     if known.resume is None:
-        return resolve(values, os.environ, cluster.gpus, known.config), known
+        return resolve(values, os.environ, cluster.gpus, known.config)
     if known.config is not None:
         raise ConfigError("--resume goes on with the settings that the search has; leave --config out")
-    known.resume = _find_again(known.resume, Path(values.get("results", "results")), values.get("storage"))
-    return resolve_again({**values, "results": str(known.resume.parent)}, known.resume, cluster.gpus), known
+    try:
+        results = Path(user_path(values.get("results", "results")))
+    except ValueError as error:
+        raise ConfigError(f"results cannot be used: {error}") from None
+    known.resume = _find_again(known.resume, results, values.get("storage"))
+    return resolve_again({**values, "results": str(known.resume.parent)}, known.resume, cluster.gpus)
 
 
 def _find_again(name: str, results: Path, storage: str | None) -> Path:

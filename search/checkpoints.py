@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
 from lic import durable
-from search.config import CREDENTIALS
+from search.addresses import CREDENTIALS
 from search.storage import StorageError
 
 #: Bytes of a small file, such as settings, at the most.

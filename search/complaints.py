@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from lic.errors import LictuneError
 from lic.files import shown
+from search.space import leaves_no_rung
 
 if TYPE_CHECKING:
     from search.config import Settings
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that was probably meant, as the end of a sentence."""
+class ConfigError(LictuneError):
+    """A setting that cannot be used; one sentence with the value and the fix."""
+
+
+def nearest(word: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
+    """The known word that was probably meant, as it is to be written, as the end of a sentence."""
     close = difflib.get_close_matches(word[:50], list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else "; --help lists them"
+    return f"; did you mean '{written(close[0])}'?" if close else "; --help lists them"
 
 
 def sentence(error: ValidationError, sources: Mapping[str, str]) -> str:
@@ -52,7 +58,7 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         fork = settings.fork
     except ValueError as error:
         return str(error)
-    if settings.stopping and settings.grace >= settings.epochs - fork > 1:
+    if settings.stopping and leaves_no_rung(settings.grace, settings.epochs - fork):
         after = f" after the fork at {fork}" if fork else ""
         return (
             f"grace {settings.grace} leaves no epoch to stop at in {settings.epochs}{after}; "
@@ -66,11 +72,6 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         return f"--kodak and --test {shown(settings.test)} both name the images to report on; drop one"
     if settings.select_on == "kodak" and (settings.test != "auto" or settings.test_images):
         return "--select-on kodak needs the whole Kodak set; drop --test and --test-images"
-    if settings.start not in ("scratch",) and not Path(settings.start).is_file():
-        return (
-            f"there are no weights at {shown(settings.start)}; --start takes scratch, starter, auto "
-            "or a .safetensors file"
-        )
     if settings.max_gpu_hours is not None and not settings.trials_per_gpu:
         return (
             f"max_gpu_hours is {settings.max_gpu_hours:g} but no trial uses a GPU; limit --max-hours instead"
@@ -95,6 +96,12 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
             f"the nearest are {below} and {above}"
         )
     return ""
+
+
+def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
+    """Sentences about given values that change nothing."""
+    if "seeds" in given and settings.confirm is None:
+        yield f"seeds {settings.seeds} has no effect without --confirm, which says how many points to confirm"
 
 
 def _in_the_way(folder: Path) -> Path | None:

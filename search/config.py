@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from configs import PRESETS
-from lic.architectures import (
-    ALIASES,
-    ARCHITECTURES,
-    ModelError,
-    architecture,
-    check_strategy,
-    starting_weights,
-    strategies,
-)
-from lic.errors import LictuneError
-from lic.files import check_path, read_regular, shown
-from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Precision, Scale, TrainingConfig
+from lic.architectures import ALIASES, ARCHITECTURES, ModelError
+from lic.files import shown, user_path
+from lic.recipe import LAMBDAS, Precision, Scale, TrainingConfig
 from search import plain_yaml
-from search.complaints import disagreement, nearest, sentence
-from search.space import fork_epoch, parse_rates
+from search.agreement import worked_out
+from search.complaints import ConfigError, disagreement, nearest, sentence, without_effect
+from search.presets import choose_preset, preset_layers
+from search.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
 
 ENVIRONMENT = "LICTUNE_"
 
@@ -43,12 +33,6 @@ _PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")
 #: A name's characters besides letters and digits of any script, and its length at the most: it is that of a
 #: folder, a study, an experiment and a place in an object store all at once, and a folder's has 255 bytes.
 _NAME_MARKS, _NAME_LENGTH, _NAME_BYTES = " ._-+=@", 100, 200
-
-_SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
-
-
-class ConfigError(LictuneError):
-    """A setting that cannot be used; one sentence with the value and the fix."""
 
 
 def _setting(group: str, default: Any, help: str, **bounds: Any) -> Any:
@@ -87,8 +71,8 @@ class Settings(BaseModel):
     strategies: tuple[str, ...] = _setting(
         "What to search", (), "of y, z, y+z, such as y,y+z (default: all that the model offers)"
     )
-    alpha_min: float = _setting("What to search", 1e-8, "smallest decorrelation weight", gt=0, le=1e38)
-    alpha_max: float = _setting("What to search", 1e-5, "largest decorrelation weight", gt=0, le=1e38)
+    alpha_min: float = _setting("What to search", ALPHA_MIN, "smallest decorrelation weight", gt=0, le=1e35)
+    alpha_max: float = _setting("What to search", ALPHA_MAX, "largest decorrelation weight", gt=0, le=1e38)
     seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0, lt=2**32)
     sampler: Literal["surrogate", "tpe", "gp", "random", "grid"] = _setting(
         "What to search",
@@ -96,7 +80,7 @@ class Settings(BaseModel):
         "what proposes points: the search's own; tpe, gp, random: Optuna's, pooled over the rates; grid",
     )
     stopping: bool = _setting("What to search", True, "stop poor trials early (ASHA per rate)")
-    grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1, le=100_000)
+    grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1, lt=MOST_EPOCHS)
     eta: int = _setting("What to search", 3, "one in eta trials passes a rung", ge=2, le=1000)
     fork_at: float = _setting(
         "What to search",
@@ -131,12 +115,18 @@ class Settings(BaseModel):
     width: int = _setting("Training", 128, "channels N of the model", ge=2, le=1024)
     latent_width: int | None = _setting("Training", None, "latent channels M (default: N)", ge=2, le=1024)
     start: str = _setting(
-        "Training", "scratch", "scratch, starter, auto (starter if there is one), or a weights file"
+        "Training",
+        "scratch",
+        "scratch, starter, auto (starter if there is one), or weights: .safetensors, CompressAI's .pth or "
+        ".pth.tar, a search's best/q3.pt, a model of a zoo (zoo/ARCHITECTURE/q3), or a zoo (its highest "
+        "quality); --width then defaults to theirs",
     )
     scale: Scale = _setting("Training", TrainingConfig.scale, "of the decorrelation loss")
     batch: int = _setting("Training", TrainingConfig.batch, "patches in a batch", ge=2, le=65_536)
     patch: int = _setting("Training", TrainingConfig.patch, "side of a patch, pixels", ge=64, le=8192)
-    epochs: int = _setting("Training", TrainingConfig.epochs, "epochs of a full training", ge=1, le=100_000)
+    epochs: int = _setting(
+        "Training", TrainingConfig.epochs, "epochs of a full training", ge=1, le=MOST_EPOCHS
+    )
     steps_per_epoch: int = _setting(
         "Training", TrainingConfig.steps_per_epoch, "steps in an epoch", ge=1, le=10_000_000
     )
@@ -258,9 +248,7 @@ class Settings(BaseModel):
     @field_validator(*_PATHS)
     @classmethod
     def _check_path(cls, value: str | None) -> str | None:
-        if value is not None:
-            check_path(value)
-        return value
+        return value if value is None else user_path(value)
 
     # The last of the validators that come before pydantic's own is the first.
     @field_validator("*", mode="before")
@@ -296,6 +284,8 @@ class Resolved:
 
     settings: Settings
     sources: dict[str, str]
+    #: Sentences about what was given and has no effect.
+    ignored: tuple[str, ...] = ()
 
     def report(self) -> str:
         """The settings as YAML, each with its source as a comment."""
@@ -321,27 +311,41 @@ def resolve(
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if file is not None:
-        layers.append((str(file), _read_yaml(file)))
+        layers.append((str(file), plain_yaml.read(file)))
     if recorded is not None:
         layers.append(("as it began", recorded))
-    from_environment = {
-        key.removeprefix(ENVIRONMENT).lower(): value
-        for key, value in environment.items()
-        if key.startswith(ENVIRONMENT) and key != f"{ENVIRONMENT}ZOO"  # lic.codec's
-    }
+    from_environment, ignored = _from_environment(environment)
     layers.append(("environment", from_environment))
     layers.append(("command line", command_line))
-    for source, layer in layers:
-        _check_keys(layer, source)
-
+    _check_keys(layers)
+    given = {key for _, layer in layers for key, value in layer.items() if value is not None}
     defaults = Settings().model_dump()
-    given = _validated(*_merge(layers, defaults))
-    count_gpus = functools.partial(gpus, given.address)
-    preset, why = _choose_preset(given.preset, count_gpus)
-    layers[:0] = _preset_layers(preset, given.model)
+    first = _validated(*_merge(layers, defaults))
+    count_gpus = functools.partial(gpus, first.address)
+    preset, why = choose_preset(first.preset, count_gpus)
+    layers[:0] = preset_layers(preset, first.model)
+    _check_keys(layers)
     merged, sources = _merge(layers, defaults)
     merged["preset"], sources["preset"] = preset, f"{sources['preset']}{why}"
-    return _check(merged, sources, count_gpus)
+    resolved = _check(merged, sources, given, count_gpus)
+    return replace(resolved, ignored=(*ignored, *resolved.ignored))
+
+
+def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The settings among the variables, and a sentence about each that only looks like one: it may be someone
+    else's, as those are that Kubernetes sets for every service whose name begins so."""
+    found: dict[str, str] = {}
+    ignored = []
+    for name, value in environment.items():
+        key = name.removeprefix(ENVIRONMENT).lower()
+        if not name.startswith(ENVIRONMENT) or key == "zoo":  # lic.codec's
+            continue
+        if key in Settings.model_fields:
+            found[key] = value
+        else:
+            meant = nearest(key, Settings.model_fields, lambda known: f"{ENVIRONMENT}{known.upper()}")
+            ignored.append(f"the environment variable {shown(name)} is no setting and is ignored{meant}")
+    return found, ignored
 
 
 #: Settings that may change when a search goes on: they change no figure of any trial.
@@ -358,15 +362,19 @@ def resolve_again(
     ConfigError where that would make its trials incomparable, or the settings cannot be read."""
     recorded = recorded_settings(folder)
     began = resolve({}, {}, gpus, recorded=recorded).settings
-    resolved = resolve({**command_line, "name": folder.resolve().name}, {}, gpus, recorded=recorded)
+    changed = {**command_line, "name": folder.resolve().name}
     if began.name not in (None, folder.resolve().name):
         raise ConfigError(f"the search in {folder} was called {began.name}; give its folder that name again")
-    for key in command_line.keys() - set(_CHANGEABLE):
-        if getattr(began, key) != getattr(resolved.settings, key):
-            raise ConfigError(
-                f"{key} was {shown(getattr(began, key))} in {folder} and cannot change when it goes on; "
-                "leave it out, or start a new search with --warm-start"
-            )
+    try:
+        resolved = resolve(changed, {}, gpus, recorded=recorded)
+    except ConfigError:
+        # What disagrees with the other settings is a change to begin with.
+        _check_keys([("command line", changed)])
+        _check_changes(
+            command_line, began, _validated(*_merge([("command line", changed)], recorded)), folder
+        )
+        raise
+    _check_changes(command_line, began, resolved.settings, folder)
     if "***" in str(resolved.settings.tracking_uri):
         raise ConfigError(
             f"{folder} does not keep the password of its tracking_uri; give --tracking-uri again"
@@ -374,10 +382,19 @@ def resolve_again(
     return resolved
 
 
+def _check_changes(keys: Collection[str], began: Settings, asked: Settings, folder: Path) -> None:
+    for key in set(keys) - set(_CHANGEABLE):
+        if getattr(began, key) != getattr(asked, key):
+            raise ConfigError(
+                f"{key} was {shown(getattr(began, key))} in {folder} and cannot change when it goes on; "
+                "leave it out, or start a new search with --warm-start"
+            )
+
+
 def recorded_settings(folder: Path) -> dict[str, Any]:
     """The settings in a search's folder, without those that this version of the package does not know. Raises
     ConfigError."""
-    found = _read_yaml(folder / SETTINGS)
+    found = plain_yaml.read(folder / SETTINGS)
     return {key: value for key, value in found.items() if key in Settings.model_fields}
 
 
@@ -391,51 +408,12 @@ def _merge(
     return merged, sources
 
 
-def _check_keys(layer: Mapping[str, Any], source: str) -> None:
-    for key in layer:
+def _check_keys(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    for source, key in ((source, key) for source, layer in layers for key in layer):
         if key not in Settings.model_fields:
             raise ConfigError(
                 f"{source}: there is no setting {shown(key)}{nearest(shown(key), Settings.model_fields)}"
             )
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = plain_yaml.parse(read_regular(path, plain_yaml.MOST_BYTES))
-    except OSError as error:
-        raise ConfigError(f"the settings file {path} cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the settings file {path} is not valid YAML ({error})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"the settings file {path} must hold 'setting: value' lines")
-    return content
-
-
-def _choose_preset(preset: str, gpus: Callable[[], int]) -> tuple[str, str]:
-    """The preset's name, and why it was chosen where that was left to the program."""
-    known = [path.stem for path in sorted(PRESETS.glob("*.yaml"))]
-    if preset not in known:
-        raise ConfigError(f"there is no preset {shown(preset)}{nearest(preset, known)}")
-    if preset != "auto":
-        return preset, ""
-    kind = "gpu" if gpus() else "cpu"
-    why = " (there is a GPU)" if kind == "gpu" else " (there is no GPU)"
-    return _read_yaml(PRESETS / "auto.yaml")[kind], why
-
-
-def _preset_layers(preset: str, model: str) -> list[tuple[str, dict[str, Any]]]:
-    """A preset's own values, then those it keeps for this model."""
-    values = _read_yaml(PRESETS / f"{preset}.yaml")
-    by_model = values.pop("models", {})
-    own: dict[str, Any] = {}
-    for name, part in by_model.items():
-        if ALIASES.get(name, name) == ALIASES.get(model, model):
-            own = part
-    for layer in (values, *by_model.values()):
-        _check_keys(layer, f"preset {preset}")
-    return [(f"preset {preset}", values), (f"preset {preset}, {model}", own)]
 
 
 def _validated(merged: dict[str, Any], sources: dict[str, str]) -> Settings:
@@ -445,72 +423,20 @@ def _validated(merged: dict[str, Any], sources: dict[str, str]) -> Settings:
         raise ConfigError(sentence(error, sources)) from None
 
 
-def _check(merged: dict[str, Any], sources: dict[str, str], gpus: Callable[[], int]) -> Resolved:
+def _check(
+    merged: dict[str, Any], sources: dict[str, str], given: Collection[str], gpus: Callable[[], int]
+) -> Resolved:
     settings = _validated(merged, sources)
     try:
-        name = architecture(settings.model)
-        chosen = settings.strategies or strategies(name)
-        for strategy in chosen:
-            check_strategy(name, strategy)
-        start = starting_weights(settings.start, settings.model, settings.width, settings.latent_width)
+        changes = worked_out(settings, given, gpus)
     except ModelError as error:
         hint = nearest(settings.model, [*ALIASES, *ARCHITECTURES])
         known = settings.model in (*ALIASES, *ARCHITECTURES)
         raise ConfigError(str(error) if known or "--help" in hint else f"{error}{hint}") from None
-    changes: dict[str, Any] = {"strategies": tuple(dict.fromkeys(chosen))}
-    if start != settings.start:
-        changes["start"] = start
-    if settings.trials_per_gpu is None:
-        changes["trials_per_gpu"] = 1 if gpus() else 0
-    if settings.trials_per_gpu == "auto" and not gpus():
-        changes["trials_per_gpu"] = 0
-    by_device = ON_GPU if changes.get("trials_per_gpu", settings.trials_per_gpu) else ON_CPU
-    for key, value in asdict(by_device).items():
-        if getattr(settings, key) in ("auto", None):
-            changes[key] = value and settings.fused_adam if key == "graph" else value
     for key in changes:
-        if sources[key] == "default" or key in ("start", "trials_per_gpu"):
+        if key not in given or key in ("start", "trials_per_gpu"):
             sources[key] += " (worked out)"
-    if settings.storage is not None:
-        changes["storage"] = storage_address(settings.storage)
-    settings = settings.model_copy(update=changes)
+    settings = _validated(settings.model_dump() | changes, sources)
     if wrong := disagreement(settings, gpus):
         raise ConfigError(wrong)
-    return Resolved(settings, sources)
-
-
-#: The variables that an object store's credentials are read from, by its scheme.
-CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-    "gcs": "GOOGLE_APPLICATION_CREDENTIALS",
-}
-
-
-def storage_address(value: str) -> str:
-    """The absolute path of a folder, or the URL of a place in an object store, from what --storage is given.
-    Raises ConfigError if that is neither, or has a secret in it."""
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", value) or value.startswith("file:///"):
-        folder = value.removeprefix("file://")
-        try:
-            check_path(folder)
-        except ValueError as error:
-            raise ConfigError(f"storage {shown(value)} cannot be used: {error}") from None
-        return str(Path(folder).expanduser().resolve())
-    try:
-        parts = urlsplit(value)
-    except ValueError as error:
-        raise ConfigError(f"storage {shown(value)} cannot be used: it is no address ({error})") from None
-    secret = any(_SECRET.search(key) for key, _ in parse_qsl(parts.query, keep_blank_values=True))
-    if secret or "@" in value.removeprefix("gs://anonymous@"):
-        names = CREDENTIALS.get(parts.scheme, CREDENTIALS["s3"])
-        raise ConfigError(
-            "the address of --storage has a key or an account in it, which files and logs would show; leave "
-            f"it out and set {names} in the environment of every node"
-        )
-    if parts.scheme not in CREDENTIALS or not parts.netloc:
-        raise ConfigError(
-            f"storage {shown(value)} is none that checkpoints can be kept in; --storage takes a folder, "
-            "s3://bucket/prefix or gs://bucket/prefix"
-        )
-    return urlunsplit(parts._replace(path=parts.path.rstrip("/")))
+    return Resolved(settings, sources, tuple(without_effect(settings, given)))

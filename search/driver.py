@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import functools
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,15 +14,15 @@ from typing import TYPE_CHECKING
 import optuna
 
 from lic import durable
-from lic.architectures import architecture
+from lic.architectures import STARTERS, architecture
 from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
 from search import cluster
 from search.checkpoints import Checkpoints, prepare_storage, refusal
 from search.cluster import ClusterError
 from search.config import SETTINGS, ConfigError, Resolved, Settings
-from search.find import check_inside, find_folder, is_search
-from search.folder import checkpoints_of
+from search.find import check_inside, is_search
+from search.folder import checkpoints_of, open_search
 from search.lock import only_driver
 from search.provenance import ENVIRONMENT, provenance, public
 from search.space import Plan
@@ -60,17 +59,19 @@ def _complete(resolved: Resolved, folder: Path) -> Resolved:
 
 def show_plan(resolved: Resolved, price: float | None) -> int:
     """Print what the search would take on this machine, without starting it."""
-    from lic.trial import open_images
+    from lic.trial import check_start, open_images
+    from search.capacity import default_workers
     from search.estimate import estimate, measure
     from search.plan import plan_of, template_of
     from search.terminal import duration
 
+    check_start(template_of(resolved.settings))
     images = open_images(template_of(resolved.settings).images)
     gpus = cluster.gpus(resolved.settings.address)
     resolved, sharing = _with_sharing(resolved, gpus, functools.partial(print, flush=True))
     settings = resolved.settings
     plan, template = plan_of(settings), template_of(settings)
-    workers = settings.workers or _default_workers(settings, gpus)
+    workers = settings.workers or default_workers(settings, template, gpus, print)
     for label, text in _choices(resolved, plan, images, gpus, workers, sharing).items():
         print(f"{label:<12} {text}")
     print("measuring a few steps ...", flush=True)
@@ -98,19 +99,21 @@ def search(resolved: Resolved, folder: Path) -> int:
     with."""
     resolved = _complete(resolved, folder)
     ignored = cluster.prepare(resolved.settings.address)
-    from lic.trial import open_images
+    from lic.trial import check_start, open_images
     from search import session
+    from search.capacity import default_workers
     from search.disk import check_space, need_of
     from search.plan import plan_of, template_of
     from search.reuse import setup_of
     from search.text_table import text_console
 
     settings = resolved.settings
-    if settings.storage:
-        prepare_storage(settings.storage)
     console = text_console()
     say = functools.partial(console.print, markup=False)
     earlier = _earlier_search(settings)
+    check_start(template_of(settings))
+    if settings.storage:
+        prepare_storage(settings.storage)
     say("preparing the images ...")
     images = open_images(template_of(settings).images)
     if settings.select_on == "kodak" and images[2].name != "kodak":
@@ -124,7 +127,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     resolved, sharing = _with_sharing(resolved, gpus, say)
     settings = resolved.settings
     plan, template = plan_of(settings), template_of(settings)
-    workers = settings.workers or _default_workers(settings, gpus)
+    workers = settings.workers or default_workers(settings, template, gpus, say)
     uri = tracking_address(settings.tracking_uri, folder.parent)
     need = need_of(template, plan, workers)
     space = check_space(need, folder, settings.storage)
@@ -163,13 +166,14 @@ def _with_sharing(
     settings = resolved.settings
     if settings.trials_per_gpu != "auto":
         return resolved, None
+    from search.capacity import cores
     from search.plan import template_of
     from search.sharing import measure_sharing
 
     say("measuring how many trials share a GPU ...")
-    cores = _cores(settings)
-    cluster.connect(settings.address, max(cores, settings.workers or 1), gpus)  # and for the search
-    sharing = measure_sharing(template_of(settings), max(1, cores // gpus))
+    there = cores(settings)
+    cluster.connect(settings.address, max(there, settings.workers or 1), gpus)  # and for the search
+    sharing = measure_sharing(template_of(settings), max(1, there // gpus))
     settings = settings.model_copy(update={"trials_per_gpu": sharing.trials})
     sources = {**resolved.sources, "trials_per_gpu": f"{resolved.sources['trials_per_gpu']} (measured)"}
     return Resolved(settings, sources), sharing
@@ -191,10 +195,11 @@ def _check_new(settings: Settings, name: str) -> None:
 
 
 def _earlier_search(settings: Settings) -> Path | None:
-    """The folder of the search to start warm from. Raises FolderError if there is none such."""
+    """The folder of the search to start warm from. Raises FolderError if there is none such, or it cannot be
+    read."""
     if settings.warm_start is None:
         return None
-    return find_folder(settings.warm_start, Path(settings.results))
+    return open_search(settings.warm_start, Path(settings.results), with_model=False).folder
 
 
 def _choices(
@@ -217,7 +222,7 @@ def _choices(
         "device": f"{_device(settings, gpus)}, {workers} trials at once",
         **({"measured": str(sharing)} if sharing else {}),
         "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
-        f"{settings.patch}x{settings.patch}, from {Path(settings.start).name}{forks}",
+        f"{settings.patch}x{settings.patch}, from {_shown_start(settings.start)}{forks}",
         "train on": train.source,
         "select on": val.source if plan.selection == "val" else test.source,
         "report on": f"{test.name}: {test.source}",
@@ -245,18 +250,12 @@ def _keep_start(folder: Path) -> None:
         raise StorageError(f"{place} cannot be written to: {refusal(place.storage, error)}") from error
 
 
+def _shown_start(start: str) -> str:
+    """The weights to begin with: those of this package by their name, others by their path."""
+    return Path(start).name if Path(start).parent == STARTERS else start
+
+
 def _device(settings: Settings, gpus: int) -> str:
     if not settings.gpus_per_trial:
         return "CPU" if gpus else "CPU (there is no GPU)"
     return f"{gpus} GPU, {settings.shares} trials on each"
-
-
-def _default_workers(settings: Settings, gpus: int) -> int:
-    return max(1, gpus * settings.shares) if settings.shares else _cores(settings)
-
-
-def _cores(settings: Settings) -> int:
-    """CPU cores of the cluster, or of this machine."""
-    if settings.address:
-        return max(1, int(cluster.resource("CPU")))
-    return len(os.sched_getaffinity(0))

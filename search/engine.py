@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from lic.data.cache import DamagedCacheError
 from lic.recipe import LAMBDAS
 from lic.training import CheckpointError, DivergedError, TornError
 from lic.trial import Readings, Trial, TrialConfig
@@ -26,6 +27,7 @@ from search.disk import is_full
 from search.find import TRIALS_FOLDER
 from search.limits import Limits
 from search.space import BASELINE, Candidate, Plan, baseline_name
+from search.storage import StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -89,14 +91,23 @@ class RayTrial(tune.Trainable):
         if config["gpus"]:
             # No trial on a shared GPU can take the memory of the others.
             torch.cuda.set_per_process_memory_fraction(config["gpus"])
-        self.trial = Trial(config["trial"])
         self.checkpoints: Checkpoints = config["checkpoints"]
         self.training: str = config["training"]
         self.fork: Fork = config["fork"]
         self._told = 0
         self._notes: list[str] = []
-        #: Why the trial cannot begin.
+        #: Why the trial cannot begin, and could not if it were tried again.
         self._lost = ""
+        try:
+            self.trial = Trial(config["trial"])
+            self._go_on()
+        except (DamagedCacheError, StorageError):  # another process may find it mended
+            raise
+        except ValueError as error:  # such as a ModelError, ImageError or CheckpointError
+            self._lost = str(error)
+
+    def _go_on(self) -> None:
+        """From the last checkpoint, if there is one, or from the fork."""
         for file in self.checkpoints.saved(self.training):
             try:
                 with file.local() as path:

@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from lic.errors import LictuneError
-from lic.files import check_path, one_line, shown
+from lic.files import one_line, shown, user_path
 from search.config import SETTINGS
 
 #: Optuna's storage in a search's folder, unless its settings name another.
@@ -44,13 +44,12 @@ def recorded_at(folder: Path) -> float:
 def find_folder(name: str, results: Path) -> Path:
     """The folder of the search of this name in the results folder, or `name` itself if it is one; of 'last'
     that which recorded something last. Raises FolderError."""
-    for path in (name, str(results)):
-        try:
-            check_path(path)
-        except ValueError as error:
-            raise FolderError(f"there is no search {shown(name)} in {shown(str(results))}: {error}") from None
+    try:
+        folder, results = Path(user_path(name)), Path(user_path(str(results)))
+    except ValueError as error:
+        raise FolderError(f"there is no search {shown(name)} in {shown(str(results))}: {error}") from None
     found = searches_in(results)
-    named = [results / name, results / unicodedata.normalize("NFC", name), Path(name)]
+    named = [results / folder, results / unicodedata.normalize("NFC", name), folder]
     places = found[-1:] if name == "last" else named
     for folder in places:
         if is_search(folder):

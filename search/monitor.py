@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from lic.machine import processors
 from search.core import studies
 from search.find import TRIALS_FOLDER
 from search.folder import checkpoints_of, storage_of
@@ -154,6 +155,7 @@ class _Report:
         self._process: subprocess.Popen | None = None
         self._opened = self._began = time.monotonic()
         self._spent, self._next = 0.0, _FIRST_REPORT
+        self._processors = processors()
 
     def refresh(self) -> None:
         now = time.monotonic()
@@ -162,7 +164,7 @@ class _Report:
                 return
             self._process, self._next = None, now - self._began
             self._spent += self._next
-        machine = (now - self._opened) * len(os.sched_getaffinity(0))
+        machine = (now - self._opened) * self._processors
         if machine >= _REPORTING * (self._spent + self._next):
             self._process, self._began = start_report(self._folder), now
             psutil.Process(self._process.pid).nice(19)

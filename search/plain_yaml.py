@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from lic.files import one_line
+from lic.files import one_line, read_regular
+from search.complaints import ConfigError
 
 #: The largest settings file that is read, in bytes; ours have some 3000.
 MOST_BYTES = 1 << 16
@@ -43,3 +45,18 @@ def parse(content: bytes | str) -> Any:
         raise yaml.YAMLError(one_line(str(error).replace('"<unicode string>", ', ""), 250)) from error
     except Exception as error:  # PyYAML lets through what !!int and its like stumble over
         raise yaml.YAMLError("a value is not what its tag (!!) says") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in a file, unchecked. Raises ConfigError."""
+    try:
+        content = parse(read_regular(path, MOST_BYTES))
+    except OSError as error:
+        raise ConfigError(f"the settings file {path} cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the settings file {path} is not valid YAML ({error})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"the settings file {path} must hold 'setting: value' lines")
+    return content

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from lic.commands import command
 from search.config import SETTINGS
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
         commit = "unknown"
     return {
         "git_commit": commit,
-        "command": public(" ".join(["python -m search.run", *sys.argv[1:]])),
+        "command": public(command("search.run", *sys.argv[1:])),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         **{f"version_{name}": version(name) for name in _VERSIONS},

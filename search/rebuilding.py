@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from lic.commands import command
 from search.find import FolderError
 from search.folder import OpenedSearch, open_search
 from search.lock import is_running
@@ -59,7 +60,7 @@ def _compare(search: OpenedSearch, uri: str) -> int:
         if names:
             print(f"{what}: {', '.join(names)}")
     if missing or other:
-        print(f"python -m search.track {search.folder} --rebuild writes what is missing")
+        print(f"{command('search.track', search.folder, '--rebuild')} writes what is missing")
     return LACKING if missing or other else 0
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lic.files import path_argument
 from search import cluster
 from search.cluster import ClusterError
 from search.config import ENVIRONMENT, ConfigError
@@ -36,7 +37,7 @@ def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options that mean something else on the head, and all others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--address")
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config", type=path_argument)
     return parser.parse_known_args(list(argv))
 
 

@@ -93,16 +93,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         )
     how.add_argument("--lr", type=number_argument(1e-9, 1), help="instead of the preset's")
     how.add_argument(
-        "--start", metavar="FILE",
+        "--start", type=path_argument, metavar="FILE",
         help="weights that every model begins with: scratch, auto (the starter, if "
-        "there is one) or a file (default: the preset's)",
+        "there is one) or what search.run --start takes (default: the preset's)",
     )  # fmt: skip
     images = parser.add_argument_group("Images")
     images.add_argument(
         "--data", type=path_argument, help="folder to train on (default: dead leaves, generated)"
     )
     images.add_argument("--kodak", type=path_argument, help="folder of the Kodak images (default: fetched)")
-    images.add_argument("--test", default="auto", help="report on other images: deadleaves or a folder")
+    images.add_argument(
+        "--test", type=path_argument, default="auto", help="report on other images: deadleaves or a folder"
+    )
     images.add_argument("--val-images", type=whole_argument(1, 10**6), metavar="N", help="to select on")
     images.add_argument("--cache", type=path_argument, help="folder of decoded images (default: ~/.cache)")
     slices = parser.add_argument_group("Slices")

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 from lic.cli import run_command
+from lic.commands import command
 from lic.errors import LictuneError
 from search.arguments import parse
 from search.find import is_search
@@ -60,7 +61,7 @@ def _run(given: list[str], begun: list[Path]) -> int:
 def _last_words(begun: list[Path], why: str) -> str:
     """What a command says that ends because of something that happened to it."""
     for folder in filter(is_search, begun):
-        return f"lictune: {why}; to go on: python -m search.run --resume {folder}"
+        return f"lictune: {why}; to go on: {command('search.run', '--resume', folder)}"
     return f"lictune: {why} before the search began"
 
 
@@ -70,7 +71,7 @@ def _unexpected(error: Exception, folder: Path | None) -> int:
 
     begun = folder is not None and is_search(folder)
     if said := trouble(error):
-        hint = f"; once that is mended: python -m search.run --resume {folder}" if begun else ""
+        hint = f"; once that is mended: {command('search.run', '--resume', folder)}" if begun else ""
         print(f"lictune: {public(said)}{hint}", file=sys.stderr)
         return USER_ERROR
     text = public("".join(traceback.format_exception(error)))
@@ -82,7 +83,7 @@ def _unexpected(error: Exception, folder: Path | None) -> int:
         print(text, file=sys.stderr)
         return OWN_ERROR
     first = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    hint = f"; to go on: python -m search.run --resume {folder}" if begun else ""
+    hint = f"; to go on: {command('search.run', '--resume', folder)}" if begun else ""
     print(
         f"lictune: a fault of ours: {public(first[0])} (the whole of it: {folder / 'error.log'}){hint}",
         file=sys.stderr,

@@ -35,11 +35,12 @@ def make_sampler(
     trials alone, and a restarted search goes on as if it had never stopped. Optuna's own samplers
     pool the rates and draw their first points at random.
     """
-    own_seed = plan.seed * 1_000_003 + number
-    if plan.sampler == "surrogate":
-        return RateSampler(plan, qualities, own_seed, earlier)
-    if plan.sampler == "grid":
-        return GridSampler(plan, qualities, own_seed)
+    if plan.sampler in ("surrogate", "grid"):
+        # NumPy's generators take a seed of any size; recorded searches go on with this one.
+        large_seed = plan.seed * 1_000_003 + number
+        kind = RateSampler if plan.sampler == "surrogate" else GridSampler
+        return kind(plan, qualities, large_seed, earlier)
+    own_seed = _seed_of(plan.seed, number)
     if plan.sampler == "random":
         return RandomSampler(seed=own_seed)
     startup = max(10, 2 * len(plan.qualities))
@@ -48,6 +49,11 @@ def make_sampler(
         if plan.sampler == "gp":
             return GPSampler(seed=own_seed, n_startup_trials=startup)
         return TPESampler(seed=own_seed, n_startup_trials=startup, multivariate=True)
+
+
+def _seed_of(*numbers: int) -> int:
+    """A seed of 32 bits, which is what Optuna's samplers take, from numbers of any size."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def fitted(study: optuna.Study) -> Array | None:
@@ -111,7 +117,7 @@ class RateSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        sampler = RandomSampler(seed=self._seed)
+        sampler = RandomSampler(seed=_seed_of(self._seed))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def _proposed(self, study: optuna.Study, number: int) -> Point:

@@ -17,6 +17,7 @@ from optuna.exceptions import OptunaError
 from rich.console import Console
 
 from lic import durable
+from lic.commands import command
 from lic.trial import TrialConfig
 from search import cluster, confirm, disk, engine, results, summary
 from search.checkpoints import Checkpoints, refusal
@@ -85,7 +86,7 @@ class Session:
                 if limits.interrupted:  # the signal that ended the search has ended Ray as well
                     return
                 if self.settings.address or not left:
-                    hint = f"to go on: python -m search.run --resume {self.folder}"
+                    hint = f"to go on: {command('search.run', '--resume', self.folder)}"
                     raise RayDiedError(f"{error}; {hint}") from error
                 self._say(f"{error}; it is started again, and the search goes on from its last epochs")
                 cluster.disconnect()
@@ -148,7 +149,7 @@ class Session:
             if limits.interrupted:
                 publisher.close(monitor.groups(), {}, "KILLED")
                 why = f"ended because {limits.trouble}" if limits.trouble else "interrupted"
-                self._say(f"{why}; to go on: python -m search.run --resume {self.folder}")
+                self._say(f"{why}; to go on: {command('search.run', '--resume', self.folder)}")
                 return HALTED if limits.trouble else INTERRUPTED
             effort = summary.effort(records, wall, self.workers, monitor.peak_memory, monitor.since)
             by_strategy, status = self._say_what_was_found(records, checkpoints, effort, limits.reached())
@@ -167,8 +168,8 @@ class Session:
         lacking_report = f"the report could not be made; see {self.folder / 'search.log'}"
         self._say(
             f"{report if made else lacking_report}\n"
-            f"next: python -m dashboards.open {self.folder}\n"
-            f"      python -m search.export {self.folder} --verify"
+            f"next: {command('dashboards.open', self.folder)}\n"
+            f"      {command('search.export', self.folder, '--verify')}"
         )
         return status
 
@@ -288,7 +289,7 @@ class Session:
         if not publisher.close(monitor.groups(), figures, status):
             self._say(
                 f"MLflow does not answer and lacks the last records; once it does: "
-                f"python -m search.track {self.folder} --rebuild"
+                f"{command('search.track', self.folder, '--rebuild')}"
             )
         for name, reason in self.tracker.refused.items():
             self._say(f"MLflow refuses {name} ({reason}); the results folder has it")

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from lic.architectures import strategies
+from lic.machine import usable_memory
 from lic.recipe import LAMBDAS
 from lic.trial import Trial, TrialConfig
 from search.cluster import ClusterError, last_line
@@ -102,7 +102,7 @@ class Probe:
             self._trial.run_epoch()
         if self._trial.config.device != "cuda":
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            return Footprint(peak, psutil.virtual_memory().total)
+            return Footprint(peak, usable_memory())
         free, total = torch.cuda.mem_get_info()
         # What torch has not reserved: CUDA's context and libraries, and whoever else is on this GPU.
         context = total - free - torch.cuda.memory_reserved()

@@ -16,9 +16,12 @@ import sys
 from lic.cli import run_command
 from lic.errors import LictuneError
 from lic.files import number_argument, path_argument, whole_argument
-from search.space import SAMPLERS
+from search.space import ALPHA_MAX, ALPHA_MIN, SAMPLERS, enough_epochs
 
 USER_ERROR, INTERRUPTED = 2, 130
+
+#: Epochs of a full training, unless told.
+_EPOCHS = 9
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,9 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--epochs",
         type=whole_argument(1, 100_000),
-        default=9,
         metavar="E",
-        help="of a full training (default: 9)",
+        help=f"of a full training (default: {_EPOCHS})",
     )
     parser.add_argument(
         "--seed",
@@ -81,8 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         help="trials begin where their baseline was after this fraction of the epochs; the surface is asked "
         "for the rest alone (default: 0, they train in full)",
     )  # fmt: skip
-    parser.add_argument("--alpha-min", type=number_argument(1e-30, 1e6), default=1e-8, help="(default: 1e-8)")
-    parser.add_argument("--alpha-max", type=number_argument(1e-30, 1e6), default=1e-5, help="(default: 1e-5)")
+    parser.add_argument("--alpha-min", type=number_argument(1e-30, 1e6), help=f"(default: {ALPHA_MIN:g})")
+    parser.add_argument("--alpha-max", type=number_argument(1e-30, 1e6), help=f"(default: {ALPHA_MAX:g})")
     parser.add_argument(
         "--failures",
         type=number_argument(0, 1),
@@ -96,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--json", type=path_argument, metavar="FILE", help="write the outcome there")
     args = parser.parse_args(argv)
+    args.epochs = args.epochs or enough_epochs(_EPOCHS, args.fork_at)
     try:
         from search import simulation  # heavy: not before the arguments are known to be good
 

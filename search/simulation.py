@@ -20,7 +20,7 @@ from lic.recipe import LAMBDAS
 from search.core import Core
 from search.formats import MISSING, percent, signed, weight
 from search.recommend import Recommendation, recommend
-from search.space import BASELINE, Candidate, Plan, fork_epoch
+from search.space import ALPHA_MAX, ALPHA_MIN, BASELINE, Candidate, Plan, alpha_range, fork_epoch
 from search.stopping import rungs
 from search.surfaces import (
     Curve,
@@ -132,6 +132,10 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The plan of a simulated search. Raises SurfaceError."""
+    given = {key for key in ("alpha_min", "alpha_max") if getattr(args, key) is not None}
+    low, high = alpha_range(args.alpha_min or ALPHA_MIN, args.alpha_max or ALPHA_MAX, given)
+    if low >= high:
+        raise SurfaceError(f"--alpha-min {low:g} must be below --alpha-max {high:g}")
     try:
         fork = fork_epoch(args.fork_at, args.epochs)
     except ValueError as error:
@@ -139,8 +143,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return Plan(
         qualities=tuple(LAMBDAS),
         strategies=STRATEGIES,
-        alpha_min=args.alpha_min,
-        alpha_max=args.alpha_max,
+        alpha_min=low,
+        alpha_max=high,
         epochs=args.epochs,
         rungs=rungs(args.epochs, args.grace, args.eta, fork) if args.stopping else (),
         eta=args.eta,
@@ -158,8 +162,6 @@ def run(args: argparse.Namespace) -> None:
     if args.export:
         _export(args.export, args.table)
         return
-    if args.alpha_min >= args.alpha_max:
-        raise SurfaceError(f"--alpha-min {args.alpha_min:g} must be below --alpha-max {args.alpha_max:g}")
     plan = plan_of(args)
     outcome = simulate(_curve(args), plan, args.workers, args.failures)
     _show(outcome, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lic.recipe import LAMBDAS
@@ -12,6 +13,12 @@ CONFIRMATION = "confirmation"
 
 #: What can propose points (search.sampler).
 SAMPLERS = ("surrogate", "tpe", "gp", "random", "grid")
+
+#: The range of alpha that the paper searches, the default.
+ALPHA_MIN, ALPHA_MAX = 1e-8, 1e-5
+
+#: The most epochs that a training can have.
+MOST_EPOCHS = 100_000
 
 
 def trial_name(number: int) -> str:
@@ -55,6 +62,33 @@ def fork_epoch(share: float, epochs: int) -> int:
             "both sides, or 0 for no fork"
         )
     return epoch
+
+
+def leaves_no_rung(grace: int, epochs: int) -> bool:
+    """Whether trials of so many epochs (more than one) could not be stopped early after `grace` of them."""
+    return grace >= epochs > 1
+
+
+def enough_epochs(least: int, fork_at: float, grace: int = 0) -> int:
+    """The smallest number of epochs, at least `least`, of which a fork at the fraction `fork_at` leaves some
+    on both sides and a grace of so many one to stop at after it; `least` if there is none."""
+
+    def fits(epochs: int) -> bool:
+        try:
+            return not leaves_no_rung(grace, epochs - fork_epoch(fork_at, epochs))
+        except ValueError:
+            return False
+
+    return next(filter(fits, range(least, MOST_EPOCHS + 1)), least)
+
+
+def alpha_range(low: float, high: float, given: Collection[str]) -> tuple[float, float]:
+    """The range of alpha from `low` to `high`, of which `alpha_min` and `alpha_max` may be `given`: if only
+    one is, and the other leaves no range, it is as wide as the default one."""
+    width = round(ALPHA_MAX / ALPHA_MIN)
+    if low < high or {"alpha_min", "alpha_max"} <= set(given):
+        return low, high
+    return (low, low * width) if "alpha_min" in given else (high / width, high)
 
 
 @dataclass(frozen=True)

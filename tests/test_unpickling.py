@@ -14,8 +14,9 @@ import torch
 
 from lic import zoo
 from lic.architectures import ModelError
-from lic.models import build, load_weights
+from lic.models import build
 from lic.training import CheckpointError, _sealed, read_checkpoint
+from lic.weights import load_weights
 from lic.zoo import ModelConfig, ZooError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +123,7 @@ def test_a_hostile_checkpoint_is_refused(how: str, payload: Path, tmp_path: Path
 def test_hostile_starting_weights_are_refused(payload: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     torch.save({"g_a.0.weight": Hostile(payload)}, path)
-    with pytest.raises(ModelError, match="not a safetensors file"):
+    with pytest.raises(ModelError, match="is not a readable weights file"):
         load_weights(build("hyperprior", 8), path)
 
 

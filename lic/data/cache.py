@@ -49,6 +49,10 @@ def kept_in(cache: Path) -> Iterator[None]:
         raise ImageError(f"images cannot be kept in {cache} ({why}); {_ELSEWHERE}") from error
 
 
+class DamagedCacheError(ImageError):
+    """A packed file that is not what was packed any more; whoever opens it next packs it anew."""
+
+
 @dataclass(frozen=True)
 class PackedImage:
     """Where one image lies in the packed file: 3 x `height` x `width` bytes from `offset`; their CRC-32."""
@@ -80,19 +84,21 @@ class PackedImages:
         return len(self.images)
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
-        """Image `number` as a read-only H x W x 3 view of the file. Raises ImageError (see `planes`)."""
+        """Image `number` as a read-only H x W x 3 view of the file. Raises DamagedCacheError."""
         return self.planes(number).transpose(1, 2, 0)
 
     def planes(self, number: int) -> NDArray[np.uint8]:
-        """Image `number` as a read-only, contiguous 3 x H x W view of the file. Raises ImageError if the file
-        is not what was packed any more; it is packed anew the next time."""
+        """Image `number` as a read-only, contiguous 3 x H x W view of the file. Raises DamagedCacheError; the
+        images are then packed anew the next time."""
         image = self.images[number]
         size = image.height * image.width * 3
         flat = self._bytes[image.offset : image.offset + size]
         if number not in self._checked:
             if zlib.crc32(flat.data) != image.crc32:
                 self.path.with_suffix(".json").unlink(missing_ok=True)
-                raise ImageError(f"{self.path} is damaged at {image.name}; start again, and it is made anew")
+                raise DamagedCacheError(
+                    f"{self.path} is damaged at {image.name}; start again, and it is made anew"
+                )
             self._checked.add(number)
         return flat.reshape(3, image.height, image.width)
 

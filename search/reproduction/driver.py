@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -12,16 +11,18 @@ from filelock import FileLock, Timeout
 
 from configs import geometry
 from lic.architectures import (
-    ModelError,
     architecture,
     check_strategy,
     starting_weights,
     strategies,
 )
 from lic.data.cache import default_cache
+from lic.machine import usable_cores
+from lic.models import build
 from lic.paper import STEPS
 from lic.recipe import TrainingConfig
 from lic.trial import ImagesConfig, open_images
+from lic.weights import load_weights
 from search.limits import Limits
 from search.reproduction import FRACTION_ON_CPU, report, trainings
 from search.reproduction.protocol import PROTOCOL_FILE, Protocol, Records, ReproductionError
@@ -59,7 +60,7 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
     if args.width is not None and args.latent_width is None:
         values["latent_width"] = None
     images = ImagesConfig(
-        _absolute(args.data), _absolute(args.kodak), args.test, None, values["val_images"],
+        _absolute(args.data), _absolute(args.kodak), str(args.test), None, values["val_images"],
         values["val_crop"], str(Path(args.cache or default_cache()).resolve()),
     )  # fmt: skip
     start = _start(values, args.model)
@@ -70,7 +71,7 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
         protocol.check_same(Protocol.load(state), state)
     else:
         protocol.save(state)
-    at_once = args.at_once or (1 if device == "cuda" else len(os.sched_getaffinity(0)))
+    at_once = args.at_once or (1 if device == "cuda" else usable_cores())
     machine = trainings.Machine(images, start, device, at_once)
     records = Records.load(state)
     print(_introduced(protocol, records, machine, state), flush=True)
@@ -95,11 +96,11 @@ def _absolute(path: Path | None) -> str | None:
 
 def _start(values: dict, model: str) -> str | None:
     """The weights file to begin with, or None. Raises ModelError."""
-    start = starting_weights(values["start"], model, values["width"], values.get("latent_width"))
+    size = values["width"], values.get("latent_width")
+    start = starting_weights(str(values["start"]), model, *size)
     if start == "scratch":
         return None
-    if not Path(start).is_file():
-        raise ModelError(f"there are no weights at {start}")
+    load_weights(build(model, *size), Path(start))
     return str(Path(start).resolve())
 
 

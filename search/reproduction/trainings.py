@@ -30,10 +30,11 @@ from lic import durable
 from lic.acceleration import device_name
 from lic.example import Example
 from lic.latents import correlation_sum, examine
-from lic.models import build, load_weights, save_weights
+from lic.models import build
 from lic.paper import CORRELATION_RATIOS
 from lic.training import CheckpointError, DivergedError
 from lic.trial import ImagesConfig, Trial, TrialConfig, open_images
+from lic.weights import load_weights, save_weights
 from search.formats import percent
 from search.limits import Limits
 from search.reproduction.protocol import (

@@ -30,8 +30,9 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
 from lic.decorrelation import scale_factor
-from lic.models import build, load_weights
+from lic.models import build
 from lic.recipe import LAMBDAS, TrainingConfig
+from lic.weights import load_weights
 from search import cluster
 
 cluster.prepare(None)  # Ray reads its environment when it is imported

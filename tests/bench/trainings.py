@@ -17,9 +17,10 @@ from lic.architectures import starter_path
 from lic.data.cache import PackedImages, default_cache
 from lic.data.crops import RandomCrops
 from lic.data.sets import training_and_validation
-from lic.models import build, load_weights
+from lic.models import build
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig
 from lic.training import Trainer
+from lic.weights import load_weights
 from tests.bench import machine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -50,6 +50,13 @@ def documents() -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DOCKER / "kubernetes" / "rayjob.yaml").read_text()))
 
 
+def test_no_service_adds_variables_to_a_pod(documents: list[dict[str, Any]]) -> None:
+    """Of one called lictune-x they would look like settings, and of one called mlflow like MLflow's own."""
+    cluster = documents[1]["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["spec"]["enableServiceLinks"] is False
+
+
 def check(claim: dict[str, Any], job: dict[str, Any]) -> None:
     """Raises ValidationError of either kind."""
     validate(claim, KUBERNETES, strict=True)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
+from configs import PRESETS
 from lic.recipe import LAMBDAS
-from search.config import PRESETS, ConfigError, Settings, resolve
+from search.config import ConfigError, Settings, resolve
 from tests.fuzz.mutation import Hang, at_most, mutated
 
 MUTATED, STRUCTURED = 1200, 800

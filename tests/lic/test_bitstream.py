@@ -25,8 +25,9 @@ from lic.codec import main
 from lic.data.cache import PackedImages
 from lic.data.images import read_rgb
 from lic.evaluation import measure_image, psnr
-from lic.models import build, load_weights
+from lic.models import build
 from lic.verification import verify
+from lic.weights import load_weights
 from lic.zoo import MANIFEST, ModelConfig
 
 STARTERS = {"bmshj2018-hyperprior": (32, 96), "cheng2020-anchor": (16, None)}

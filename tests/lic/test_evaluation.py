@@ -17,7 +17,8 @@ from lic.architectures import starter_path
 from lic.data.cache import PackedImages, pack_files
 from lic.data.folders import find_images
 from lic.evaluation import aggregate, decibels, evaluate
-from lic.models import build, load_weights
+from lic.models import build
+from lic.weights import load_weights
 
 
 def _model() -> torch.nn.Module:

@@ -13,7 +13,8 @@ from lic.architectures import ARCHITECTURES, starter_path
 from lic.data.cache import PackedImages, pack_files
 from lic.evaluation import batch_of, evaluate
 from lic.latents import channel_correlation, correlation_sum, examine
-from lic.models import build, load_weights
+from lic.models import build
+from lic.weights import load_weights
 
 
 def test_the_correlation_is_numpys() -> None:

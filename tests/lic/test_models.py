@@ -17,7 +17,8 @@ from lic.architectures import (
     starter_path,
     strategies,
 )
-from lic.models import LatentTap, build, load_weights, parameter_count, save_weights
+from lic.models import LatentTap, build, parameter_count
+from lic.weights import load_weights, save_weights
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -80,7 +81,7 @@ def test_weights_round_trip_and_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no weights"):
         load_weights(other, tmp_path / "missing.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ModelError, match="not a safetensors file"):
+    with pytest.raises(ModelError, match="not a weights file"):
         load_weights(other, tmp_path / "bad.safetensors")
 
 

@@ -12,9 +12,10 @@ from pyarrow.fs import FileSelector
 
 from lic import durable
 from search import checkpoints as module
+from search.addresses import storage_address
 from search.checkpoints import Checkpoints, prepare_storage
 from search.cluster import _visit
-from search.config import ConfigError, resolve, storage_address
+from search.config import ConfigError, resolve
 from search.driver import _check_new
 from search.find import FolderError
 from search.folder import checkpoints_of, fetch_folder, final_weights, open_search

@@ -6,9 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from lic.models import build
 from lic.recipe import ON_CPU, ON_GPU, Speed, TrainingConfig
+from lic.weights import save_weights
 from search.config import ConfigError, Resolved, Settings, resolve, resolve_again
 from search.plan import plan_of, template_of
 from search.run import main
@@ -143,13 +146,15 @@ def test_the_report_reads_back() -> None:
         ({"model": "bmshj2018-factorized", "strategies": "z"}, "factorized has none; use strategy 'y'"),
         ({"alpha_min": "1e-5", "alpha_max": "1e-8"}, "alpha_min 1e-05 must be below alpha_max 1e-08"),
         ({"patch": "100"}, "the nearest are 64 and 128"),
-        ({"grace": "9"}, "lower --grace or use --no-stopping"),
+        ({"grace": "9", "epochs": "9"}, "lower --grace or use --no-stopping"),
         ({"fork_at": "1"}, "fork_at '1' (command line) cannot be used: it must be less than 1"),
-        ({"fork_at": "0.04"}, "fork_at 0.04 of 9 epochs is none of them; give a fraction"),
-        ({"fork_at": "0.95"}, "fork_at 0.95 of 9 epochs is all of them; give a fraction"),
-        ({"fork_at": "0.5", "grace": "5"}, "no epoch to stop at in 9 after the fork at 4; lower --grace"),
+        ({"fork_at": "0.04", "epochs": "9"}, "fork_at 0.04 of 9 epochs is none of them; give a fraction"),
+        ({"fork_at": "0.95", "epochs": "9"}, "fork_at 0.95 of 9 epochs is all of them; give a fraction"),
+        ({"fork_at": "0.5", "grace": "5", "epochs": "9"}, "no epoch to stop at in 9 after the fork at 4"),
         ({"kodak": "k", "test": "deadleaves"}, "drop one"),
         ({"select_on": "kodak", "test_images": "3"}, "--select-on kodak needs the whole Kodak set"),
+        ({"model": "cheng", "width": "16", "latent_width": "32"}, "has one width; leave latent_width 32 out"),
+        ({"model": "elic2022-official", "latent_width": "4"}, "cannot be 16 channels wide with 4 latent"),
         ({"start": "weights.bin"}, "there are no weights at 'weights.bin'"),
         ({"start": "starter", "width": "20"}, "no starter weights for cheng of width 20"),
         ({"trials_per_gpu": "2"}, "there is no GPU; use 0"),
@@ -173,6 +178,134 @@ def test_a_fork_cannot_change_when_a_search_goes_on(tmp_path: Path) -> None:
     assert resolve_again({"budget": "5"}, tmp_path, lambda _: 0).settings.fork == 3
     with pytest.raises(ConfigError, match=r"^fork_at was 0\.33 in .* and cannot change when it goes on"):
         resolve_again({"fork_at": "0.5"}, tmp_path, lambda _: 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"preset": "paper", "epochs": "4"}, {"epochs": 4, "grace": 3}),
+        ({"preset": "paper", "epochs": "1"}, {"epochs": 1, "grace": 4}),  # nothing to stop in
+        ({"preset": "paper", "epochs": "12", "fork_at": "0.75"}, {"epochs": 12, "grace": 2}),
+        ({"grace": "9"}, {"grace": 9, "epochs": 10}),
+        ({"fork_at": "0.04"}, {"epochs": 13}),
+        ({"fork_at": "0.95"}, {"epochs": 11}),
+        ({"fork_at": "0.5", "grace": "5"}, {"epochs": 12, "grace": 5}),
+        ({"alpha_min": "2e-4"}, {"alpha_min": 2e-4, "alpha_max": 0.2}),
+        ({"alpha_max": "1e-8"}, {"alpha_min": 1e-11, "alpha_max": 1e-8}),
+        ({"latent_width": "24"}, {"model": "cheng", "width": 24, "latent_width": 24}),
+        ({"model": "elic2022-official", "width": "4"}, {"width": 4, "latent_width": 8}),
+        ({"fused_adam": "no"}, {"graph": False}),
+        ({"preset": "paper", "start": "starter"}, {"width": 32}),  # the nearest to 128 that there is
+        ({"preset": "paper", "model": "hyperprior", "start": "starter"}, {"width": 32, "latent_width": 96}),
+    ],
+)
+def test_what_nobody_gave_gives_way(given: dict, expected: dict) -> None:
+    for layers in ((given, {}), ({}, {f"LICTUNE_{key.upper()}": value for key, value in given.items()})):
+        resolved = settled(*layers)
+        values = resolved.settings.model_dump()
+        assert {key: values[key] for key in expected} == pytest.approx(expected)
+        for key in expected.keys() - given.keys() - {"model"}:
+            unchanged = "grace" in expected and expected["grace"] == 4
+            assert resolved.sources[key].endswith(" (worked out)") or unchanged, key
+
+
+def _allowed(key: str) -> list[str]:
+    """Values of a setting that are fine by themselves: the smallest, the largest, every one of a choice."""
+    schema = Settings.model_json_schema()["properties"][key]
+    found: list[str] = []
+    for part in (schema, *schema.get("anyOf", [])):
+        found += part.get("enum", []) + ([part["const"]] if "const" in part else [])
+        low, high = part.get("minimum"), part.get("maximum")
+        found += [str(value) for value in (low, high) if value is not None]
+        if "exclusiveMaximum" in part:
+            high = part["exclusiveMaximum"]
+            found += ["0.004", "0.5", "0.97"] if high == 1 else [str(high - 1)]
+        if part.get("type") == "boolean":
+            found += ["yes", "no"]
+    return found
+
+
+@pytest.mark.parametrize("model", ["cheng", "hyperprior", "bmshj2018-factorized", "elic2022-official"])
+@pytest.mark.parametrize("preset", ["paper", "tiny"])
+def test_a_single_given_value_is_never_contradicted(model: str, preset: str) -> None:
+    """By a default, that is, a preset or what the machine is best at."""
+    tried = 0
+    for key in Settings.model_fields.keys() - {"model", "preset"}:
+        for value in _allowed(key):
+            if key == "patch" and int(value) % 64:
+                continue
+            if key == "latent_width" and model.startswith("elic") and int(value) < 8:
+                continue  # it is the model, which was given, that cannot have so few
+            resolved = settled({"model": model, "preset": preset, key: value}, gpus=1)
+            assert not resolved.sources[key].endswith("(worked out)") or value == "auto", (key, value)
+            tried += 1
+    assert tried > 80
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_what_nobody_gave_is_left_alone_where_it_agrees(gpus: int) -> None:
+    """Only what a preset leaves open is worked out."""
+    changed = {key for key, source in settled(gpus=gpus).sources.items() if source.endswith("(worked out)")}
+    open_keys = {"strategies", "trials_per_gpu", "precision", "channels_last", "compile", "resident_images",
+                 "graph"}  # fmt: skip
+    assert changed == open_keys | ({"start"} if not gpus else set())
+
+
+def test_two_given_values_that_disagree_are_refused_wherever_they_are_from(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("grace: 4\n")
+    assert "lower --grace" in refused({"epochs": "4"}, file=file)
+    assert "lower --grace" in refused({}, environment={"LICTUNE_EPOCHS": "4"}, file=file)
+
+
+def test_the_width_is_that_of_the_weights_to_begin_with(tmp_path: Path) -> None:
+    weights = tmp_path / "mine.safetensors"
+    save_weights(build("hyperprior", 8, 12), weights)
+    given = {"model": "hyperprior", "preset": "paper", "start": str(weights)}
+    for more, widths in (({}, (8, 12)), ({"width": "8"}, (8, 12)), ({"latent_width": "12"}, (8, 12))):
+        found = settled({**given, **more}).settings
+        assert (found.width, found.latent_width) == widths
+    found = settled({**given, "width": "16", "latent_width": "16"}).settings
+    assert (found.width, found.latent_width) == (16, 16)  # the weights are compared before the search starts
+
+
+def test_a_home_folder_is_meant_in_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.safetensors").touch()
+    file = tmp_path / "mine.yaml"
+    for key in ("data", "kodak", "cache", "results", "warm_start", "storage"):
+        file.write_text(f"{key}: ~/x\n")
+        for found in (settled({key: "~/x"}), settled(environment={f"LICTUNE_{key.upper()}": "~/x"}),
+                      settled(file=file)):  # fmt: skip
+            assert getattr(found.settings, key) == f"{tmp_path}/x", key
+    assert settled({"test": "~/x"}).settings.test == f"{tmp_path}/x"
+    assert settled({"start": "~/w.safetensors", "width": "16"}).settings.start == f"{tmp_path}/w.safetensors"
+    assert settled({"results": "./~"}).settings.results == "./~"
+
+
+def test_a_variable_that_is_no_setting_is_ignored_with_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes sets such ones in every pod beside a service called lictune-x."""
+    monkeypatch.setenv("LICTUNE_X_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("LICTUNE_BUGET", "3")
+    monkeypatch.setenv("LICTUNE_ZOO", "zoo")
+    assert main(["--print-config"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert (
+        "lictune: the environment variable 'LICTUNE_X_SERVICE_HOST' is no setting and is ignored" in said[0]
+    )
+    assert said[1].endswith("'LICTUNE_BUGET' is no setting and is ignored; did you mean 'LICTUNE_BUDGET'?")
+    monkeypatch.setenv("LICTUNE_BUDGET", "many")
+    assert main(["--print-config"]) == 2
+    assert "budget 'many' (environment) cannot be used" in capsys.readouterr().err
+
+
+def test_seeds_without_a_confirmation_are_said_to_change_nothing() -> None:
+    assert settled({"seeds": "5", "confirm": "2"}).ignored == ()
+    (sentence,) = settled({"seeds": "5"}).ignored
+    assert "seeds 5 has no effect without --confirm" in sentence
 
 
 def test_files_are_checked(tmp_path: Path) -> None:
@@ -199,6 +332,36 @@ def test_the_command_prints_one_line_and_status_2(capsys: pytest.CaptureFixture[
     assert main(["--data", str(tmp_path / "none"), "--results", str(tmp_path)]) == 2
     assert "there is no image folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["old"]  # nothing was started
+
+
+def test_weights_that_do_not_fit_are_named_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torch.save({"state_dict": build("cheng", 8).state_dict()}, tmp_path / "best.pth.tar")
+    (tmp_path / "bad.pth").write_bytes(b"PK no archive")
+    given = ["--model", "hyperprior", "--data", "deadleaves", "--test", "deadleaves", "--storage",
+             str(tmp_path / "storage"), "--results", str(tmp_path / "results")]  # fmt: skip
+    for start, expected in (
+        ("best.pth.tar", "they seem to be of cheng2020-anchor, width 8"),
+        ("bad.pth", "is not a readable weights file"),
+    ):
+        for more in ([], ["--plan"]):
+            assert main([*given, *more, "--start", str(tmp_path / start)]) == 2
+            shown = capsys.readouterr()
+            assert expected in shown.err and shown.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pth", "best.pth.tar"]
+
+
+def test_an_earlier_search_that_cannot_be_read_is_named_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "settings.yaml").write_text("model: cheng\n")
+    (tmp_path / "old" / "study.db").write_bytes(b"no database")
+    given = ["--results", str(tmp_path), "--name", "new", "--warm-start", "old", "--data", "deadleaves"]
+    assert main([*given, "--test", "deadleaves"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_as_many_trials_fit_on_a_gpu_as_were_asked_for() -> None:

@@ -20,6 +20,7 @@ from search.belief import Belief
 from search.core import Core
 from search.objective import rate_change, rd_cost
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
+from search.sampler import SAMPLERS, RateSampler, make_sampler
 from search.space import BASELINE, Candidate, Plan
 from search.stopping import rungs, should_stop, worth_finishing
 
@@ -148,6 +149,25 @@ def test_a_restart_decides_as_an_uninterrupted_run(tmp_path: object, sampler: st
         if len(done) == 12:
             break
     assert done == expected[:12]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_any_seed_that_a_search_can_have_makes_proposals(sampler: str) -> None:
+    """Optuna's samplers take seeds of 32 bits; each of a search's trials has one of its own."""
+    found = []
+    for seed in (0, 4295, 2**32 - 1):
+        plan = dataclasses.replace(PLAN, budget=12, sampler=sampler, seed=seed, rungs=())
+        done = [candidate for candidate, _ in run_all(Core(InMemoryStorage(), "s", plan))]
+        assert len(done) == 3 + 12
+        found.append(tuple(candidate.alpha for candidate in done[3:]))
+    assert len(set(found)) == (1 if sampler == "grid" else 3)
+
+
+def test_recorded_searches_go_on_with_the_seeds_that_they_began_with() -> None:
+    for seed, number in ((7, 3), (2**32 - 1, 99_999)):
+        plan = dataclasses.replace(PLAN, sampler="surrogate", seed=seed)
+        sampler = make_sampler(plan, number, plan.qualities)
+        assert isinstance(sampler, RateSampler) and sampler._seed == 1_000_003 * seed + number
 
 
 @pytest.mark.parametrize("sampler", ["surrogate", "tpe", "gp", "random"])

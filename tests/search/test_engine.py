@@ -17,13 +17,16 @@ from optuna.storages import InMemoryStorage
 from ray import tune
 from ray.tune.search import Searcher
 
+from lic.data.cache import DamagedCacheError
 from lic.recipe import TrainingConfig
 from lic.trial import ImagesConfig, Readings, Trial, TrialConfig
+from search import engine
 from search.checkpoints import Checkpoints
 from search.core import Core
 from search.engine import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Drive, Fork, RayTrial
 from search.limits import Limits
 from search.space import TRIAL, Candidate
+from search.storage import StorageError
 from tests.search.test_core import PLAN, figures
 
 TRAINING = TrainingConfig(lmbda=0.0067, alpha=1e-7, strategy="y", batch=2, patch=64, epochs=4,
@@ -196,6 +199,7 @@ import json, sys
 from search import cluster
 cluster.connect(None, 2, 1)  # a GPU that Ray only counts
 from search import engine
+from search import engine
 from search.checkpoints import Checkpoints
 from search.limits import Limits
 from tests.search.test_engine import Fixed, Hungry
@@ -233,6 +237,37 @@ def test_a_worker_without_a_model_left_says_why(config: dict[str, Any]) -> None:
     for parameter in worker.trial.trainer.model.parameters():
         parameter.data.fill_(float("nan"))
     assert "not finite" in worker.step()[FAILURE]
+
+
+@pytest.mark.parametrize("what", ["weights", "width", "images"])
+def test_what_no_further_try_would_mend_is_told_at_once(
+    what: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """As a failure of the trial, not as an error, which Ray would try again; the worker stays fit."""
+    template = config["trial"]
+    (tmp_path / "w.safetensors").write_bytes(b"no weights")
+    (tmp_path / "empty").mkdir()
+    no_images = dataclasses.replace(template.images, data=str(tmp_path / "empty"))
+    wrong, expected = {
+        "weights": ({"start": str(tmp_path / "w.safetensors")}, "w.safetensors is not a weights file"),
+        "width": ({"model": "cheng", "latent_width": 12}, "cheng2020-anchor has one width"),
+        "images": ({"images": no_images}, "there is no image in"),
+    }[what]
+    worker = RayTrial({**config, "trial": dataclasses.replace(template, **wrong)})
+    assert expected in worker.step()[FAILURE]
+    assert worker.reset_config(config) and READINGS in worker.step()
+
+
+@pytest.mark.parametrize("error", [DamagedCacheError("x.bin is damaged"), StorageError("no answer")])
+def test_what_another_worker_may_find_mended_is_tried_again(
+    error: Exception, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_config: TrialConfig) -> Trial:
+        raise error
+
+    monkeypatch.setattr(engine, "Trial", broken)
+    with pytest.raises(type(error)):
+        RayTrial(config)
 
 
 def test_a_forked_trial_is_what_it_would_be_by_hand(config: dict[str, Any]) -> None:

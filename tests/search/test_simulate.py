@@ -90,6 +90,14 @@ class Watched(Core):
         return candidate
 
 
+def test_what_was_not_given_agrees_with_what_was(tmp_path: Path) -> None:
+    arguments = ("--budget", "6", "--no-stopping", "--sampler", "random")
+    assert run(tmp_path / "out.json", *arguments, "--fork-at", "0.05")["epochs_spent"] == 6 * (11 - 1)
+    assert main([*arguments, "--alpha-min", "1e-4"]) == 0
+    assert main([*arguments, "--alpha-max", "1e-9"]) == 0
+    assert main([*arguments, "--alpha-min", "1e-4", "--alpha-max", "1e-5"]) == 2
+
+
 @pytest.mark.parametrize("workers", [1, 4, 30])
 def test_forked_trials_wait_for_their_baselines_and_train_the_rest(workers: int) -> None:
     plan = Plan(tuple(LAMBDAS), STRATEGIES, *ALPHAS, 9, (), 3, 14, 0, "random", SELECTION, fork=3)
@@ -105,7 +113,7 @@ def test_the_command_forks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     arguments = ("--budget", "14", "--no-stopping", "--sampler", "random")
     found = run(tmp_path / "out.json", *arguments, "--fork-at", "0.33")
     assert found["epochs_spent"] == 14 * 6
-    assert main([*arguments, "--fork-at", "0.05"]) == 2
+    assert main([*arguments, "--fork-at", "0.05", "--epochs", "9"]) == 2
     assert capsys.readouterr().err.startswith("lictune: --fork-at 0.05 of 9 epochs is none of them; give a")
 
 

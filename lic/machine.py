@@ -1,0 +1,78 @@
+"""How many cores and how much memory this process may use, as the hardware, the affinity and control groups
+(containers, Slurm, systemd) limit them.
+
+psutil and os know the affinity and the hardware alone, joblib the quota of the topmost group: the limits of
+every group from this process's own up count, and the smallest holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+_PROCESS = Path("/proc/self")
+
+
+def processors(process: Path = _PROCESS) -> float:
+    """Cores' worth of processor time that there is at most, such as 0.5."""
+    shares = [float(len(os.sched_getaffinity(0)))]
+    for group in _groups(process, "cpu"):
+        version_1 = _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us")
+        for limit in (_numbers(group / "cpu.max"), version_1):
+            # Microseconds of processor time, or no limit (the word max, or -1), in a period of so many.
+            if len(limit) == 2 and min(limit) > 0:
+                shares.append(limit[0] / limit[1])
+    return min(shares)
+
+
+def usable_cores(process: Path = _PROCESS) -> int:
+    """How many processes that compute this machine has a core for; at least 1."""
+    return max(1, int(processors(process)))
+
+
+def usable_memory(process: Path = _PROCESS) -> int:
+    """Bytes of memory that there are at most, whoever else uses them."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for group in _groups(process, "memory"):
+        # memory.high does not kill, but holds up whoever is above it until that is no training any more.
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+            limits += [limit for limit in _numbers(group / name) if limit > 0]
+    return min(limits)
+
+
+def _groups(process: Path, controller: str) -> Iterator[Path]:
+    """The folders of the control groups that limit this process, of versions 1 and 2, from its own up."""
+    own: dict[str, PurePosixPath] = {}
+    for line in _lines(process / "cgroup"):  # such as '4:cpu,cpuacct:/user/1', of version 2 '0::/user/1'
+        _, controllers, path = line.split(":", 2)
+        own |= dict.fromkeys(controllers.split(","), PurePosixPath(path))
+    for line in _lines(process / "mountinfo"):
+        mount, _, kind = line.partition(" - ")
+        root, point = map(_unescaped, mount.split()[3:5])
+        system, *_, options = kind.split()
+        if system == "cgroup2" or (system == "cgroup" and controller in options.split(",")):
+            group = own.get("" if system == "cgroup2" else controller, PurePosixPath("/"))
+            # In a container the mount may begin at its own group, or its path be that which the host sees.
+            below = group.relative_to(root) if group.is_relative_to(root) else PurePosixPath()
+            yield from (Path(point) / part for part in (below, *below.parents))
+
+
+def _unescaped(field: str) -> str:
+    """A path as it is, of which mountinfo writes blanks as octal numbers."""
+    return re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), field)
+
+
+def _lines(file: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return file.read_text().splitlines()
+    return []
+
+
+def _numbers(file: Path) -> list[int]:
+    """The whole numbers in a group's file; none if there is no such file."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in re.findall(r"-?\d+", file.read_text())]
+    return []
