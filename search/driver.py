@@ -139,14 +139,16 @@ def search(resolved: Resolved, folder: Path) -> int:
     with only_driver(folder):
         check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
         _record_start(resolved, folder, images)
+        tracker = None
         try:
             if settings.address:
                 session.join_cluster(settings, folder)
-            else:
-                cluster.connect(None, workers, gpus)
             tracker = Tracker(uri, folder.name, folder)
             _keep_start(folder)
+            cluster.connect(settings.address, workers, gpus)
         except (ClusterError, StorageError, TrackingError, OSError):
+            if tracker is not None:
+                tracker.close("FAILED")
             if new:  # nothing has begun, and its name is free
                 shutil.rmtree(folder)
             raise

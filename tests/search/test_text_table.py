@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lic.bdrate import Interval
-from search import simulate, summary, terminal
+from search import simulation, summary, terminal
 from search.belief import Expectation
 from search.confirm import Confirmed, table_of
 from search.progress import Progress
@@ -166,13 +166,13 @@ def test_the_plain_lines(screen: Screen, width: int | None) -> None:
 def test_the_simulation(screen: Screen, width: int | None) -> None:
     found = [Recommendation(q, 0.0483, 63, 8.14e-6, "y+z", 9, -12.34, 56.78, -3987.12) for q in QUALITIES[:5]]
     found.append(Recommendation(6, 0.0483, None, 0.0, "", 9, 0.0, 0.0, None))
-    outcome = simulate.Outcome(found, 64, 40, 1, 300, 333.3, 1.0, [0.0004])
+    outcome = simulation.Outcome(found, 64, 40, 1, 300, 333.3, 1.0, [0.0004])
     plan = Plan(
         qualities=QUALITIES, strategies=("y+z",), alpha_min=1e-8, alpha_max=1e-5, epochs=9, rungs=(), eta=3,
         budget=64, seed=0, sampler="random", selection="simulated",
     )  # fmt: skip
     _, file = screen(width)
-    simulate._show(outcome, plan)
+    simulation._show(outcome, plan)
     text = printed(file)
     table = io.StringIO(text[: text.index("64 trials")])
     table.seek(0, io.SEEK_END)
