@@ -181,8 +181,8 @@ def _strategy_table(search: OpenedSearch, found: list[StrategyResult]) -> dict[s
     rates = len(search.records.baselines)
     rows = [
         [
-            result.strategy, summary.interval(result.bd_rate_psnr), summary.decibels(result.bd_psnr),
-            summary.interval(result.bd_rate_msssim), summary.decibels(result.bd_msssim),
+            result.strategy, summary.interval(result.bd_rate_psnr), summary.format_db(result.bd_psnr),
+            summary.interval(result.bd_rate_msssim), summary.format_db(result.bd_msssim),
             f"{result.tuned} of {rates}",
         ]
         for result in found
@@ -205,7 +205,7 @@ def _rate_table(search: OpenedSearch) -> dict[str, Any]:
         [
             str(row["quality"]), f"{row['lambda']:g}", f"{row['alpha']:.2e}" if row["alpha"] else "0",
             str(row["strategy"]), str(row["trial"]), f"{row['bpp']:.4f}", f"{row['psnr']:.2f}",
-            f"{row['ms_ssim']:.4f}", f"{row['rate_change']:+.2f} %",
+            summary.format_ms_ssim(row["ms_ssim"]), f"{row['rate_change']:+.2f} %",
             f"{row['expected_rate_change']:+.2f} ± {row['expected_sigma']:.2f} %",
             _luckiest(row["luckiest_rate_change"], str(row["luckiest_trial"])),
         ]

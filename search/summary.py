@@ -30,7 +30,7 @@ def rates(records: SearchRecords) -> Table:
         table.add_row(
             str(row["quality"]), f"{row['lambda']:g}",
             f"{row['alpha']:.2e}" if row["alpha"] else "0 (baseline)", str(row["strategy"]),
-            f"{row['bpp']:.4f}", f"{row['psnr']:.2f}", f"{row['ms_ssim']:.4f}",
+            f"{row['bpp']:.4f}", f"{row['psnr']:.2f}", format_ms_ssim(row["ms_ssim"]),
             f"{row['rate_change']:+.2f} %",
             _expected(row), _luckiest(row),
         )  # fmt: skip
@@ -61,8 +61,8 @@ def strategies(records: SearchRecords, results: list[StrategyResult]) -> Table:
         table.add_column(header, justify="left" if header == "strategy" else "right")
     for row in results:
         table.add_row(
-            row.strategy, interval(row.bd_rate_psnr), decibels(row.bd_psnr),
-            interval(row.bd_rate_msssim), decibels(row.bd_msssim),
+            row.strategy, interval(row.bd_rate_psnr), format_db(row.bd_psnr),
+            interval(row.bd_rate_msssim), format_db(row.bd_msssim),
             f"{row.tuned} of {len(records.baselines)}",
         )  # fmt: skip
     return table
@@ -92,7 +92,12 @@ def confirmation(found: list[Confirmed], test_set: str) -> Table:
     return table
 
 
-def decibels(figure: float | None) -> str:
+def format_ms_ssim(figure: float) -> str:
+    """An MS-SSIM, or a dash where the images have none."""
+    return "-" if math.isnan(figure) else f"{figure:.4f}"
+
+
+def format_db(figure: float | None) -> str:
     """A figure in dB, or a dash."""
     return "-" if figure is None else f"{figure:+.3f} dB"
 
@@ -123,7 +128,7 @@ def show(records: SearchRecords, results: list[StrategyResult], console: Console
     console.print(strategies(records, results))
     for reason in dict.fromkeys(row.refused for row in results if row.refused):
         names = ", ".join(row.strategy for row in results if row.refused == reason)
-        console.print(f"figures missing for {names}: {reason}", highlight=False)
+        console.print(f"figures missing for {names}: {reason}", highlight=False, markup=False)
     beaten = [q for q, b in records.baselines.items() if b.state == FAILED]
     if beaten:
         console.print(f"no result for quality {beaten}: its baseline failed")
