@@ -12,7 +12,6 @@ import argparse
 import http.client
 import json
 import sys
-import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +22,12 @@ from search import views
 from search.folder import (
     FolderError,
     OpenedSearch,
-    address_of,
     open_search,
     recorded_at,
     searches_in,
 )
 from search.provenance import public
-from search.storage import sqlite_file
+from search.storage import open_to_read, sqlite_address_of_mode, sqlite_file
 from search.tracking import first_line, tracking_address
 
 if TYPE_CHECKING:
@@ -169,13 +167,11 @@ def serve_mlflow(servers: Servers, uri: str, wanted: int) -> int:
 
 def _optuna(search: OpenedSearch, servers: Servers, wanted: int) -> str:
     """Start Optuna's dashboard on the search's storage (SQLite's read-only); returns the link."""
-    import optuna
-
-    storage = address_of(search.folder)
+    storage = search.place.address
+    number = open_to_read(storage).get_study_id_from_name(search.records.name)
     database = sqlite_file(storage)
     if database is not None:
-        storage = f"sqlite:///file:{urllib.parse.quote(str(database))}?mode=ro&uri=true"
-    number = optuna.storages.RDBStorage(storage).get_study_id_from_name(search.records.name)
+        storage = sqlite_address_of_mode(database, "ro")
     port = _port("Optuna's dashboard", wanted)
     command = [sys.executable, "-m", "optuna_dashboard._cli", storage, "--host", HOST, "--port", str(port)]
     # gunicorn, its default where it is installed, leaves a control socket in the home folder.

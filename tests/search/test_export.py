@@ -82,7 +82,7 @@ def test_a_loaded_model_has_the_checkpoints_weights(real: Real, exported: Path) 
     search = open_search("real", real[0])
     for quality in (1, 6):
         record = best_per_rate(search.records)[quality]
-        trained = read_checkpoint(Path(last_checkpoint(search.folder, record.name).path))["model"]
+        trained = read_checkpoint(Path(last_checkpoint(search, record.name).path))["model"]
         model = lic.zoo.load(exported, quality)
         assert not model.training
         for key, value in model.state_dict().items():
@@ -218,7 +218,7 @@ def test_a_corrupt_checkpoint_is_passed_over_by_name(
 ) -> None:
     search = open_search("real", copy)
     quality, record = next((q, r) for q, r in best_per_rate(search.records).items() if r.alpha)
-    checkpoint = Path(last_checkpoint(search.folder, record.name).path)
+    checkpoint = Path(last_checkpoint(search, record.name).path)
     arguments = ["real", "--results", str(copy), "--out", str(tmp_path / "zoo"), "--rates", str(quality)]
 
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.config import is_name
-from search.folder import FolderError, check_inside, checkpoints_of, fetch_folder, name_of
+from search.folder import FolderError, SearchFolder, check_inside, fetch_folder
 
 ELSEWHERE = ["..", ".", "../other", "/etc", "a/../../b", "", ".hidden"]
 
@@ -18,8 +18,13 @@ def test_a_name_that_leads_elsewhere_is_none(name: str, tmp_path: Path) -> None:
     mine = tmp_path / "results" / "mine"
     mine.mkdir(parents=True)
     (mine / "settings.yaml").write_text(f"name: '{name}'\nstorage: {tmp_path}/storage\n")
-    assert name_of(mine) == "mine"
-    assert checkpoints_of(mine).root == f"{tmp_path}/storage/mine"
+    with pytest.raises(
+        FolderError, match=rf"the search in {mine} cannot be read \(.*a name is one folder name"
+    ):
+        SearchFolder.read(mine)
+    (mine / "settings.yaml").write_text(f"storage: {tmp_path}/storage\n")
+    assert SearchFolder.read(mine).name == "mine"
+    assert SearchFolder.read(mine).checkpoints.root == f"{tmp_path}/storage/mine"
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
