@@ -28,7 +28,7 @@ from search.folder import (
 )
 from search.provenance import public
 from search.storage import open_to_read, sqlite_address_of_mode, sqlite_file
-from search.tracking import first_line, tracking_address
+from search.tracking import first_line, missing_file, tracking_address
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -101,8 +101,7 @@ def _mlflow(search: OpenedSearch, servers: Servers, port: int) -> dict[str, str]
 
     records, results = search.records, search.folder.resolve().parent
     uri = tracking_address(search.settings.tracking_uri, results)
-    database = sqlite_file(uri)
-    if database is not None and not database.is_file():
+    if database := missing_file(uri):
         return _without_mlflow(f"there is no MLflow store at {database}")
     try:
         client = MlflowClient(uri)

@@ -88,8 +88,8 @@ class SearchFolder:
         return open_storage(self.address, **options)
 
     def studies(self) -> tuple[Study, Study]:
-        """The studies of the search's trials and of its baselines, to read: nothing is made or changed. Raises
-        FolderError."""
+        """The studies of the search's trials and of its baselines, to read: nothing is made or changed.
+        Raises FolderError."""
         with _reading(self.path):
             storage = open_to_read(self.address)
             names = [name for name in optuna.get_all_study_names(storage) if "/" not in name]
