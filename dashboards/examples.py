@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lic.data.sets import ImageSet, test_set
+from lic.errors import LictuneError
 from lic.example import Example
 from lic.models import build
 from lic.paper import CORRELATION_RATIOS
@@ -22,7 +23,7 @@ from search.results import best_per_rate
 _MANY_PIXELS = 1 << 20
 
 
-class ExamplesError(ValueError):
+class ExamplesError(LictuneError):
     """Why there are no examples to show; one sentence."""
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from lic.errors import LictuneError
+
 HOST = "127.0.0.1"
 
 #: Seconds until a server answers on a busy machine of two cores: 10 to 30.
@@ -22,7 +24,7 @@ _PATIENCE = 300
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ServerError(RuntimeError):
+class ServerError(LictuneError):
     """A server did not start, or ended; the message says which and what it said last."""
 
 

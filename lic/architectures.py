@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lic.errors import LictuneError
 from lic.files import shown
 
 STRATEGIES = ("y", "z", "y+z")
@@ -28,7 +29,7 @@ ALIASES = {"cheng": "cheng2020-anchor", "hyperprior": "bmshj2018-hyperprior"}
 STARTERS = Path(__file__).parent / "starters"
 
 
-class ModelError(ValueError):
+class ModelError(LictuneError):
     """A model, latent or weight file that cannot be had; the message is for the user."""
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
+from lic.errors import LictuneError
+
 #: Share of the joint quality (or rate) range that two curves must have in common.
 MIN_OVERLAP = 0.5
 
 
-class CurveError(ValueError):
+class CurveError(LictuneError):
     """A rate-distortion curve, or pair of curves, that has no Bjontegaard delta; says why."""
 
 

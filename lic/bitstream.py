@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from lic.criterion import PEAK
 from lic.data.images import MAX_PIXELS
+from lic.errors import LictuneError
 from lic.evaluation import STRIDE, batch_of, padding_of
 from lic.files import one_line
 
@@ -47,7 +48,7 @@ _MOST_STREAMS, _FREE_PIXELS, _PIXELS_PER_BYTE = 16, 1 << 20, 1 << 14
 Progress = Callable[[float], None]
 
 
-class BitstreamError(ValueError):
+class BitstreamError(LictuneError):
     """A file that cannot be decoded: foreign, cut off, altered, or of another model."""
 
 

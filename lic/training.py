@@ -22,6 +22,7 @@ from lic import durable
 from lic.acceleration import CaptureError, StepGraph, free_latents_and_entropy_models, matrix_units
 from lic.criterion import TERMS, Criterion
 from lic.data.crops import RandomCrops
+from lic.errors import LictuneError
 from lic.models import LatentTap
 from lic.recipe import ON_CPU, Precision, Speed, TrainingConfig
 
@@ -35,7 +36,7 @@ class DivergedError(RuntimeError):
     """Too many steps of an epoch were not finite; the message says how many and what to do."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(LictuneError):
     """A checkpoint that cannot be read or belongs to another training; the message names it."""
 
 

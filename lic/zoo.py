@@ -28,6 +28,7 @@ from torch import nn
 
 from lic.architectures import ARCHITECTURES, STRATEGIES, ModelError
 from lic.bitstream import mark_of
+from lic.errors import LictuneError
 from lic.files import one_line, read_regular, shown
 from lic.models import build
 from lic.recipe import LAMBDAS
@@ -42,7 +43,7 @@ _MOST_TEXT, _MOST_WEIGHTS, _MOST_CHANNELS = 1 << 24, 1 << 33, 1024
 TUNED, BASELINE = "tuned", "baseline"
 
 
-class ZooError(ValueError):
+class ZooError(LictuneError):
     """A zoo, or a model of it, that cannot be used; the message names the folder and the fix."""
 
 

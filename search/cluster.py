@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from lic.errors import LictuneError
+
 if TYPE_CHECKING:
     from search.checkpoints import Checkpoints
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 _PATIENCE = 120.0
 
 
-class ClusterError(ValueError):
+class ClusterError(LictuneError):
     """A cluster that a search cannot run on; the message names the address or the node."""
 
 

@@ -24,6 +24,7 @@ from lic.architectures import (
     starting_weights,
     strategies,
 )
+from lic.errors import LictuneError
 from lic.files import check_path, read_regular, shown
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Precision, Scale, TrainingConfig
 from search import plain_yaml
@@ -44,7 +45,7 @@ _NAME = re.compile(r"[A-Za-z0-9_+=@]([A-Za-z0-9 ._+=@-]{0,98}[A-Za-z0-9._+=@-])?
 _SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
 
-class ConfigError(ValueError):
+class ConfigError(LictuneError):
     """A setting that cannot be used; one sentence with the value and the fix."""
 
 

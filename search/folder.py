@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
+from lic.errors import LictuneError
 from lic.files import check_path, one_line, read_regular, shown
 from search import plain_yaml
 from search.belief import Belief, Expectation
@@ -36,7 +37,7 @@ from search.storage import StorageError, open_storage, open_to_read, sqlite_addr
 STUDY = "study.db"
 
 
-class FolderError(ValueError):
+class FolderError(LictuneError):
     """A folder that is not a search's, or lacks what a search leaves; the message names it."""
 
 

@@ -21,6 +21,7 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 
+from lic.errors import LictuneError
 from lic.files import check_regular
 from search.provenance import public
 
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 _AGAIN, _PATIENCE = 1.0, 3600.0
 
 
-class StorageError(ValueError):
+class StorageError(LictuneError):
     """A storage that cannot be used; one sentence with its address and what to do."""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
+from lic.errors import LictuneError
 from lic.files import one_line, read_regular, shown
 from lic.recipe import LAMBDAS
 from search.folder import FolderError, open_search
@@ -28,7 +29,7 @@ Curve = Callable[[float, str, float, int, int], float]
 _MOST_BYTES = 1 << 28
 
 
-class SurfaceError(ValueError):
+class SurfaceError(LictuneError):
     """A surface that cannot be used; one sentence."""
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lic.errors import LictuneError
 from search.config import SETTINGS, is_name
 from search.provenance import ENVIRONMENT, parent_description, public
 from search.records import FAILED, FINISHED, MEASURED_AT, RUNNING, STOPPED, SearchRecords, TrialRecord
@@ -66,7 +67,7 @@ def missing_file(uri: str) -> Path | None:
     return file if file is not None and not file.is_file() else None
 
 
-class TrackingError(RuntimeError):
+class TrackingError(LictuneError):
     """MLflow cannot be written to; the message names the address."""
 
 

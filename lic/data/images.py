@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lic.errors import LictuneError
 from lic.files import check_regular, one_line
 
 #: Pillow tells a file's kind by its content: these and no others, since some of the others run programs.
@@ -21,7 +22,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm",
 MAX_PIXELS = 200_000_000
 
 
-class ImageError(ValueError):
+class ImageError(LictuneError):
     """An image or image folder that cannot be used; the message names it."""
 
 

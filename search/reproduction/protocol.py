@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lic import durable
+from lic.errors import LictuneError
 from lic.files import shown
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, TrainingConfig
 from lic.trial import ImagesConfig, TrialConfig
@@ -29,7 +30,7 @@ SELECTION = "val"
 PROTOCOL_FILE, RECORDS_FILE = "protocol.json", "records.jsonl"
 
 
-class ReproductionError(ValueError):
+class ReproductionError(LictuneError):
     """A state that cannot be gone on with; one sentence with what to do."""
 
 

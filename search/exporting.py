@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lic import zoo
 from lic.architectures import ModelError, architecture
 from lic.data.images import ImageError
+from lic.errors import LictuneError
 from lic.files import one_line, path_argument, whole_argument
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search import card
@@ -40,7 +41,7 @@ USER_ERROR, OWN_ERROR, INTERRUPTED = 2, 1, 130
 FORMATS = ("safetensors", "compressai")
 
 
-class ExportError(ValueError):
+class ExportError(LictuneError):
     """An export that cannot be done; one sentence."""
 
 

@@ -1,0 +1,7 @@
+"""The base of the errors that a command answers with one sentence; it imports nothing."""
+
+from __future__ import annotations
+
+
+class LictuneError(ValueError):
+    """Something that the user can mend; the message is one sentence: what, which value, and what to do."""
