@@ -6,7 +6,6 @@ import argparse
 import http.client
 import json
 import sys
-import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,10 @@ from dashboards import report
 from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
 from search import views
 from search.find import FolderError, recorded_at, searches_in
-from search.folder import OpenedSearch, address_of, open_search
+from search.folder import OpenedSearch, open_search
 from search.provenance import public
-from search.storage import sqlite_file
-from search.tracking import first_line, tracking_address
+from search.storage import open_to_read, sqlite_address_of_mode, sqlite_file
+from search.tracking import first_line, missing_file, tracking_address
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -63,8 +62,7 @@ def _mlflow(search: OpenedSearch, servers: Servers, port: int) -> dict[str, str]
 
     records, results = search.records, search.folder.resolve().parent
     uri = tracking_address(search.settings.tracking_uri, results)
-    database = sqlite_file(uri)
-    if database is not None and not database.is_file():
+    if database := missing_file(uri):
         return _without_mlflow(f"there is no MLflow store at {database}")
     try:
         client = MlflowClient(uri)
@@ -129,13 +127,11 @@ def serve_mlflow(servers: Servers, uri: str, wanted: int) -> int:
 
 def _optuna(search: OpenedSearch, servers: Servers, wanted: int) -> str:
     """Start Optuna's dashboard on the search's storage (SQLite's read-only); returns the link."""
-    import optuna
-
-    storage = address_of(search.folder)
+    storage = search.place.address
+    number = open_to_read(storage).get_study_id_from_name(search.records.name)
     database = sqlite_file(storage)
     if database is not None:
-        storage = f"sqlite:///file:{urllib.parse.quote(str(database))}?mode=ro&uri=true"
-    number = optuna.storages.RDBStorage(storage).get_study_id_from_name(search.records.name)
+        storage = sqlite_address_of_mode(database, "ro")
     port = _port("Optuna's dashboard", wanted)
     command = [sys.executable, "-m", "optuna_dashboard._cli", storage, "--host", HOST, "--port", str(port)]
     # gunicorn, its default where it is installed, leaves a control socket in the home folder.

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from dashboards.examples import Examples
 from lic.architectures import architecture
-from lic.bdrate import decibels
+from lic.decibels import ms_ssim_to_db
 from lic.recipe import LAMBDAS
 from search.belief import Expectation
 from search.figures import COLOURS
@@ -49,7 +49,7 @@ def rd_curves(search: OpenedSearch) -> go.Figure:
         _rd_trace(figure, pane, search, kept, metric, "kept", {"color": KEPT, "symbol": "star", "size": 11})
         _band(figure, pane, search, kept, metric)
         for name, points in _published(search):
-            quality = points["psnr"] if metric == PSNR else decibels(points["ms_ssim"].to_numpy())
+            quality = points["psnr"] if metric == PSNR else ms_ssim_to_db(points["ms_ssim"].to_numpy())
             figure.add_scatter(
                 x=points["bpp"], y=quality, mode="lines", name=name, legendgroup=name,
                 line={"color": REFERENCE, "dash": "dot" if name == "VTM" else "dashdot", "width": 1.2},
@@ -116,7 +116,7 @@ def _band(
         means = other.mean() + (own - other)[images].mean(axis=1)
         low, high = np.percentile(means, [2.5, 97.5])
         if metric == MS_SSIM:
-            low, high = decibels(np.array([low, high]))
+            low, high = ms_ssim_to_db(np.array([low, high]))
         rows.append((point[0], low, high))
     if not rows:
         return

@@ -56,7 +56,8 @@ class Curve:
             raise CurveError("the rate-distortion curve has a point that is not finite")
         if self.rate[0] <= 0:
             raise CurveError(f"the rate-distortion curve has a rate of {self.rate[0]:.4g} bpp")
-        falls = np.flatnonzero((np.diff(self.rate) <= 0) | (np.diff(self.quality) <= 0))
+        # Of the logarithms, between which is interpolated: two rates can differ by less than those can.
+        falls = np.flatnonzero((np.diff(np.log10(self.rate)) <= 0) | (np.diff(self.quality) <= 0))
         if len(falls):
             i = falls[0]
             raise CurveError(
@@ -143,6 +144,19 @@ class ImageCurve:
     quality: NDArray[np.float64]
     combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda mean: mean
 
+    @staticmethod
+    def of(
+        rate: Sequence[Sequence[float]],
+        quality: Sequence[Sequence[float]],
+        combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda mean: mean,
+    ) -> ImageCurve:
+        """The curve through points that were measured image by image. Raises CurveError if there is none, or
+        they were not all measured on as many images."""
+        counts = sorted({len(row) for row in (*rate, *quality)})
+        if len(counts) != 1:
+            raise CurveError(f"its points were measured on {' and '.join(map(str, counts)) or 'no'} images")
+        return ImageCurve(np.array(rate, float), np.array(quality, float), combine)
+
     def over(self, images: Sequence[int] | NDArray[np.int64] | slice) -> Curve:
         """The curve of means over a choice of images (with repetition)."""
         return Curve.of(self.rate[:, images].mean(axis=1), self.combine(self.quality[:, images].mean(axis=1)))
@@ -157,11 +171,6 @@ class ImageCurve:
         return ImageCurve(rate, quality, self.combine)
 
 
-def decibels(ms_ssim: NDArray[np.float64]) -> NDArray[np.float64]:
-    """MS-SSIM in dB."""
-    return -10 * np.log10(1 - ms_ssim)
-
-
 def bd_rate_interval(
     anchor: ImageCurve, test: ImageCurve, resamples: int = 1000, seed: int = 0, blocks: int = 1
 ) -> Interval:
@@ -169,9 +178,13 @@ def bd_rate_interval(
 
     Each resample draws images with repetition, the same for both codecs. With several `blocks` the
     columns are as many repetitions of the same images (training seeds); blocks are drawn as well,
-    and images alike in each. Raises CurveError as
-    `bd_rate` does, or when over 5 % of the resamples have no BD-rate of their own.
+    and images alike in each. Raises CurveError as `bd_rate` does, when the two were measured on different
+    numbers of images, or when over 5 % of the resamples have no BD-rate of their own.
     """
+    if anchor.rate.shape[1] != test.rate.shape[1]:
+        raise CurveError(
+            f"one curve was measured on {anchor.rate.shape[1]} images, the other on {test.rate.shape[1]}"
+        )
     value = bd_rate(anchor.over(slice(None)), test.over(slice(None)))
     draw = np.random.default_rng(seed)
     count = anchor.rate.shape[1] // blocks

@@ -17,6 +17,7 @@ from lic.acceleration import matrix_units
 from lic.compressai_parts import compute_padding
 from lic.criterion import PEAK
 from lic.data.cache import PackedImages
+from lic.decibels import ms_ssim_to_db
 from lic.msssim import SMALLEST, ms_ssim
 
 #: Every model of CompressAI here halves the size six times from the image to z.
@@ -34,7 +35,7 @@ class Operating:
 
     bpp (and its parts) in bits per pixel from the entropy estimate; mse on the 0..255 scale;
     psnr in dB, averaged over images; ms_ssim averaged over images and only then turned into
-    dB, ms_ssim_db = -10 log10(1 - ms_ssim), both as CompressAI reports them.
+    dB, both as CompressAI reports them; NaN where one image has none.
     """
 
     bpp: float
@@ -44,11 +45,6 @@ class Operating:
     psnr: float
     ms_ssim: float
     ms_ssim_db: float
-
-
-def decibels(ms_ssim: float) -> float:
-    """MS-SSIM in dB; identical images (MS-SSIM 1) give infinity."""
-    return -10 * math.log10(1 - ms_ssim) if ms_ssim < 1 else math.inf
 
 
 def psnr(mse: float) -> float:
@@ -67,7 +63,7 @@ def aggregate(table: pd.DataFrame) -> Operating:
     """The mean row of a table of `evaluate`."""
     means = table[["bpp", "bpp_y", "bpp_z", "mse", "psnr", "ms_ssim"]].mean(skipna=False)
     values = {str(name): float(value) for name, value in means.items()}
-    return Operating(**values, ms_ssim_db=decibels(values["ms_ssim"]))
+    return Operating(**values, ms_ssim_db=ms_ssim_to_db(values["ms_ssim"]))
 
 
 @torch.no_grad()
@@ -170,7 +166,7 @@ def measures(
                 "mse": mse[i],
                 "psnr": psnr(mse[i]),
                 "ms_ssim": similarities[i],
-                "ms_ssim_db": decibels(similarities[i]),
+                "ms_ssim_db": ms_ssim_to_db(similarities[i]),
             }
         )
     return rows

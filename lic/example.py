@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,7 +50,8 @@ class Example:
         shown = [(f"{self.name}: original", self.original[self.crop])]
         for name, model in (("baseline", self.baseline), ("tuned", self.tuned)):
             figures = model.figures
-            quality = f"{figures['psnr']:.2f} dB, MS-SSIM {figures['ms_ssim']:.4f}"
+            ms_ssim = "-" if math.isnan(figures["ms_ssim"]) else f"{figures['ms_ssim']:.4f}"
+            quality = f"{figures['psnr']:.2f} dB, MS-SSIM {ms_ssim}"
             shown.append((f"{name}: {figures['bpp']:.4f} bpp, {quality}", model.decoded[self.crop]))
         return shown
 

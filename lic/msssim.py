@@ -10,11 +10,13 @@ to one another in memory and keep a CPU's vector units busy, where the three cha
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from lic.criterion import PEAK
+from lic.files import one_line
 
 #: Exponents of the five scales, the finest first.
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -49,6 +51,17 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
             similarity *= of_means.mul_(2).add_(_C1) / squares_of_means.add_(_C1)
         product = product * similarity.mean((-2, -1)).relu() ** weight
     return product.mean(1)
+
+
+def unmeasurable(images: Iterable[tuple[str, int, int]]) -> str:
+    """Why a set of images, given by name, height and width, has no MS-SSIM; empty if it has one."""
+    small = [(name, height, width) for name, height, width in images if min(height, width) < SMALLEST]
+    if not small:
+        return ""
+    name, height, width = small[0]
+    others = f", and {len(small) - 1} more are as small" if len(small) > 1 else ""
+    needs = f"MS-SSIM needs images of at least {SMALLEST} pixels on each side"
+    return f"{needs}; {one_line(name, 80)} is {width} x {height}{others}"
 
 
 def _windowed(images: Tensor) -> Tensor:

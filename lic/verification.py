@@ -78,8 +78,9 @@ def verify(
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Per quality and role the means over the images, and `bits_off`, the largest deviation of real bits from
-    the information of the symbols, and `estimate_off`, that from the entropy estimate, both in percent."""
+    """Per quality and role the means over the images (NaN if one has none), and `bits_off`, the largest
+    deviation of real bits from the information of the symbols, and `estimate_off`, that from the entropy
+    estimate, both in percent."""
     real, pixels = 8 * table["bytes"], table["height"] * table["width"]
     off = {
         "bits_off": 100 * (real / table["ideal_bits"] - 1),
@@ -88,7 +89,7 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     grouped = table.assign(**off).groupby(["quality", "role"])
     columns = [column for column in table.columns if column.endswith(("bpp", "psnr", "ms_ssim", "_time"))]
     largest = grouped[list(off)].agg(_largest)
-    return grouped[columns].mean().join(largest).reset_index()
+    return grouped[columns].mean(skipna=False).join(largest).reset_index()
 
 
 def _largest(values: pd.Series) -> float:

@@ -14,7 +14,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lic.architectures import architecture
-from lic.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval, decibels
+from lic.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
+from lic.decibels import ms_ssim_to_db
 from lic.zoo import BASELINE, TUNED
 from search.folder import OpenedSearch
 from search.formats import NONE_BETTER, fixed, interval, percent
@@ -86,23 +87,33 @@ class Figures:
         """BD-rate of the tuned models against the baselines on real bits, or why there is none."""
         if self.images is None:
             return None
+        if measure == "ms_ssim" and (reason := self._without_ms_ssim(self.images)):
+            return reason
         curves = []
         for role in (BASELINE, TUNED):
             part = self.images[self.images["role"] == role]
             rate, quality = (
-                part.pivot_table(index="quality", columns="image", values=v) for v in ("bpp", measure)
+                part.pivot_table(index="quality", columns="image", values=v, dropna=False)
+                for v in ("bpp", measure)
             )
             curves.append((rate, quality))
         common = curves[0][0].index.intersection(curves[1][0].index)
-        combine = (decibels,) if measure == "ms_ssim" else ()
+        combine = (ms_ssim_to_db,) if measure == "ms_ssim" else ()
         anchor, test = (
             ImageCurve(rate.loc[common].to_numpy(), quality.loc[common].to_numpy(), *combine)
             for rate, quality in curves
         )
         try:
             return bd_rate_interval(anchor, test)
-        except (CurveError, ValueError) as error:
+        except CurveError as error:
             return str(error)
+
+    @staticmethod
+    def _without_ms_ssim(images: pd.DataFrame) -> str:
+        from lic.msssim import unmeasurable
+
+        distinct = images.drop_duplicates("image")
+        return unmeasurable(zip(distinct["image"], distinct["height"], distinct["width"], strict=True))
 
 
 def _rounded(value: Any) -> Any:
@@ -180,8 +191,9 @@ def _verified_facts(figures: Figures, tuned: bool) -> dict[str, Any]:
         return {}
     facts = {name: percent(max(figures.table[name], key=abs)) for name in ("bits_off", "estimate_off")}
     for measure in ("psnr", "ms_ssim"):
-        found = figures.real_bd_rate(measure) if tuned else NONE_BETTER
-        facts[f"real_{measure}"] = found if isinstance(found, str) else interval(found)
+        found = figures.real_bd_rate(measure) if tuned else None
+        told = f"no figure ({found})" if isinstance(found, str) else interval(found)
+        facts[f"real_{measure}"] = told if tuned else NONE_BETTER
     return {**facts, "image_count": figures.images["image"].nunique()}
 
 

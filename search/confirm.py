@@ -18,7 +18,7 @@ from lic.bdrate import CurveError, Interval, bd_rate_interval
 from lic.recipe import LAMBDAS
 from search.core import attributes_of, images_of, readings_of
 from search.objective import image_costs, rate_change_interval
-from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
+from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord
 from search.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
 from search.storage import Mirror
 
@@ -183,10 +183,7 @@ def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric
         tests += [_as_record(records.baselines[q], columns[chosen[q]], records.epochs) for q in sorted(kept)]
     if not seeds:
         raise CurveError("no seed has every point of the curve")
-    curves = [
-        image_curve(part, records.epochs, records.test_set, metric).by_block(seeds)
-        for part in (anchors, tests)
-    ]
+    curves = [records.curve(part, metric).by_block(seeds) for part in (anchors, tests)]
     return bd_rate_interval(curves[0], curves[1], blocks=seeds)
 
 
@@ -213,6 +210,6 @@ def bd_rates(confirmation: Confirmation, records: SearchRecords) -> dict[str, In
     for metric, label in ((PSNR, "BD-rate"), (MS_SSIM, "BD-rate (MS-SSIM)")):
         try:
             found[label] = confirmed_bd_rate(confirmation, records, metric)
-        except (CurveError, ValueError) as error:
+        except CurveError as error:
             found[label] = str(error)
     return found

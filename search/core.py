@@ -6,6 +6,8 @@ it goes on. A new process that opens the storage decides as the old one would ha
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import Any
 
 import optuna
@@ -27,6 +29,12 @@ _PASSED = "passed"
 
 #: User attributes of a baseline: how it was trained, and the search it was taken from.
 SETUP, SOURCE = "setup", "source"
+
+#: User attribute of a trial that was copied from another search: its number there.
+_NUMBER = "source_number"
+
+#: User attribute of the study of copied trials, once all are there: the search they were copied from.
+_LEARNT = "learnt_from"
 
 
 def readings_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
@@ -57,27 +65,35 @@ def _by_epoch(trial: FrozenTrial, prefix: str) -> dict:
     return dict(sorted(found.items()))
 
 
-def studies(storage: BaseStorage | str, name: str) -> tuple[optuna.Study, optuna.Study]:
-    """The study of a search's trials, and the study of its baselines.
+def make_studies(storage: BaseStorage | str, name: str) -> tuple[optuna.Study, optuna.Study]:
+    """The study of a search's trials, and the study of its baselines; they are made if they are not there.
 
     Baselines have no alpha, so they stay out of the trials' study: samplers would trip over them.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    open_study = optuna.create_study
-    return (
-        open_study(storage=storage, study_name=name, load_if_exists=True),
-        open_study(storage=storage, study_name=f"{name}/baselines", load_if_exists=True),
-    )
+    make = functools.partial(optuna.create_study, storage=storage, load_if_exists=True)
+    return make(study_name=name), make(study_name=_baselines_name(name))
+
+
+def open_studies(storage: BaseStorage | str, name: str) -> tuple[optuna.Study, optuna.Study]:
+    """The same two of a search that has begun; nothing is made. Raises KeyError if one is not there."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    load = functools.partial(optuna.load_study, storage=storage)
+    return load(study_name=name), load(study_name=_baselines_name(name))
+
+
+def _baselines_name(name: str) -> str:
+    return f"{name}/baselines"
 
 
 def _earlier_name(name: str) -> str:
     return f"{name}/earlier"
 
 
-def earlier_trials(storage: BaseStorage | str, name: str) -> list[FrozenTrial]:
-    """The trials of another search that this one learnt from (Core.learn_from)."""
+def earlier_trials(trials: optuna.Study) -> list[FrozenTrial]:
+    """The trials of another search that the one with this study of trials learnt from (Core.learn_from)."""
     try:
-        return _all(optuna.load_study(storage=storage, study_name=_earlier_name(name)))
+        return _all(optuna.load_study(storage=trials._storage, study_name=_earlier_name(trials.study_name)))
     except KeyError:
         return []
 
@@ -95,7 +111,7 @@ class Core:
         self.plan, self.setup = plan, setup
         self._storage = Mirror(get_storage(storage))
         self._earlier: list[FrozenTrial] | None = None
-        self.trials, self.baselines = studies(self._storage, name)
+        self.trials, self.baselines = make_studies(self._storage, name)
         self._finish_what_was_cut_short()
 
     def _finish_what_was_cut_short(self) -> None:
@@ -113,15 +129,29 @@ class Core:
             self._earlier = _all(self._study_of_earlier())
         return self._earlier
 
-    def learn_from(self, trials: list[FrozenTrial]) -> int:
-        """Let the trials of an earlier search inform the sampler, as far as their strategies and rates
-        are among this one's; they are copied into its storage. Returns how many there are."""
+    @property
+    def has_learnt(self) -> bool:
+        """Whether the trials of an earlier search were copied, all that there were to copy then."""
         study = self._study_of_earlier()
-        useful = [t for t in trials if t.state.is_finished() and t.intermediate_values and self._plans(t)]
-        for trial in useful[len(_all(study)) :]:
-            study.add_trial(trial)
+        # Former versions copied without noting numbers; what they had copied by their end has to do.
+        return _LEARNT in study.user_attrs or any(_NUMBER not in trial.user_attrs for trial in _all(study))
+
+    def learn_from(self, trials: list[FrozenTrial], source: str) -> None:
+        """Let the trials of an earlier search, called `source`, inform the sampler, as far as they have ended
+        and their strategies and rates are among this one's: they are copied into its storage, each once, and
+        the earlier search is not needed any more. After that it does nothing."""
+        if self.has_learnt:
+            return
+        study = self._study_of_earlier()
+        copied = {trial.user_attrs[_NUMBER] for trial in _all(study)}
+        for trial in trials:
+            useful = trial.state.is_finished() and trial.intermediate_values and self._plans(trial)
+            if useful and trial.number not in copied:
+                twin = copy.copy(trial)
+                twin.user_attrs = {**trial.user_attrs, SOURCE: source, _NUMBER: trial.number}
+                study.add_trial(twin)
+        study.set_user_attr(_LEARNT, source)
         self._earlier = None
-        return len(self.earlier())
 
     def _plans(self, trial: FrozenTrial) -> bool:
         same_rate = trial.user_attrs["quality"] in self.plan.qualities

@@ -18,13 +18,13 @@ from lic.architectures import STARTERS, architecture
 from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
 from search import cluster
-from search.checkpoints import Checkpoints, prepare_storage, refusal
+from search.checkpoints import Checkpoints, refusal
 from search.cluster import ClusterError
 from search.config import SETTINGS, ConfigError, Resolved, Settings
-from search.find import check_inside, is_search
-from search.folder import checkpoints_of, open_search
+from search.find import check_inside, find_folder, is_search
+from search.folder import SearchFolder
 from search.lock import only_driver
-from search.provenance import ENVIRONMENT, provenance, public
+from search.provenance import ENVIRONMENT, provenance, public, without_ms_ssim
 from search.space import Plan
 from search.storage import StorageError, keep_password, open_storage
 from search.tracking import Tracker, TrackingError, tracking_address
@@ -110,10 +110,14 @@ def search(resolved: Resolved, folder: Path) -> int:
     settings = resolved.settings
     console = text_console()
     say = functools.partial(console.print, markup=False)
-    earlier = _earlier_search(settings)
     check_start(template_of(settings))
-    if settings.storage:
-        prepare_storage(settings.storage)
+    new = not is_search(folder)
+    if new and settings.warm_start is not None:
+        earlier = SearchFolder.read(find_folder(settings.warm_start, Path(settings.results)))
+        earlier.trials()  # before anything is begun, whether they can be read
+        # Noted by its own name: once this search is there, it is itself the last one.
+        named = earlier.path.name if settings.warm_start == "last" else settings.warm_start
+        resolved = replace(resolved, settings=settings.model_copy(update={"warm_start": named}))
     say("preparing the images ...")
     images = open_images(template_of(settings).images)
     if settings.select_on == "kodak" and images[2].name != "kodak":
@@ -121,7 +125,6 @@ def search(resolved: Resolved, folder: Path) -> int:
             f"--select-on kodak needs the Kodak images, not {images[2].source}; give --kodak DIR"
         )
     gpus = cluster.gpus(settings.address)  # joins the cluster, if there is one
-    new = not is_search(folder)
     if new:
         _check_new(settings, folder.name)
     resolved, sharing = _with_sharing(resolved, gpus, say)
@@ -139,12 +142,13 @@ def search(resolved: Resolved, folder: Path) -> int:
     with only_driver(folder):
         check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
         _record_start(resolved, folder, images)
+        opened = SearchFolder(folder, settings)
         tracker = None
         try:
             if settings.address:
                 session.join_cluster(settings, folder)
             tracker = Tracker(uri, folder.name, folder)
-            _keep_start(folder)
+            _keep_start(opened)
             cluster.connect(settings.address, workers, gpus)
         except (ClusterError, StorageError, TrackingError, OSError):
             if tracker is not None:
@@ -156,8 +160,8 @@ def search(resolved: Resolved, folder: Path) -> int:
         keep_lost_output(folder / "search.log")
         setup, test_set = setup_of(template, images), images[2].name
         return session.Session(
-            settings, plan, template, setup, test_set, workers, gpus, folder, tracker, console, need
-        ).run(earlier)
+            settings, plan, template, setup, test_set, workers, gpus, folder, tracker, console, need, opened
+        ).run()
 
 
 def _with_sharing(
@@ -196,14 +200,6 @@ def _check_new(settings: Settings, name: str) -> None:
         )
 
 
-def _earlier_search(settings: Settings) -> Path | None:
-    """The folder of the search to start warm from. Raises FolderError if there is none such, or it cannot be
-    read."""
-    if settings.warm_start is None:
-        return None
-    return open_search(settings.warm_start, Path(settings.results), with_model=False).folder
-
-
 def _choices(
     resolved: Resolved,
     plan: Plan,
@@ -214,6 +210,7 @@ def _choices(
 ) -> dict[str, str]:
     """What the search chose, by label, for its first lines."""
     settings, (train, val, test) = resolved.settings, images
+    lacking = without_ms_ssim(test)
     stops = f"poor trials stop after epoch {', '.join(map(str, plan.rungs))}"
     forks = f"; trials begin with their baseline's state after epoch {plan.fork}" if plan.fork else ""
     return {
@@ -227,7 +224,7 @@ def _choices(
         f"{settings.patch}x{settings.patch}, from {_shown_start(settings.start)}{forks}",
         "train on": train.source,
         "select on": val.source if plan.selection == "val" else test.source,
-        "report on": f"{test.name}: {test.source}",
+        "report on": f"{test.name}: {test.source}{f'; {lacking}' if lacking else ''}",
         "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines; "
         f"{stops if plan.rungs else 'no early stopping'}",
         **({"checkpoints": settings.storage} if settings.storage else {}),
@@ -243,11 +240,11 @@ def _record_start(resolved: Resolved, folder: Path, images: tuple[ImageSet, ...]
     (folder / "tables").mkdir(exist_ok=True)
 
 
-def _keep_start(folder: Path) -> None:
+def _keep_start(opened: SearchFolder) -> None:
     """Keep what another machine needs to go on beside the checkpoints. Raises StorageError."""
-    place = checkpoints_of(folder)
+    place = opened.checkpoints
     try:
-        place.keep(folder, SETTINGS, ENVIRONMENT)
+        place.keep(opened.path, SETTINGS, ENVIRONMENT)
     except OSError as error:
         raise StorageError(f"{place} cannot be written to: {refusal(place.storage, error)}") from error
 

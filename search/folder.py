@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +13,119 @@ from typing import Any
 import numpy as np
 import optuna
 import yaml
+from optuna import Study
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
-from lic.files import check_regular, one_line, read_regular, shown
+from lic.files import one_line, read_regular, shown
 from search import plain_yaml
 from search.belief import Belief, Expectation
 from search.checkpoints import Checkpoints, StoredFile, refusal
 from search.complaints import sentence
 from search.config import SETTINGS, ConfigError, Settings, is_name, recorded_settings
-from search.core import earlier_trials, studies
+from search.core import earlier_trials, open_studies
 from search.find import STUDY, TRIALS_FOLDER, FolderError, find_folder, is_search
 from search.plan import plan_of
-from search.provenance import ENVIRONMENT
+from search.provenance import ENVIRONMENT, TEST_SET, WITHOUT_MS_SSIM
 from search.recommend import believe, expected_of
-from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord, check
+from search.records import RUNNING, RecordReader, SearchRecords, TrialRecord, check, record_of
 from search.space import Plan, trial_name
-from search.storage import StorageError, open_storage, sqlite_address, sqlite_file
+from search.storage import StorageError, open_storage, open_to_read, sqlite_address, sqlite_file
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """The folder of a search, whose settings were read once: where they put its trials and checkpoints."""
+
+    path: Path
+    settings: Settings
+
+    @staticmethod
+    def read(path: Path) -> SearchFolder:
+        """The folder with the settings that are in it. Raises FolderError if they cannot be read: they may
+        name a database server and a storage, without which this would be another search."""
+        with _reading(path):
+            return SearchFolder(path, Settings.model_validate(recorded_settings(path)))
+
+    @property
+    def name(self) -> str:
+        """The name that the search was given, which the folder may have lost since."""
+        return self.settings.name or self.path.resolve().name
+
+    @property
+    def address(self) -> str:
+        """The address of the search's Optuna storage."""
+        return self.settings.study or sqlite_address(self.path / STUDY)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The search's checkpoints: in the folder, unless its settings name a storage."""
+        storage = self.settings.storage
+        return Checkpoints(storage, self.name) if storage else Checkpoints(str(self.path.resolve()))
+
+    @functools.cached_property
+    def environment(self) -> dict[str, str]:
+        """Where the search came from (search.provenance). Raises FolderError."""
+        with _reading(self.path):
+            try:
+                found = json.loads(read_regular(self.path / ENVIRONMENT, plain_yaml.MOST_BYTES))
+            except RecursionError as error:
+                raise ValueError(f"{ENVIRONMENT} is nested too deeply") from error
+            if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+                raise ValueError(f"{ENVIRONMENT} does not hold texts by name")
+            return found
+
+    def storage(self, **options: Any) -> BaseStorage:
+        """The search's Optuna storage, to write to (search.storage.open_storage): for its own driver. Raises
+        StorageError."""
+        return open_storage(self.address, **options)
+
+    def studies(self) -> tuple[Study, Study]:
+        """The studies of the search's trials and of its baselines, to read: nothing is made or changed.
+        Raises FolderError."""
+        with _reading(self.path):
+            storage = open_to_read(self.address)
+            names = [name for name in optuna.get_all_study_names(storage) if "/" not in name]
+            known = [name for name in (self.name, self.path.resolve().name) if name in names]
+            if not known and len(names) != 1:
+                raise ValueError(f"its storage holds {len(names)} searches, none of them called {self.name}")
+            try:
+                return open_studies(storage, (known or names)[0])
+            except KeyError as error:
+                raise ValueError("it was broken off before it had recorded anything") from error
+
+    def trials(self) -> list[FrozenTrial]:
+        """The search's trials so far, all of which can be true (search.records.check). Raises FolderError."""
+        return self._recorded(self.studies()[0])
+
+    def baselines(self) -> list[FrozenTrial]:
+        """The same of its baselines."""
+        return self._recorded(self.studies()[1])
+
+    def _recorded(self, study: Study) -> list[FrozenTrial]:
+        with _reading(self.path):
+            found = study.get_trials(deepcopy=False)
+            for trial in found:
+                check(record_of(trial))
+            return found
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Whatever is raised within is a FolderError: a damaged file, or one of another program, can raise
+    anything at all."""
+    try:
+        yield
+    except FolderError:
+        raise
+    except (ConfigError, StorageError) as error:
+        raise FolderError(str(error)) from error
+    except ValidationError as error:
+        wrong = sentence(error, {}).replace(" ()", "")
+        raise FolderError(f"the search in {folder} cannot be read ({wrong})") from error
+    except Exception as error:
+        raise FolderError(f"the search in {folder} cannot be read ({one_line(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -41,6 +140,11 @@ class OpenedSearch:
     model: Belief | None = field(default=None, repr=False)
     #: What was confirmed on fresh seeds (search.confirm), a group for each seed.
     confirmed: list[SearchRecords] = field(default_factory=list, repr=False)
+
+    @property
+    def place(self) -> SearchFolder:
+        """Where its trials and checkpoints are."""
+        return SearchFolder(self.folder, self.settings)
 
     def response(self, quality: int, strategy: str, count: int = 61) -> dict[float, Expectation]:
         """What the model expects at full length, by alpha over the searched range; empty without a model."""
@@ -58,36 +162,6 @@ class OpenedSearch:
     def complete(self) -> bool:
         """Whether every trial of the budget has ended."""
         return len(self.records.trials) >= self.plan.budget and not self.records.running()
-
-
-def address_of(folder: Path) -> str:
-    """The address of the Optuna storage of the search in a folder."""
-    return _setting(folder, "study") or sqlite_address(folder / STUDY)
-
-
-def storage_of(folder: Path, **options: Any) -> BaseStorage:
-    """The Optuna storage of the search in a folder (search.storage.open_storage). Raises StorageError."""
-    return open_storage(address_of(folder), **options)
-
-
-def name_of(folder: Path) -> str:
-    """The name that the search in a folder was given, which the folder may have lost since."""
-    recorded = _setting(folder, "name")
-    return recorded if recorded and is_name(recorded) else folder.resolve().name
-
-
-def checkpoints_of(folder: Path) -> Checkpoints:
-    """The checkpoints of the search in a folder: there, unless its settings name a storage."""
-    storage = _setting(folder, "storage")
-    return Checkpoints(storage, name_of(folder)) if storage else Checkpoints(str(folder.resolve()))
-
-
-def _setting(folder: Path, key: str) -> str | None:
-    """One of the settings that are a text or nothing; None where it cannot be used."""
-    try:
-        return getattr(Settings.model_validate({key: recorded_settings(folder).get(key)}), key)
-    except (ConfigError, ValidationError):
-        return None
 
 
 def fetch_folder(name: str, results: Path, storage: str) -> Path:
@@ -117,90 +191,57 @@ def fetch_folder(name: str, results: Path, storage: str) -> Path:
 
 
 def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSearch:
-    """The search that `find_folder` finds. Unless `with_model`
-    is off, what the model expects of the finished trials is asked as well, which takes seconds. Nothing is
-    written. Raises FolderError."""
-    folder = find_folder(name, results)
-    try:
-        settings = Settings.model_validate(recorded_settings(folder))
-        environment = _environment(folder)
-        plan = plan_of(settings)
-        _check_database(folder)
-        storage = storage_of(folder)
-        study = _study_name(storage, folder)
-        pair = studies(storage, study)
+    """The search that `find_folder` finds. Unless `with_model` is off, what the model expects of the finished
+    trials is asked as well, which takes seconds. Nothing is written. Raises FolderError."""
+    opened = SearchFolder.read(find_folder(name, results))
+    environment, pair = opened.environment, opened.studies()
+    with _reading(opened.path):
+        plan = plan_of(opened.settings)
         reader = RecordReader(pair, plan, "")
         records, confirmed = reader.read(), reader.read_confirmation()
         for record in (record for group in (records, *confirmed) for record in group.everything()):
             check(record)
-        model = believe(pair[0], plan, earlier_trials(storage, study)) if with_model else None
+        model = believe(pair[0], plan, earlier_trials(pair[0])) if with_model else None
         expected = expected_of(model, pair[0])
-    except (ConfigError, StorageError) as error:
-        raise FolderError(str(error)) from error
-    except ValidationError as error:
-        wrong = sentence(error, {}).replace(" ()", "")
-        raise FolderError(f"the search in {folder} cannot be read ({wrong})") from error
-    except Exception as error:  # a damaged database, or one of another program, can raise anything at all
-        raise FolderError(f"the search in {folder} cannot be read ({one_line(error)})") from error
-    by_name = {trial_name(number): value for number, value in expected.items()}
-    records = replace(records, test_set=_test_set(records), expected=by_name)
-    confirmed = [replace(group, test_set=records.test_set) for group in confirmed]
-    return OpenedSearch(folder, settings, plan, records, environment, model, confirmed)
+    test_set, without_ms_ssim = _test_set(opened, records), environment.get(WITHOUT_MS_SSIM, "")
+    records, *confirmed = (
+        replace(group, test_set=test_set, without_ms_ssim=without_ms_ssim) for group in (records, *confirmed)
+    )
+    records = replace(records, expected={trial_name(number): value for number, value in expected.items()})
+    return OpenedSearch(opened.path, opened.settings, plan, records, environment, model, confirmed)
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """Where the search in a folder came from. Raises OSError, ValueError."""
-    try:
-        found = json.loads(read_regular(folder / ENVIRONMENT, plain_yaml.MOST_BYTES))
-    except RecursionError as error:
-        raise ValueError(f"{ENVIRONMENT} is nested too deeply") from error
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ValueError(f"{ENVIRONMENT} does not hold texts by name")
-    return found
+def _test_set(opened: SearchFolder, records: SearchRecords) -> str:
+    """The set that the search reports on, as it recorded; of a folder that does not say, the one that was
+    measured besides the one that decides. Raises FolderError if the trainings were measured on another."""
+    readings = [reading for record in records.everything() for reading in record.readings.items()]
+    measured = {
+        key.removesuffix("/bpp") for _, figures in readings for key in figures if key.endswith("/bpp")
+    }
+    recorded = opened.environment.get(TEST_SET)
+    if recorded is None:
+        return min(measured - {records.selection}, default=records.selection)
+    if any(f"{recorded}/bpp" not in figures for epoch, figures in readings if epoch == records.epochs):
+        raise FolderError(
+            f"the search in {opened.path} cannot be read: by its {ENVIRONMENT} it reports on "
+            f"{shown(recorded)}, but its trainings were measured on {one_line(', '.join(sorted(measured)))}"
+        )
+    return recorded
 
 
-def _check_database(folder: Path) -> None:
-    """Raise ValueError if the SQLite database of a search is none: Optuna would make one of an empty file, or
-    where there is nothing. Raises OSError."""
-    database = sqlite_file(address_of(folder))
-    if database is not None:
-        check_regular(database.stat().st_mode, database)
-        with database.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
-                raise ValueError(f"{database.name} is not a database")
-
-
-def _study_name(storage: BaseStorage, folder: Path) -> str:
-    """The name of the search's study, which its folder may have lost since. Raises ValueError."""
-    names = [name for name in optuna.get_all_study_names(storage) if "/" not in name]
-    for name in (name_of(folder), folder.resolve().name):
-        if name in names:
-            return name
-    if len(names) != 1:
-        raise ValueError(f"its storage holds {len(names)} searches, none of them called {name_of(folder)}")
-    return names[0]
-
-
-def _test_set(records: SearchRecords) -> str:
-    """The set whose quality was measured besides the one that decides, as the figures name it."""
-    last = [record.readings[record.last_epoch] for record in records.everything() if record.readings]
-    names = {key.partition("/")[0] for figures in last for key in figures if key.endswith("/ms_ssim")}
-    return min(names, default=records.selection)
-
-
-def last_checkpoint(folder: Path, name: str) -> StoredFile:
+def last_checkpoint(search: OpenedSearch, name: str) -> StoredFile:
     """The newest checkpoint of a trial. Raises FileNotFoundError if it has none, OSError and StorageError if
     the storage cannot be read."""
-    return checkpoints_of(folder).newest(f"{TRIALS_FOLDER}/{name}")
+    return search.place.checkpoints.newest(f"{TRIALS_FOLDER}/{name}")
 
 
-def _newest_state(folder: Path, name: str) -> tuple[dict[str, Any], str]:
+def _newest_state(search: OpenedSearch, name: str) -> tuple[dict[str, Any], str]:
     """The state in the newest checkpoint of a trial, and where that is. Raises CheckpointError,
     FileNotFoundError."""
     from lic.training import CheckpointError, read_checkpoint
 
     try:
-        file = last_checkpoint(folder, name)
+        file = last_checkpoint(search, name)
         with file.local() as path:
             try:
                 return read_checkpoint(path), str(file)
@@ -218,7 +259,7 @@ def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
 
     settings, kept = search.settings, search.folder / "best" / f"q{record.quality}.pt"
     try:
-        state, path = _newest_state(search.folder, record.name)
+        state, path = _newest_state(search, record.name)
     except (CheckpointError, FileNotFoundError):
         if not kept.is_file():  # a copy, once the search has ended
             raise

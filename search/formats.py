@@ -37,6 +37,12 @@ def interval(figure: Interval | None, digits: int = 2) -> str:
     return f"{percent(figure.value, digits)}{ends}"
 
 
+def format_db(value: float | None) -> str:
+    """A difference of quality in dB, with its sign: '+0.123 dB'."""
+    text = signed(value, 3)
+    return text if text == MISSING else f"{text} dB"
+
+
 def fixed(value: float | None, digits: int) -> str:
     """A measured figure, to so many digits behind the point."""
     return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"

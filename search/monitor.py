@@ -16,9 +16,8 @@ from pathlib import Path
 import psutil
 
 from lic.machine import processors
-from search.core import studies
 from search.find import TRIALS_FOLDER
-from search.folder import checkpoints_of, storage_of
+from search.folder import SearchFolder
 from search.metrics import Gauges
 from search.progress import Progress, progress_of
 from search.publishing import Publisher
@@ -47,7 +46,7 @@ class Monitor:
 
     def __init__(
         self,
-        folder: Path,
+        opened: SearchFolder,
         plan: Plan,
         test_set: str,
         workers: int,
@@ -57,9 +56,9 @@ class Monitor:
         watch: Callable[[], None] = lambda: None,
     ) -> None:
         self._plan, self._workers, self._publisher, self._view = plan, workers, publisher, view
-        self._gauges, self._watch, self._checkpoints = gauges, watch, checkpoints_of(folder)
+        self._gauges, self._watch, self._checkpoints = gauges, watch, opened.checkpoints
         self._progress: Progress | None = None
-        self._reader = RecordReader(studies(storage_of(folder), folder.name), plan, test_set)
+        self._reader = RecordReader(opened.studies(), plan, test_set)
         #: How many trainings are planned to confirm what the search found.
         self.confirming = 0
         self._memory_seen = 0.0
@@ -70,7 +69,7 @@ class Monitor:
             if record.state != RUNNING:
                 self._told.add(record.name)
                 self._prune(record)
-        self._report = _Report(folder)
+        self._report = _Report(opened.path)
         #: Largest memory of this process and all below it so far, MiB.
         self.peak_memory = 0.0
         self._news, self._over = threading.Event(), threading.Event()

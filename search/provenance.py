@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "environment.json"
 
+#: What is recorded there of the images that a search reports on: the set's name, which its figures begin
+#: with, and why they have no MS-SSIM, if they have none.
+TEST_SET, WITHOUT_MS_SSIM = "test_set", "without_ms_ssim"
+
 _VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -67,8 +71,16 @@ def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
             f"{role}_fingerprint": part.images.fingerprint
             for role, part in zip(("train", "val", "test"), images, strict=True)
         },
-        "test_set": images[2].name,
+        TEST_SET: images[2].name,
+        **({WITHOUT_MS_SSIM: reason} if (reason := without_ms_ssim(images[2])) else {}),
     }
+
+
+def without_ms_ssim(images: ImageSet) -> str:
+    """Why the set has no MS-SSIM; empty if it has one."""
+    from lic.msssim import unmeasurable
+
+    return unmeasurable((image.name, image.height, image.width) for image in images.images.images)
 
 
 def parent_description(folder: Path) -> tuple[dict[str, str], dict[str, str]]:

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from optuna import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
 from lic.architectures import STRATEGIES
-from lic.bdrate import Curve, CurveError, ImageCurve, decibels, point_bd_rate
+from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
+from lic.decibels import ms_ssim_to_db
 from lic.files import shown
 from lic.recipe import LAMBDAS
 from search.belief import FORK, Expectation
@@ -81,7 +81,8 @@ class TrialRecord:
 class SearchRecords:
     """All trainings of one search so far; `qualities` are the rates it plans, `epochs` the full
     length, `selection` and `test_set` name the image sets that decide and that are reported.
-    `expected` holds what the model expects of the finished trials by name, once it was asked."""
+    `expected` holds what the model expects of the finished trials by name, once it was asked;
+    `without_ms_ssim` says why the test set has no MS-SSIM, if that was recorded."""
 
     name: str
     qualities: tuple[int, ...]
@@ -91,6 +92,7 @@ class SearchRecords:
     baselines: dict[int, TrialRecord]
     trials: list[TrialRecord]
     expected: dict[str, Expectation] = field(default_factory=dict)
+    without_ms_ssim: str = ""
 
     def everything(self) -> list[TrialRecord]:
         return [*self.baselines.values(), *self.trials]
@@ -190,19 +192,20 @@ class SearchRecords:
         """The finished trial of a rate with the lowest reading on the selection images."""
         return replace(self, expected={}).best(self.finished(quality))
 
+    def curve(self, points: list[TrialRecord], metric: str) -> ImageCurve:
+        """The per-image curve through these trainings at full length, on the test set. Raises CurveError,
+        also where the set has no MS-SSIM."""
+        if metric == MS_SSIM and self.without_ms_ssim:
+            raise CurveError(self.without_ms_ssim)
+        column, combine = ("psnr", ()) if metric == PSNR else ("ms_ssim", (ms_ssim_to_db,))
+        tables = [point.images[self.epochs] for point in points]
+        rate, quality = ([table[f"{self.test_set}/{name}"] for table in tables] for name in ("bpp", column))
+        return ImageCurve.of(rate, quality, *combine)
+
     def _score(self, record: TrialRecord) -> float | None:
         if record.name in self.expected:
             return self.expected[record.name].rate_change
         return self.rate_change(record, self.epochs, self.selection)
-
-
-def image_curve(records: list[TrialRecord], epoch: int, image_set: str, metric: str) -> ImageCurve:
-    """The per-image curve through the records, on an image set."""
-    tables = [record.images[epoch] for record in records]
-    rate = np.array([table[f"{image_set}/bpp"] for table in tables])
-    if metric == PSNR:
-        return ImageCurve(rate, np.array([table[f"{image_set}/psnr"] for table in tables]))
-    return ImageCurve(rate, np.array([table[f"{image_set}/ms_ssim"] for table in tables]), decibels)
 
 
 class RecordReader:

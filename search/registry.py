@@ -16,8 +16,7 @@ from typing import Any
 from lic import zoo
 from search import registered_codec
 from search.folder import OpenedSearch
-from search.storage import sqlite_file
-from search.tracking import TRIAL_TAG, TrackingError, first_line, runs_of, tracking_address
+from search.tracking import TRIAL_TAG, TrackingError, first_line, missing_file, runs_of, tracking_address
 
 ALIAS, DIGEST_TAG = "champion", "lictune.sha256"
 
@@ -26,10 +25,7 @@ def _client(search: OpenedSearch) -> Any:
     from mlflow import MlflowClient
 
     uri = tracking_address(search.settings.tracking_uri, search.folder.parent)
-    database = sqlite_file(uri)
-    if database is not None and not database.is_file():
-        return None  # asking MLflow would make an empty one
-    return MlflowClient(uri)
+    return None if missing_file(uri) else MlflowClient(uri)
 
 
 def run_ids(search: OpenedSearch) -> dict[str, str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
 from lic import durable
 from lic.bdrate import CurveError, Interval, bd_quality, bd_rate, bd_rate_interval
-from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord, image_curve
+from search.records import MS_SSIM, PSNR, SearchRecords, TrialRecord
 
 OVERALL = "best of all"
 
@@ -21,7 +21,7 @@ class StrategyResult:
 
     `tuned` counts the rates at which it is a trial; at the others it is the baseline (alpha 0).
     BD-rates in percent with their 95 % interval over images, BD-qualities in dB; None where the
-    figure was refused, with the reason in `refused`.
+    figure was refused. `refused` is empty, or says which figures are missing, and why each is.
     """
 
     strategy: str
@@ -68,35 +68,61 @@ def strategy_results(
 def _strategy_result(
     records: SearchRecords, strategy: str, chosen: dict[int, TrialRecord], intervals: bool
 ) -> StrategyResult:
-    epoch = records.epochs
     tested = f"{records.test_set}/bpp"
-    anchors = [b for _, b in sorted(records.baselines.items()) if tested in b.images.get(epoch, {})]
+    sorted_baselines = (baseline for _, baseline in sorted(records.baselines.items()))
+    anchors = [b for b in sorted_baselines if tested in b.images.get(records.epochs, {})]
     points = [chosen.get(anchor.quality, anchor) for anchor in anchors]
     tuned = sum(point is not anchor for point, anchor in zip(points, anchors, strict=True))
-    figures: dict[str, Interval | float | None] = {}
-    empty = not tuned and strategy != OVERALL  # which falls back on the baselines
-    refused = "no trial of it was trained at full length" if empty else ""
+    nothing = ""
+    if not tuned and strategy != OVERALL:  # which falls back on the baselines
+        nothing = "no trial of it was trained at full length"
     if not anchors:
-        refused = "no baseline was trained at full length"
-    for metric, rate_key, quality_key in (
-        (PSNR, "bd_rate_psnr", "bd_psnr"),
-        (MS_SSIM, "bd_rate_msssim", "bd_msssim"),
-    ):
-        figures |= {rate_key: None, quality_key: None}
-        if not anchors or empty:
-            continue
-        try:
-            anchor = image_curve(anchors, epoch, records.test_set, metric)
-            test = image_curve(points, epoch, records.test_set, metric)
-            whole = slice(None)
-            figures[quality_key] = bd_quality(anchor.over(whole), test.over(whole))
-            value = bd_rate(anchor.over(whole), test.over(whole))
-            figures[rate_key] = Interval(value, math.nan, math.nan)
-            if intervals:
-                figures[rate_key] = bd_rate_interval(anchor, test)
-        except (CurveError, ValueError) as error:
-            refused = str(error)
-    return StrategyResult(strategy, tuned, refused=refused, **figures)  # type: ignore[arg-type]
+        nothing = "no baseline was trained at full length"
+    if nothing:
+        return StrategyResult(strategy, tuned, None, None, None, None, nothing)
+    psnr, ms_ssim = (_bjontegaard(records, anchors, points, m, intervals) for m in (PSNR, MS_SSIM))
+    reasons: dict[str, list[str]] = {}
+    for figure, reason in {**psnr.refused, **ms_ssim.refused}.items():
+        reasons.setdefault(reason, []).append(figure)
+    refused = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    return StrategyResult(strategy, tuned, psnr.rate, psnr.quality, ms_ssim.rate, ms_ssim.quality, refused)
+
+
+@dataclass
+class _Bjontegaard:
+    """BD-rate and BD-quality by one metric, and by the name of a figure why it is missing."""
+
+    rate: Interval | None = None
+    quality: float | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def _bjontegaard(
+    records: SearchRecords,
+    anchors: list[TrialRecord],
+    points: list[TrialRecord],
+    metric: str,
+    intervals: bool,
+) -> _Bjontegaard:
+    label = "PSNR" if metric == PSNR else "MS-SSIM"
+    rate, quality, found = f"BD-rate ({label})", f"BD-{label}", _Bjontegaard()
+    try:
+        first, second = (records.curve(part, metric) for part in (anchors, points))
+        anchor, test = (curve.over(slice(None)) for curve in (first, second))
+    except CurveError as error:
+        found.refused |= {rate: str(error), quality: str(error)}
+        return found
+    try:
+        found.quality = bd_quality(anchor, test)
+    except CurveError as error:
+        found.refused[quality] = str(error)
+    try:
+        found.rate = Interval(bd_rate(anchor, test), math.nan, math.nan)
+        if intervals:
+            found.rate = bd_rate_interval(first, second)
+    except CurveError as error:
+        found.refused[rate if found.rate is None else f"the interval of {rate}"] = str(error)
+    return found
 
 
 def rate_table(records: SearchRecords) -> pd.DataFrame:

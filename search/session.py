@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import OptunaError
 from rich.console import Console
 
 from lic import durable
@@ -24,18 +23,18 @@ from search.checkpoints import Checkpoints, refusal
 from search.cluster import RayDiedError
 from search.config import ConfigError, Settings
 from search.confirm import Confirmation, points_to_confirm
-from search.core import SETUP, Core, studies
-from search.find import TRIALS_FOLDER
-from search.folder import checkpoints_of, name_of, storage_of
+from search.core import SETUP, Core, make_studies
+from search.find import TRIALS_FOLDER, find_folder
+from search.folder import SearchFolder
 from search.formats import interval
 from search.limits import Limits
 from search.lock import is_running, signs_of_life
 from search.metrics import Gauges
 from search.monitor import Monitor, start_report
-from search.provenance import PublicFormatter
+from search.provenance import TEST_SET, WITHOUT_MS_SSIM, PublicFormatter
 from search.publishing import Publisher
 from search.recommend import expectations
-from search.records import FAILED, SearchRecords, check, read_records, record_of
+from search.records import FAILED, SearchRecords, read_records
 from search.reuse import reuse_baselines
 from search.signals import ends_on_signal
 from search.space import CONFIRMATION, Plan, trial_name
@@ -66,15 +65,16 @@ class Session:
     tracker: Tracker
     console: Console
     need: disk.Need
+    opened: SearchFolder
 
-    def run(self, earlier: Path | None) -> int:
-        """Train what is left to train, and conclude; the exit status. `earlier` is a search to start warm
-        from. Raises ConfigError if the search cannot go on with this training."""
+    def run(self) -> int:
+        """Train what is left to train, and conclude; the exit status. Raises ConfigError if the search cannot
+        go on with this training, FolderError if there is no search to start warm from."""
         for name in self.tracker.sweep_others(self._broken_off):
             self._say(f"{'MLflow':<12} the runs of {name}, which was broken off, are KILLED now")
         limits = Limits(self.settings.max_hours, self.settings.max_gpu_hours, self.settings.gpus_per_trial)
         with self._sole_driver(limits):
-            return self._run(earlier, limits)
+            return self._run(limits)
 
     def _train(self, decisions: engine.Decisions, limits: Limits, **options: Any) -> None:
         """Train, also if the Ray that was started here dies on the way; a few times."""
@@ -98,14 +98,14 @@ class Session:
         if self.settings.study is None or sqlite_file(self.settings.study) is not None:
             yield
             return
-        study = studies(storage_of(self.folder, say=self._say), self.folder.name)[0]
+        study = make_studies(self.opened.storage(say=self._say), self.folder.name)[0]
         with signs_of_life(study, self._say, limits.halt):
             yield
 
-    def _run(self, earlier: Path | None, limits: Limits) -> int:
-        core = self._open_core(earlier)
+    def _run(self, limits: Limits) -> int:
+        core = self._open_core()
         cluster.connect(self.settings.address, self.workers, self.gpus)
-        settings, checkpoints = self.settings, checkpoints_of(self.folder)
+        settings, checkpoints = self.settings, self.opened.checkpoints
         before = read_records((core.trials, core.baselines), self.plan, self.test_set)
         limits.spent(before.seconds("train") + before.seconds("eval"))
         view = view_for(self.console)
@@ -117,7 +117,7 @@ class Session:
             )
         places = [self.folder, *([Path(checkpoints.root)] if checkpoints.is_local else [])]
         monitor = Monitor(
-            self.folder, self.plan, self.test_set, self.workers, publisher, view, gauges,
+            self.opened, self.plan, self.test_set, self.workers, publisher, view, gauges,
             disk.watch(places, self.need, limits.halt),
         )  # fmt: skip
         train = functools.partial(
@@ -213,39 +213,38 @@ class Session:
         folder = self.folder.parent / name
         return folder.is_dir() and folder != self.folder and not is_running(folder)
 
-    def _open_core(self, earlier: Path | None) -> Core:
-        storage = storage_of(self.folder, say=self._say)
+    def _open_core(self) -> Core:
+        storage = self.opened.storage(say=self._say)
         core = Core(storage, self.folder.name, self.plan, self.setup)
-        for trial in core.baselines.get_trials(deepcopy=False):
-            if trial.user_attrs.get(SETUP) != self.setup:
-                raise ConfigError(
-                    f"{self.folder} cannot go on: its images, the weights it starts from, or the versions of "
-                    "torch or compressai are not those it began with; start a new search with --warm-start"
-                )
+        setups = {trial.user_attrs.get(SETUP) for trial in core.baselines.get_trials(deepcopy=False)}
+        test_set = self.opened.environment.get(TEST_SET, self.test_set)
+        if not setups <= {self.setup} or test_set != self.test_set:
+            raise ConfigError(
+                f"{self.folder} cannot go on: its images, the weights it starts from, or the versions of "
+                "torch or compressai are not those it began with; start a new search with --warm-start"
+            )
         if self.settings.reuse_baselines:
-            for quality, source in reuse_baselines(core, self.folder).items():
+            for quality, source in reuse_baselines(core, self.opened).items():
                 self._say(
                     f"{'reused':<12} the baseline of quality {quality}, trained the same way in {source}"
                 )
-        if earlier is not None:
-            try:
-                there = studies(storage_of(earlier), name_of(earlier))[0].get_trials()
-                for trial in there:
-                    check(record_of(trial))
-            except (OptunaError, LookupError, ValueError, TypeError) as error:
-                raise ConfigError(f"the search in {earlier} cannot be learnt from ({error})") from error
-            known = core.learn_from(there)
-            self._say(f"{'warm start':<12} {known} trials of {earlier} inform the sampler")
+        if self.settings.warm_start is not None:
+            if not core.has_learnt:
+                earlier = find_folder(self.settings.warm_start, Path(self.settings.results))
+                core.learn_from(SearchFolder.read(earlier).trials(), earlier.resolve().name)
+            known = len(core.earlier())
+            self._say(f"{'warm start':<12} {known} trials of {self.settings.warm_start} inform the sampler")
         return core
 
     def _with_expectations(self, core: Core, records: SearchRecords) -> SearchRecords:
         expected = expectations(core.trials, self.plan, core.earlier())
         by_name = {trial_name(number): value for number, value in expected.items()}
-        return dataclasses.replace(records, expected=by_name)
+        without_ms_ssim = self.opened.environment.get(WITHOUT_MS_SSIM, "")
+        return dataclasses.replace(records, expected=by_name, without_ms_ssim=without_ms_ssim)
 
     def _confirmation(self, records: SearchRecords) -> Confirmation:
         points = points_to_confirm(records, self.plan, self.settings.confirm or 0, self.settings.seeds)
-        return Confirmation(storage_of(self.folder), self.folder.name, self.plan, points)
+        return Confirmation(self.opened.storage(), self.folder.name, self.plan, points)
 
     def _say_results(
         self, records: SearchRecords, by_strategy: list[results.StrategyResult], effort: str, ended_by: str
@@ -266,7 +265,7 @@ class Session:
 
     def _store_results(self) -> None:
         """Put what the search found beside its checkpoints, if those are elsewhere."""
-        place = checkpoints_of(self.folder)
+        place = self.opened.checkpoints
         try:
             place.keep(self.folder, "tables", "best", "report.html")
         except OSError as error:

@@ -11,7 +11,8 @@ import os
 import time
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote
 
 import sqlalchemy.exc
 from optuna.distributions import BaseDistribution
@@ -21,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 
 from lic.errors import LictuneError
+from lic.files import check_regular
 from search.provenance import public
 
 _log = logging.getLogger(__name__)
@@ -45,12 +47,34 @@ def sqlite_file(address: str) -> Path | None:
 
 
 def open_storage(url: str, say: Callable[[str], None] = _log.warning) -> BaseStorage:
-    """The storage at this SQLAlchemy address. A server (not SQLite) that goes away later is waited for;
-    `say` is told. Raises StorageError."""
-    if sqlite_file(url) is not None:
-        return get_storage(url)
+    """The storage at this SQLAlchemy address, to write to: what is missing there is made. A server (not
+    SQLite) that goes away later is waited for; `say` is told. Raises StorageError."""
+    return get_storage(url) if sqlite_file(url) is not None else _on_server(_to_write, url, say)
+
+
+def open_to_read(url: str, say: Callable[[str], None] = _log.warning) -> BaseStorage:
+    """The storage at this SQLAlchemy address, of which nothing is made or changed. A server that goes away is
+    waited for, as by `open_storage`. Raises StorageError, and of a damaged SQLite file anything at all."""
+    file = sqlite_file(url)
+    if file is None:
+        return _on_server(_to_read, url, say)
     try:
-        backend = _connect(url)
+        check_regular(file.stat().st_mode, file)
+        with file.open("rb") as content:
+            sound = content.read(16) == b"SQLite format 3\0"
+    except OSError as error:
+        raise StorageError(f"the database {file} cannot be read ({error.strerror})") from error
+    if not sound:
+        raise StorageError(f"{file} is not a SQLite database")
+    # What a killed writer left half done SQLite takes back before it reads, and must be allowed to.
+    interrupted = any(file.with_name(f"{file.name}{end}").exists() for end in ("-journal", "-wal"))
+    address = sqlite_address_of_mode(file, "rw" if interrupted else "ro")
+    return get_storage(RDBStorage(address, skip_table_creation=True))
+
+
+def _on_server(connect: Callable[[str], RDBStorage], url: str, say: Callable[[str], None]) -> BaseStorage:
+    try:
+        backend = connect(url)
     except (OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split("\n(Background")[0].split())
         raise StorageError(
@@ -60,15 +84,28 @@ def open_storage(url: str, say: Callable[[str], None] = _log.warning) -> BaseSto
     return _Patient(get_storage(backend), public(url), say)
 
 
-def _connect(url: str) -> RDBStorage:
-    # A connection that the server closed meanwhile is noticed before it is used.
-    options = {"pool_pre_ping": True}
+#: A connection that the server closed meanwhile is noticed before it is used.
+_SERVER = {"pool_pre_ping": True}
+
+
+def _to_write(url: str) -> RDBStorage:
     try:
-        return RDBStorage(url, engine_kwargs=options)
+        return RDBStorage(url, engine_kwargs=_SERVER)
     except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
         # Two searches that begin at once on a new database both make its tables.
         time.sleep(_AGAIN)
-        return RDBStorage(url, engine_kwargs=options)
+        return RDBStorage(url, engine_kwargs=_SERVER)
+
+
+def _to_read(url: str) -> RDBStorage:
+    # PostgreSQL itself refuses to write in such a session; other servers do not know the option.
+    options = {**_SERVER, "execution_options": {"postgresql_readonly": True}}
+    return RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
+
+
+def sqlite_address_of_mode(file: Path, mode: Literal["ro", "rw"]) -> str:
+    """The address of a SQLite database that is there: of mode 'ro' it cannot be written to."""
+    return f"sqlite:///file:{quote(str(file))}?mode={mode}&uri=true"
 
 
 def keep_password(url: str) -> str:

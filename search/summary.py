@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lic.bdrate import Interval
 from search.confirm import Confirmed
-from search.formats import MISSING, NONE_BETTER, fixed, interval, percent, signed, weight
+from search.formats import MISSING, NONE_BETTER, fixed, format_db, interval, percent, signed, weight
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords
 from search.results import StrategyResult, rate_table
 from search.text_table import TextTable
@@ -69,7 +69,7 @@ def bd_rate(row: StrategyResult, figure: Interval | None) -> str:
 
 
 def _bd_quality(row: StrategyResult, figure: float | None) -> str:
-    return decibels(figure) if row.tuned or figure is None else NONE_BETTER
+    return format_db(figure) if row.tuned or figure is None else NONE_BETTER
 
 
 def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
@@ -84,11 +84,6 @@ def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
     ]  # fmt: skip
     title = "Confirmed on fresh seeds, with 95 % intervals over seeds and images"
     return TextTable(title, head, rows, names=2)
-
-
-def decibels(figure: float | None) -> str:
-    """A figure in dB, or a dash."""
-    return "-" if figure is None else f"{figure:+.3f} dB"
 
 
 def effort(records: SearchRecords, wall: float, workers: int, memory: float, since: float) -> str:

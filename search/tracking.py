@@ -68,6 +68,12 @@ def is_file(uri: str) -> bool:
     return sqlite_file(uri) is not None
 
 
+def missing_file(uri: str) -> Path | None:
+    """The file of MLflow's store at this address if it is not there: MLflow would make it when asked."""
+    file = sqlite_file(uri)
+    return file if file is not None and not file.is_file() else None
+
+
 class TrackingError(LictuneError):
     """MLflow cannot be written to; the message names the address."""
 
@@ -299,6 +305,8 @@ def held_runs(uri: str, search: str) -> dict[str, Any]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    if missing_file(uri):
+        return {}
     try:
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(search)

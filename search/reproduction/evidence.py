@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from lic.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval, decibels
+from lic.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval
+from lic.decibels import ms_ssim_to_db
 from lic.recipe import LAMBDAS
 from search.objective import image_costs, rate_change_interval
 from search.reproduction.protocol import (
@@ -70,9 +71,9 @@ def chosen(records: Records, protocol: Protocol, image_set: str) -> dict[str, Ch
 
 
 def curve(records: Sequence[Record], image_set: str, metric: str) -> ImageCurve:
-    """The per-image curve through these trainings."""
-    rate, quality = (np.array([r.images[f"{image_set}/{name}"] for r in records]) for name in ("bpp", metric))
-    return ImageCurve(rate, quality, *((decibels,) if metric == "ms_ssim" else ()))
+    """The per-image curve through these trainings. Raises CurveError."""
+    rate, quality = ([r.images[f"{image_set}/{name}"] for r in records] for name in ("bpp", metric))
+    return ImageCurve.of(rate, quality, *((ms_ssim_to_db,) if metric == "ms_ssim" else ()))
 
 
 def trained(records: Records, quality: int, what: tuple[str, float] | None, seed: int) -> Record | None:
@@ -103,7 +104,7 @@ def verdict(
         whole = [curve(part, protocol.test_set, metric).by_block(len(there)) for part in (anchors, tests)]
         interval = bd_rate_interval(whole[0], whole[1], blocks=len(there))
         gained = bd_quality(*(part.over(slice(None)) for part in whole))
-    except (CurveError, ValueError) as error:
+    except CurveError as error:
         return Verdict(None, by_seed, None, str(error))
     return Verdict(interval, by_seed, gained)
 
@@ -263,7 +264,7 @@ def baselines(records: Records, protocol: Protocol) -> pd.DataFrame:
         row: dict[str, float] = {"quality": quality, "lambda": LAMBDAS[quality], "seeds": len(there)}
         for name in ("bpp", *METRICS) if there else ():
             values = np.array([r.mean(f"{protocol.test_set}/{name}") for r in there])
-            values = decibels(values) if name == "ms_ssim" else values
+            values = ms_ssim_to_db(values) if name == "ms_ssim" else values
             row[name] = float(values.mean())
             row[f"{name} sd"] = float(values.std(ddof=1)) if len(there) > 1 else math.nan
         rows.append(row)

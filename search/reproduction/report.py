@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from lic import durable
 from lic.architectures import architecture
-from lic.bdrate import Interval, decibels
+from lic.bdrate import Interval
+from lic.decibels import ms_ssim_to_db
 from lic.example import Example
 from lic.latents import Examined
 from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
@@ -264,7 +265,7 @@ def _mean_curve(
                 for name in ("bpp", "psnr", "ms_ssim")
             )
             drawn[0].append((rate, psnr))
-            drawn[1].append((rate, float(decibels(np.array(ms_ssim)))))
+            drawn[1].append((rate, ms_ssim_to_db(ms_ssim)))
     return figures.Drawn(label, *drawn, style)
 
 

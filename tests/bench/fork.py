@@ -36,7 +36,7 @@ from search.engine import training_config_of
 from search.find import is_search
 from search.folder import OpenedSearch, open_search
 from search.plan import template_of
-from search.records import PSNR, TrialRecord, image_curve
+from search.records import PSNR, TrialRecord
 from search.results import best_per_rate
 from search.space import BASELINE, Candidate
 
@@ -122,11 +122,9 @@ def _bd_rate(search: OpenedSearch, chosen: dict[int, TrialRecord]) -> dict:
         for quality, point in chosen.items()
     )
     try:
-        anchor, test = (
-            image_curve(own, records.epochs, records.test_set, PSNR) for own in (anchors, [*chosen.values()])
-        )
+        anchor, test = (records.curve(own, PSNR) for own in (anchors, [*chosen.values()]))
         found = bd_rate_interval(anchor, test)
-    except (CurveError, ValueError) as error:
+    except CurveError as error:
         return {**dict.fromkeys(("bd_rate", "low", "high")), "refused": str(error), "points": points}
     return {"bd_rate": found.value, "low": found.low, "high": found.high, "refused": "", "points": points}
 

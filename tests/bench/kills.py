@@ -36,7 +36,7 @@ from mlflow import MlflowClient
 
 from dashboards.servers import usable_port
 from search.config import Settings, recorded_settings
-from search.core import studies
+from search.core import open_studies
 from search.folder import open_search
 from search.plan import plan_of, template_of
 from search.records import FAILED, RUNNING, RecordReader, SearchRecords, TrialRecord
@@ -192,7 +192,7 @@ class Scene:
     def records(self) -> SearchRecords:
         if self.reader is None:
             plan = plan_of(Settings(**recorded_settings(self.search)))
-            self.reader = RecordReader(studies(self.study, self.name), plan, "deadleaves")
+            self.reader = RecordReader(open_studies(self.study, self.name), plan, "deadleaves")
         return self.reader.read()
 
     def look(self) -> None:

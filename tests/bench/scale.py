@@ -40,7 +40,7 @@ from ray.tune.schedulers import ASHAScheduler  # noqa: E402
 
 from search import engine  # noqa: E402
 from search.core import Core  # noqa: E402
-from search.folder import checkpoints_of, storage_of  # noqa: E402
+from search.folder import SearchFolder  # noqa: E402
 from search.limits import Limits  # noqa: E402
 from search.monitor import Monitor  # noqa: E402
 from search.publishing import Publisher  # noqa: E402
@@ -139,17 +139,18 @@ def ours(sampler: str, trials: int, gpus: int, seconds: float, root: Path, side:
         rungs=levels, eta=ETA, budget=trials, seed=0, sampler=sampler, selection="val",
     )  # fmt: skip
     folder = made_up_search(root / side, "val")
-    core = Counted(storage_of(folder), folder.name, plan)
+    opened = SearchFolder.read(folder)
+    core = Counted(opened.storage(), folder.name, plan)
     core.gauge = Gauge(trials * 2)
     with (root / "said.log").open("w") as log:
         view = PlainView(Console(file=log))
         publisher = Publisher(
             Tracker(f"sqlite:///{root}/ours.db", folder.name, folder), plan.strategies, view.say
         )
-        monitor = Monitor(folder, plan, "val", gpus, publisher, view)
+        monitor = Monitor(opened, plan, "val", gpus, publisher, view)
         engine.run(
             core, functools.partial(_point, seconds), monitor.changed, Limits(None, None, 1),
-            checkpoints_of(folder), lambda: gpus, 1, 0, trainable=Instant,
+            opened.checkpoints, lambda: gpus, 1, 0, trainable=Instant,
         )  # fmt: skip
         found = core.gauge.read(side, trials)
         monitor.close()

@@ -9,6 +9,7 @@ ended, and the processes that are left.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from search.core import studies
+from search.core import open_studies
 from search.storage import sqlite_address
 
 SEARCH = (
@@ -76,7 +77,8 @@ def main() -> None:
         while driver.poll() is None:
             time.sleep(_EVERY)
             if study is None and (Path(work) / "soak" / "study.db").is_file():
-                study = studies(storage, "soak")[0]
+                with contextlib.suppress(KeyError):  # it has just begun
+                    study = open_studies(storage, "soak")[0]
             ended = (
                 0 if study is None else sum(t.state.is_finished() for t in study.get_trials(deepcopy=False))
             )

@@ -32,7 +32,7 @@ from rich.console import Console
 
 from search.config import SETTINGS
 from search.core import Core
-from search.folder import storage_of
+from search.folder import SearchFolder
 from search.monitor import Monitor
 from search.provenance import ENVIRONMENT
 from search.publishing import Publisher
@@ -112,13 +112,14 @@ def side(uri: str | None, root: Path, name: str, pace: float, epochs: int) -> di
     """One replay into a fresh folder; with `uri`, followed and written to MLflow there."""
     plan = dataclasses.replace(PLAN, epochs=epochs)
     folder = made_up_search(root / name, "kodak")
-    core = Core(storage_of(folder), name, plan)
+    opened = SearchFolder.read(folder)
+    core = Core(opened.storage(), name, plan)
     if uri is None:
         return replay(core, lambda: None, pace)
     with (root / "said.log").open("a") as log:
         view = PlainView(Console(file=log, width=120))
         publisher = Publisher(Tracker(uri, name, folder), plan.strategies, view.say)
-        monitor = Monitor(folder, plan, "kodak", WORKERS, publisher, view)
+        monitor = Monitor(opened, plan, "kodak", WORKERS, publisher, view)
         found = replay(core, monitor.changed, pace)
         began = time.monotonic()
         monitor.close()

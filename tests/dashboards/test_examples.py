@@ -67,7 +67,7 @@ def test_the_ratio_is_that_of_numpys_correlations(search: OpenedSearch, found: E
     example, sums = found.images[0], []
     for record in (found.tuned, found.baseline):
         model = build(search.settings.model, search.settings.width, search.settings.latent_width)
-        state = torch.load(last_checkpoint(search.folder, record.name).path, weights_only=True)
+        state = torch.load(last_checkpoint(search, record.name).path, weights_only=True)
         model.load_state_dict(state["model"])
         with torch.no_grad():
             latent = model.g_a(batch_of(example.original))[0].flatten(1).numpy()

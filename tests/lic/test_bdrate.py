@@ -56,6 +56,27 @@ def test_a_point_past_the_ends_follows_the_end_slope() -> None:
     assert point_bd_rate(ANCHOR, rate, ANCHOR.quality[0] - 0.5) == pytest.approx(0, abs=1e-9)
 
 
+def test_points_on_different_images_are_refused_by_their_numbers() -> None:
+    """numpy would raise its own error of shapes, or of an index, in the midst of the resampling."""
+    rate, quality = np.outer(ANCHOR.rate, [0.9, 1.1, 1.0]), np.outer(ANCHOR.quality, [1.0, 1.0, 1.0])
+    whole = ImageCurve.of(rate.tolist(), quality.tolist())
+    assert bd_rate_interval(whole, whole).value == pytest.approx(0)
+    with pytest.raises(CurveError, match="measured on 2 and 3 images"):
+        ImageCurve.of([*rate.tolist()[:-1], [1.0, 2.0]], quality.tolist())
+    with pytest.raises(CurveError, match="on no images"):
+        ImageCurve.of([], [])
+    with pytest.raises(CurveError, match="one curve was measured on 3 images, the other on 2"):
+        bd_rate_interval(whole, ImageCurve(rate[:, :2], quality[:, :2]))
+
+
+def test_rates_that_only_rounding_tells_apart_are_refused() -> None:
+    """PCHIP runs over their logarithms, which are the same."""
+    near = np.nextafter(5.0, 6.0)
+    assert near > 5.0 and np.log10(near) == np.log10(5.0)
+    with pytest.raises(CurveError, match="not monotone"):
+        bd_quality(Curve.of([1.0, 5.0, near], [30.0, 35.0, 36.0]), Curve.of([1.0, 5.0], [30.0, 35.0]))
+
+
 def test_bad_curves_are_refused_by_name() -> None:
     with pytest.raises(CurveError, match=r"not monotone: from 0\.2000 to 0\.3000 bpp"):
         Curve.of([0.1, 0.2, 0.3], [30, 32, 31])

@@ -16,7 +16,8 @@ from PIL import Image
 from lic.architectures import starter_path
 from lic.data.cache import PackedImages, pack_files
 from lic.data.folders import find_images
-from lic.evaluation import aggregate, decibels, evaluate
+from lic.decibels import ms_ssim_to_db
+from lic.evaluation import aggregate, evaluate, measure_image
 from lic.models import build
 from lic.weights import load_weights
 
@@ -83,4 +84,16 @@ def test_aggregates_as_compressai_does() -> None:
     point = aggregate(table)
     assert (point.bpp, point.mse, point.psnr) == (1.5, 505.0, 28.0)
     assert point.ms_ssim_db == pytest.approx(-10 * math.log10(1 - 0.945))
-    assert decibels(1.0) == math.inf
+    assert ms_ssim_to_db(1.0) == ms_ssim_to_db(1.0000001) == math.inf
+
+
+def test_what_was_not_measured_is_not_perfect() -> None:
+    """An image too small for MS-SSIM has none in dB either, alone and in the mean."""
+    assert math.isnan(ms_ssim_to_db(math.nan)) and type(ms_ssim_to_db(0.9)) is float
+    several = ms_ssim_to_db(np.array([0.9, math.nan, 1.0]))
+    assert several == pytest.approx([10, math.nan, math.inf], nan_ok=True)
+    row = measure_image(build("bmshj2018-factorized", 8).eval(), np.zeros((150, 200, 3), np.uint8))
+    assert math.isnan(row["ms_ssim"]) and math.isnan(row["ms_ssim_db"]) and row["psnr"] > 0
+    columns = ("bpp", "bpp_y", "bpp_z", "mse", "psnr", "ms_ssim")
+    point = aggregate(pd.DataFrame({name: [0.5, math.nan if name == "ms_ssim" else 0.5] for name in columns}))
+    assert math.isnan(point.ms_ssim) and math.isnan(point.ms_ssim_db) and point.psnr == 0.5

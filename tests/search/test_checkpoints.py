@@ -18,7 +18,7 @@ from search.cluster import _visit
 from search.config import ConfigError, resolve
 from search.driver import _check_new
 from search.find import FolderError
-from search.folder import checkpoints_of, fetch_folder, final_weights, open_search
+from search.folder import SearchFolder, fetch_folder, final_weights, open_search
 from search.plan import template_of
 from search.storage import StorageError
 from tests import objects
@@ -191,7 +191,7 @@ def test_the_folder_of_a_search_is_fetched_only_if_its_trials_are_on_a_server(
     found = fetch_folder("mine", results, place.storage)
     assert (found / "settings.yaml").read_text() == (folder / "settings.yaml").read_text()
     assert (found / "environment.json").read_text() == "{}"
-    assert checkpoints_of(found) == place
+    assert SearchFolder.read(found).checkpoints == place
 
 
 def test_a_storage_that_can_be_used_is_left_as_it_was(place: Checkpoints) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from optuna.storages import InMemoryStorage
 
-from lic.bdrate import CurveError
+from lic.bdrate import CurveError, Interval
 from search.confirm import Confirmation, bd_rates, confirmed, confirmed_bd_rate, points_to_confirm
 from search.core import Core
 from search.records import PSNR, SearchRecords, read_records
@@ -115,6 +115,24 @@ def test_what_is_not_complete_is_not_claimed(searched: SearchRecords) -> None:
     assert [item.quality for item in confirmed(confirmation, "kodak")] == [2, 3, 4, 5, 6]
     with pytest.raises(CurveError, match="no seed has every point"):
         confirmed_bd_rate(confirmation, searched, PSNR)
+
+
+def test_a_metric_without_a_curve_hides_no_other_and_no_error(
+    searched: SearchRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = points_to_confirm(searched, PLAN, best=1, seeds=1)
+    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points)
+    train(confirmation)
+    found = bd_rates(confirmation, replace(searched, without_ms_ssim="small.png is 150 x 150"))
+    assert found["BD-rate (MS-SSIM)"] == "small.png is 150 x 150"
+    assert isinstance(found["BD-rate"], Interval) and -10 < found["BD-rate"].value < 0
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr("search.confirm.bd_rate_interval", broken)
+    with pytest.raises(ValueError, match="broadcast"):
+        bd_rates(confirmation, searched)
 
 
 def test_a_restart_goes_on_where_it_was(searched: SearchRecords) -> None:

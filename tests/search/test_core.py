@@ -20,8 +20,8 @@ from search.belief import Belief
 from search.core import Core
 from search.objective import rate_change, rd_cost
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
-from search.sampler import SAMPLERS, RateSampler, make_sampler
-from search.space import BASELINE, Candidate, Plan
+from search.sampler import RateSampler, make_sampler
+from search.space import BASELINE, SAMPLERS, Candidate, Plan
 from search.stopping import rungs, should_stop, worth_finishing
 
 PLAN = Plan(
@@ -275,8 +275,10 @@ def test_an_earlier_search_informs_the_next() -> None:
     run_all(first)
     storage = InMemoryStorage()
     second = Core(storage, "second", dataclasses.replace(plan, budget=6, seed=1))
-    assert second.learn_from(first.trials.trials) == 30
-    assert second.learn_from(first.trials.trials) == 30  # again changes nothing
+    assert not second.has_learnt
+    second.learn_from(first.trials.trials, "first")
+    second.learn_from(first.trials.trials, "first")  # again changes nothing
+    assert second.has_learnt and len(second.earlier()) == 30
     done = [c for c, _ in run_all(second) if c.role != BASELINE]
     cold = Core(InMemoryStorage(), "cold", dataclasses.replace(plan, budget=6, seed=1))
     without = [c for c, _ in run_all(cold) if c.role != BASELINE]
@@ -504,7 +506,8 @@ def test_a_model_that_knows_an_earlier_search_waits_for_every_baseline() -> None
     run_all(first)
     plan = dataclasses.replace(FORKED, sampler="surrogate")
     core = Core(InMemoryStorage(), "s", plan)
-    assert core.learn_from(first.trials.trials) == 30
+    core.learn_from(first.trials.trials, "first")
+    assert len(core.earlier()) == 30
     baselines = [core.suggest() for _ in PLAN.qualities]
     for baseline in baselines:
         assert (core.suggest(), core.waits()) == (None, True)
@@ -519,6 +522,6 @@ def test_a_model_that_knows_an_earlier_search_waits_for_every_baseline() -> None
     told = Belief(plan, core.trials.trials).data.points.progress[:5]
     assert told == pytest.approx([1 / 6, 2 / 6, math.sqrt(12) / 6, 5 / 6, 1])
     later = dataclasses.replace(PLAN, epochs=3, rungs=())
-    assert (
-        Core(InMemoryStorage(), "x", later).learn_from(core.trials.trials) == 0
-    )  # it left after all of them
+    third = Core(InMemoryStorage(), "x", later)
+    third.learn_from(core.trials.trials, "s")
+    assert third.has_learnt and third.earlier() == []  # it left after all of them

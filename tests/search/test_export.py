@@ -22,7 +22,7 @@ from lic.data.deadleaves import pack_dead_leaves
 from lic.data.images import read_rgb
 from lic.training import read_checkpoint
 from lic.verification import VerificationError, verify
-from search import export
+from search import export, exporting
 from search.config import Settings
 from search.folder import last_checkpoint, open_search
 from search.results import best_per_rate
@@ -83,7 +83,7 @@ def test_a_loaded_model_has_the_checkpoints_weights(real: Real, exported: Path) 
     search = open_search("real", real[0])
     for quality in (1, 6):
         record = best_per_rate(search.records)[quality]
-        trained = read_checkpoint(Path(last_checkpoint(search.folder, record.name).path))["model"]
+        trained = read_checkpoint(Path(last_checkpoint(search, record.name).path))["model"]
         model = lic.zoo.load(exported, quality)
         assert not model.training
         for key, value in model.state_dict().items():
@@ -219,7 +219,7 @@ def test_a_corrupt_checkpoint_is_passed_over_by_name(
 ) -> None:
     search = open_search("real", copy)
     quality, record = next((q, r) for q, r in best_per_rate(search.records).items() if r.alpha)
-    checkpoint = Path(last_checkpoint(search.folder, record.name).path)
+    checkpoint = Path(last_checkpoint(search, record.name).path)
     arguments = ["real", "--results", str(copy), "--out", str(tmp_path / "zoo"), "--rates", str(quality)]
 
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
@@ -280,13 +280,13 @@ def test_images_to_verify_on_are_called_what_they_are(
     tmp_path: Path, kodak_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings()
-    assert export._images(kodak_folder, settings) == ("kodak", sorted(kodak_folder.glob("*.png")))
+    assert exporting._images(kodak_folder, settings) == ("kodak", sorted(kodak_folder.glob("*.png")))
     for name, called in (("kodak", "folder_kodak"), ("Équipe", "équipe")):
         folder = tmp_path / name
         (folder / ".hidden").mkdir(parents=True)
         for path in (folder / "a.png", folder / ".hidden" / "b.png"):
             Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(path)
-        assert export._images(folder, settings) == (called, [folder / "a.png"])
+        assert exporting._images(folder, settings) == (called, [folder / "a.png"])
         assert "left out: 1 hidden (.hidden/b.png)" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from search.config import Settings, is_name
 from search.find import FolderError, check_inside, find_folder
-from search.folder import checkpoints_of, fetch_folder, name_of
+from search.folder import SearchFolder, fetch_folder
 from search.storage import open_storage
 
 ELSEWHERE = ["..", ".", "../other", "/etc", "a/../../b", "", ".hidden"]
@@ -23,8 +23,13 @@ def test_a_name_that_leads_elsewhere_is_none(name: str, tmp_path: Path) -> None:
     mine = tmp_path / "results" / "mine"
     mine.mkdir(parents=True)
     (mine / "settings.yaml").write_text(f"name: '{name}'\nstorage: {tmp_path}/storage\n")
-    assert name_of(mine) == "mine"
-    assert checkpoints_of(mine).root == f"{tmp_path}/storage/mine"
+    with pytest.raises(
+        FolderError, match=rf"the search in {mine} cannot be read \(.*a name is one folder name"
+    ):
+        SearchFolder.read(mine)
+    (mine / "settings.yaml").write_text(f"storage: {tmp_path}/storage\n")
+    assert SearchFolder.read(mine).name == "mine"
+    assert SearchFolder.read(mine).checkpoints.root == f"{tmp_path}/storage/mine"
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -60,7 +65,7 @@ def test_a_name_may_have_letters_of_any_script(name: str, tmp_path: Path) -> Non
     folder = tmp_path / name
     folder.mkdir()
     (folder / "settings.yaml").write_text(f"name: '{name}'\n")
-    assert name_of(folder) == name
+    assert SearchFolder.read(folder).name == name
     assert find_folder(apart, tmp_path) == folder
     storage = open_storage(f"sqlite:///{tmp_path}/study.db")
     optuna.create_study(storage=storage, study_name=name)

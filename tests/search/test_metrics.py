@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from search import monitor
+from search.config import Settings
 from search.core import Core
-from search.folder import storage_of
+from search.folder import SearchFolder
 from search.metrics import Gauges
 from search.monitor import Monitor
 from search.progress import Progress
@@ -50,10 +51,11 @@ def test_the_gauges_are_set_again_while_nothing_happens(
 ) -> None:
     """Ray forgets them otherwise, and between two epochs lie minutes."""
     monkeypatch.setattr(monitor, "_GAUGES_EVERY", 0.05)
-    Core(storage_of(tmp_path), tmp_path.name, PLAN)
+    folder = SearchFolder(tmp_path, Settings())
+    Core(folder.storage(), tmp_path.name, PLAN)
     tracker, seen = SlowTracker(), Seen()
     publisher = Publisher(tracker, PLAN.strategies, lambda _: None)  # type: ignore[arg-type]
-    follower = Monitor(tmp_path, PLAN, "kodak", 1, publisher, _View(), seen)  # type: ignore[arg-type]
+    follower = Monitor(folder, PLAN, "kodak", 1, publisher, _View(), seen)  # type: ignore[arg-type]
     follower.changed()
     _until(lambda: len(seen.behind) > 5)
     assert seen.behind == sorted(seen.behind) and seen.behind[-1] > seen.behind[0] > 0

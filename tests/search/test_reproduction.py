@@ -121,6 +121,17 @@ def test_bd_rate_is_that_of_the_chosen_points(exact: Records) -> None:
     assert table.loc[("z", "psnr", "fresh"), "bd_rate"] == pytest.approx(0, abs=1e-6)
 
 
+def test_an_error_that_is_no_curves_is_not_called_a_refusal(
+    exact: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> float:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(evidence, "bd_quality", broken)
+    with pytest.raises(ValueError, match="broadcast"):
+        evidence.verdicts(exact, PROTOCOL)
+
+
 def test_equal_codecs_differ_by_what_was_put_in(exact: Records) -> None:
     """Seed 1 spends 1 % more bits at every rate, seed 2 as many."""
     dearer = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lic.evaluation import decibels
+from lic.decibels import ms_ssim_to_db
 from lic.recipe import LAMBDAS
 from search.belief import Expectation
 from search.figures import rd_figure
@@ -37,7 +37,7 @@ def record(name: str, quality: int, gain: float, strategy: str = "", state: str 
     mse = 255**2 / 10 ** (psnr / 10)
     figures = {
         "kodak/bpp": bpp.mean(), "kodak/mse": mse.mean(), "kodak/psnr": psnr.mean(),
-        "kodak/ms_ssim": ms_ssim.mean(), "kodak/ms_ssim_db": decibels(ms_ssim.mean()),
+        "kodak/ms_ssim": ms_ssim.mean(), "kodak/ms_ssim_db": ms_ssim_to_db(ms_ssim.mean()),
         "val/bpp": bpp.mean(), "val/mse": mse.mean(),
     }  # fmt: skip
     images = {"bpp": bpp, "mse": mse, "psnr": psnr, "ms_ssim": ms_ssim}
@@ -130,6 +130,57 @@ def test_a_broken_baseline_curve_gives_no_bd_rate_but_a_trial_has_its_own() -> N
         baseline.readings[9]["kodak/psnr"] = 40.0 - baseline.quality  # all but the first are beaten
     assert "kodak/bd_rate_psnr" not in records.derived(records.trials[0], 9)
     assert math.isnan(float(strategy_table([row])["bd_rate_psnr"].astype(float)[0]))
+
+
+def test_a_refused_figure_is_named_and_hides_no_other() -> None:
+    """MS-SSIM falls from one rate to the next, PSNR does not; then the other way round."""
+    trials = [record(f"trial-{q:03d}", q, -4.0, "y") for q in QUALITIES]
+    records = search(*trials)
+    for column, other in (("kodak/ms_ssim", "psnr"), ("kodak/psnr", "msssim")):
+        kept = records.baselines[3].images[9][column]
+        records.baselines[3].images[9][column] = [0.1] * 24
+        (row, _) = strategy_results(records, ("y",))
+        records.baselines[3].images[9][column] = kept
+        found = getattr(row, f"bd_rate_{other}")
+        assert found is not None and found.value == pytest.approx(-4) and found.low < found.high + 1e-9
+        name = {"kodak/ms_ssim": "MS-SSIM", "kodak/psnr": "PSNR"}[column]
+        assert row.refused.startswith(f"BD-rate ({name}), BD-{name}: the rate-distortion curve is not mono")
+        assert strategy_table([row])["refused"][0] == row.refused
+
+
+def test_a_quality_that_is_refused_leaves_the_rate() -> None:
+    """Half the bits at the same quality: the curves share all of their range of quality, little of rate."""
+    (row, _) = strategy_results(search(*(record(f"trial-{q:03d}", q, -95.0, "y") for q in QUALITIES)), ("y",))
+    assert row.bd_psnr is row.bd_msssim is None
+    assert row.bd_rate_psnr is not None and row.bd_rate_psnr.value == pytest.approx(-95)
+    assert row.refused.startswith("BD-PSNR, BD-MS-SSIM: the two curves share 0 % of their range of rate")
+
+
+def test_an_error_that_is_no_curves_is_not_called_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> float:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr("search.results.bd_quality", broken)
+    with pytest.raises(ValueError, match="broadcast"):
+        strategy_results(search(record("trial-000", 3, -4.0, "y")), ("y",))
+
+
+def test_ms_ssim_that_was_not_measured_is_named_and_leaves_psnr(tmp_path: Path) -> None:
+    """One of the images is too small for it: no figure of the whole set has it."""
+    records = search(*(record(f"trial-{q:03d}", q, -4.0, "y") for q in QUALITIES))
+    for training in records.everything():
+        training.images[9]["kodak/ms_ssim"][5] = math.nan
+        for name in ("kodak/ms_ssim", "kodak/ms_ssim_db"):
+            del training.readings[9][name]
+    why = "MS-SSIM needs images of at least 161 pixels on each side; small.png is 150 x 150"
+    for told, reason in ((why, why), ("", "the rate-distortion curve has a point that is not finite")):
+        (row, _) = strategy_results(dataclasses.replace(records, without_ms_ssim=told), ("y",))
+        assert row.bd_rate_psnr is not None and row.bd_rate_psnr.value == pytest.approx(-4)
+        assert row.bd_psnr is not None and row.bd_rate_msssim is row.bd_msssim is None
+        assert row.refused == f"BD-rate (MS-SSIM), BD-MS-SSIM: {reason}"
+    table = rate_table(records)
+    assert table["ms_ssim"].isna().all() and table["psnr"].notna().all()
+    assert rd_figure(records, ("y",), tmp_path / "rd.png").stat().st_size > 1000
 
 
 def test_the_expected_rate_change_decides_and_the_luckiest_is_shown() -> None:

@@ -26,8 +26,9 @@ from lic.recipe import LAMBDAS
 from lic.training import read_checkpoint
 from search import simulate
 from search.config import Settings
-from search.core import SETUP, Core, studies
+from search.core import SETUP, Core, open_studies
 from search.engine import CoreScheduler, CoreSearcher, Drive
+from search.folder import SearchFolder
 from search.limits import Limits
 from search.plan import plan_of, template_of
 from search.records import FINISHED, STOPPED, RecordReader, SearchRecords, read_records
@@ -46,7 +47,7 @@ SMALL = [
 
 def records_of(results: Path, name: str, test_set: str) -> SearchRecords:
     settings = settings_of(results, name)
-    opened = studies(f"sqlite:///{results}/{name}/study.db", name)
+    opened = open_studies(f"sqlite:///{results}/{name}/study.db", name)
     return read_records(opened, plan_of(settings), test_set)
 
 
@@ -361,7 +362,7 @@ def test_a_forked_search_is_to_the_last_bit_what_it_would_be_by_hand(tmp_path: P
 
     # Another search takes over a baseline with what its trials begin with, or not at all.
     plan, folder = plan_of(settings_of(tmp_path, "forked")), tmp_path / "forked"
-    baselines = studies(f"sqlite:///{folder}/study.db", "forked")[1]
+    baselines = open_studies(f"sqlite:///{folder}/study.db", "forked")[1]
     setup = baselines.trials[0].user_attrs[SETUP]
     for name, wanted, files in (
         ("next", plan, ["epoch-0002.pt", "epoch-0004.pt"]),
@@ -371,7 +372,8 @@ def test_a_forked_search_is_to_the_last_bit_what_it_would_be_by_hand(tmp_path: P
         if files is None:
             (folder / "trials" / "baseline-q1" / "epoch-0002.pt").unlink()
         core = Core(InMemoryStorage(), name, wanted, setup)
-        assert reuse_baselines(core, tmp_path / name) == ({1: "forked"} if files else {})
+        own = SearchFolder(tmp_path / name, Settings())
+        assert reuse_baselines(core, own) == ({1: "forked"} if files else {})
         copied = sorted(path.name for path in (tmp_path / name).glob("trials/baseline-q1/*"))
         assert copied == (files or [])
         candidate = core.suggest()
@@ -401,7 +403,7 @@ def test_a_forked_search_goes_on_after_anything_and_confirms_in_full(tmp_path: P
     assert done.returncode == 0, done.stderr + done.stdout
     plan, opened = (
         plan_of(settings_of(tmp_path, "forked")),
-        studies(f"sqlite:///{tmp_path}/forked/study.db", "forked"),
+        open_studies(f"sqlite:///{tmp_path}/forked/study.db", "forked"),
     )
     reader = RecordReader(opened, plan, "deadleaves_first2")
     assert len(reader.read().trials) == 4

@@ -15,7 +15,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import OperationalError
 
-from search.core import Core, studies
+from search.core import Core, open_studies
 from search.storage import StorageError, _Patient, keep_password, open_storage, sqlite_address
 from tests.database import MISSING, Database, temporary_database
 from tests.search.test_core import PLAN, figures, run_all
@@ -94,7 +94,7 @@ def test_what_the_core_keeps_at_hand_is_what_the_storage_holds(tmp_path: Path, s
     assert left is not None
     core.observe(left.name, 1, figures(left, 1), {"val/bpp": [0.1, 0.2], "val/mse": [1.0, 2.0]})
     run_all(core)
-    for known, held in zip((core.trials, core.baselines), studies(address, "s"), strict=True):
+    for known, held in zip((core.trials, core.baselines), open_studies(address, "s"), strict=True):
         assert known.user_attrs == held.user_attrs
         trials = known.get_trials(), held.get_trials()
         assert len(trials[0]) == len(trials[1]) > 0
