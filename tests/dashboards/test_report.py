@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import page, plots, report
+from dashboards import plots, report
+from dashboards.page import _effort, _times
 from lic.recipe import LAMBDAS
 from search.folder import open_search
 from search.formats import percent
@@ -91,7 +92,7 @@ def times_of(trials: list[TrialRecord], baselines: list[TrialRecord]) -> dict[st
     records = SearchRecords("s", tuple(by_quality), EPOCHS, "val", "kodak", by_quality, trials)
     made = made_of("s")
     search = dataclasses.replace(made, records=records, plan=dataclasses.replace(made.plan, epochs=EPOCHS))
-    return {row[0]: row[1:] for row in page._times(search)}
+    return {row[0]: row[1:] for row in _times(search)}
 
 
 #: Some trainings are a little quicker than others.
@@ -136,7 +137,7 @@ def test_epochs_that_a_search_has_not_trained_yet_are_not_saved() -> None:
         dataclasses.replace(trained("trial-0003", 1, "y", [1.0]), state=FAILED),
     ]
     records = SearchRecords("s", (1,), EPOCHS, "val", "kodak", {}, trials)
-    said = page._effort(dataclasses.replace(made_of("s"), records=records))
+    said = _effort(dataclasses.replace(made_of("s"), records=records))
     assert "8 epochs of trials were trained" in said and "saved 3 of 8 epochs" in said and "(38 %)" in said
     assert "8 s of worker time" in said
 
