@@ -51,9 +51,9 @@ def leave_out_dynamo() -> None:
     run_later.put_in_place("torch._dynamo", torch.__path__, known)
 
 
-def _undisturbed(function: Any, *_: Any, **_options: Any) -> Any:
-    """In place of torch._dynamo.disable."""
-    return function
+def _undisturbed(function: Any = None, *_: Any, **_options: Any) -> Any:
+    """In place of torch._dynamo.disable, which is a decorator, and without a function makes one."""
+    return _undisturbed if function is None else function
 
 
 def _nothing_to_break() -> None:
