@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import bjontegaard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
@@ -79,13 +78,13 @@ def bd_rate(anchor: Curve, test: Curve) -> float:
     Bjontegaard (VCEG-M33) with PCHIP interpolation. Raises CurveError for too small an overlap.
     """
     _check_overlap(anchor.quality, test.quality, "quality")
-    return float(_delta(bjontegaard.bd_rate, anchor, test))
+    return float(_delta("bd_rate", anchor, test))
 
 
 def bd_quality(anchor: Curve, test: Curve) -> float:
     """Mean difference of quality at equal rate, in dB (positive is better): BD-PSNR and the like."""
     _check_overlap(np.log(anchor.rate), np.log(test.rate), "rate")
-    return float(_delta(bjontegaard.bd_psnr, anchor, test))
+    return float(_delta("bd_psnr", anchor, test))
 
 
 def _check_overlap(anchor: NDArray[np.float64], test: NDArray[np.float64], what: str) -> None:
@@ -97,8 +96,10 @@ def _check_overlap(anchor: NDArray[np.float64], test: NDArray[np.float64], what:
         )
 
 
-def _delta(measure: Callable[..., float], anchor: Curve, test: Curve) -> float:
-    return measure(
+def _delta(measure: str, anchor: Curve, test: Curve) -> float:
+    import bjontegaard  # and with it matplotlib
+
+    return getattr(bjontegaard, measure)(
         anchor.rate,
         anchor.quality,
         test.rate,

@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from lic import durable
-from lic.acceleration import CaptureError, StepGraph, free_latents_and_entropy_models, matrix_units
+from lic.acceleration import (
+    CaptureError,
+    StepGraph,
+    free_latents_and_entropy_models,
+    leave_out_dynamo,
+    matrix_units,
+)
 from lic.criterion import TERMS, Criterion
 from lic.data.crops import RandomCrops
 from lic.errors import LictuneError
@@ -61,6 +67,8 @@ class Trainer:
         device: str = "cpu",
         speed: Speed = ON_CPU,
     ) -> None:
+        if not speed.compile:
+            leave_out_dynamo()
         self.layout = torch.channels_last if speed.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self.layout)
         free_latents_and_entropy_models(self.model)
@@ -261,9 +269,9 @@ def _compiled() -> Callable[..., dict[str, Tensor]]:
 
 
 def _compile_errors() -> tuple[type[Exception], ...]:
-    """What a step that cannot be compiled raises; only asked where something was raised, as these modules
-    take a while to import. Compiled code checks the layouts that it was made for; where cuDNN answers in
-    another, for some sizes, that is an AssertionError, in the backward pass too."""
+    """What a step that cannot be compiled raises; asked only where something was raised, as these modules are
+    slow to import. Compiled code checks the layouts that it was made for; where cuDNN answers in another,
+    for some sizes, that is an AssertionError, in the backward pass too."""
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import InductorError
 

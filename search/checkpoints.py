@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
 from lic import durable
+from lic.errors import StorageError
 from search.addresses import CREDENTIALS
-from search.storage import StorageError
 
 #: Bytes of a small file, such as settings, at the most.
 _SMALL = 1 << 20

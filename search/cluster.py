@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from lic.errors import LictuneError
+from search import devices
 from search.foreign_variables import ignore_foreign
 from search.signals import end_process
 
@@ -248,11 +249,7 @@ def gpus(address: str | None) -> int:
     if address:
         connect(address)
         return int(resource("GPU"))
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
-        return 0  # without the seconds that importing torch takes
-    import torch
-
-    return torch.cuda.device_count()
+    return devices.count()
 
 
 class Room:

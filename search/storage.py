@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 
-from lic.errors import LictuneError
+from lic.errors import StorageError
 from lic.files import check_regular
 from search.provenance import public
 
@@ -29,10 +29,6 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two attempts to reach a server that is away, and how long it is waited for.
 _AGAIN, _PATIENCE = 1.0, 3600.0
-
-
-class StorageError(LictuneError):
-    """A storage that cannot be used; one sentence with its address and what to do."""
 
 
 def sqlite_address(file: Path) -> str:
