@@ -31,11 +31,11 @@ from search.limits import Limits
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 #: Seconds that running epochs are given to finish.
-_GRACE = 15.0
+_GRACE = 12.0
 
 #: Seconds from the first signal until the process ends, whatever it waits for: less than the 30 s after which
 #: Slurm and Kubernetes kill it.
-_PATIENCE = 25.0
+_PATIENCE = 22.0
 
 INTERRUPTED = 130
 

@@ -290,7 +290,7 @@ def test_a_search_that_is_told_to_end_does_so_within_30_seconds(tmp_path: Path) 
     driver.terminate()
     printed, errors = driver.communicate(timeout=120)
     assert time.monotonic() - began < 30
-    assert "SIGTERM: finishing the running epochs (15 s at most)" in printed
+    assert "SIGTERM: finishing the running epochs (12 s at most)" in printed
     assert (driver.returncode, errors.count(f"--resume {tmp_path / 'told'}")) == (130, 1), errors
     assert psutil.wait_procs(started, timeout=10)[1] == []
 
