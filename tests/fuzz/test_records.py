@@ -293,8 +293,9 @@ def write_zoo(folder: Path, model: nn.Module) -> None:
 
 @pytest.fixture(scope="module")
 def sound_zoo(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    write_zoo(tmp_path_factory.mktemp("zoos") / "zoo", model)
-    return tmp_path_factory.getbasetemp() / "zoos0" / "zoo"
+    folder = tmp_path_factory.mktemp("zoos") / "zoo"
+    write_zoo(folder, model)
+    return folder
 
 
 def loaded(folder: Path) -> nn.Module | None:

@@ -169,7 +169,7 @@ def test_no_source_takes_a_nasty_value_for_any_setting(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", ".", "", "last", "a/b", "/a", "-x", "a\0", "a\n", " a", "a ", "x" * 101, "é"]
+    "name", ["..", ".", "", "last", "a/b", "/a", "-x", "a\0", "a\n", " a", "a ", "x" * 101, "a\u202eb", "☃"]
 )
 def test_a_name_that_leaves_its_folder_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="name"):
