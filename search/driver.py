@@ -18,7 +18,7 @@ from lic.architectures import STARTERS, architecture
 from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
 from search import cluster
-from search.checkpoints import Checkpoints, refusal
+from search.checkpoints import Checkpoints, prepare_storage, refusal
 from search.cluster import ClusterError
 from search.config import SETTINGS, ConfigError, Resolved, Settings
 from search.find import check_inside, find_folder, is_search
@@ -111,13 +111,10 @@ def search(resolved: Resolved, folder: Path) -> int:
     console = text_console()
     say = functools.partial(console.print, markup=False)
     check_start(template_of(settings))
-    new = not is_search(folder)
-    if new and settings.warm_start is not None:
-        earlier = SearchFolder.read(find_folder(settings.warm_start, Path(settings.results)))
-        earlier.trials()  # before anything is begun, whether they can be read
-        # Noted by its own name: once this search is there, it is itself the last one.
-        named = earlier.path.name if settings.warm_start == "last" else settings.warm_start
-        resolved = replace(resolved, settings=settings.model_copy(update={"warm_start": named}))
+    if new := not is_search(folder):
+        resolved = _with_earlier(resolved)
+    if settings.storage:
+        prepare_storage(settings.storage)
     say("preparing the images ...")
     images = open_images(template_of(settings).images)
     if settings.select_on == "kodak" and images[2].name != "kodak":
@@ -142,8 +139,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     with only_driver(folder):
         check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
         _record_start(resolved, folder, images)
-        opened = SearchFolder(folder, settings)
-        tracker = None
+        opened, tracker = SearchFolder(folder, settings), None
         try:
             if settings.address:
                 session.join_cluster(settings, folder)
@@ -162,6 +158,18 @@ def search(resolved: Resolved, folder: Path) -> int:
         return session.Session(
             settings, plan, template, setup, test_set, workers, gpus, folder, tracker, console, need, opened
         ).run()
+
+
+def _with_earlier(resolved: Resolved) -> Resolved:
+    """The settings with the own name of the search to start warm from: once this one is there, it is itself
+    the last. Raises FolderError if its trials cannot be read, before anything is begun."""
+    wanted = resolved.settings.warm_start
+    if wanted is None:
+        return resolved
+    earlier = SearchFolder.read(find_folder(wanted, Path(resolved.settings.results)))
+    earlier.trials()
+    named = earlier.path.name if wanted == "last" else wanted
+    return replace(resolved, settings=resolved.settings.model_copy(update={"warm_start": named}))
 
 
 def _with_sharing(
