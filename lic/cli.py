@@ -17,6 +17,7 @@ import io
 import os
 import re
 import select
+import shlex
 import sys
 import threading
 import unicodedata
@@ -175,6 +176,11 @@ def open_standard_streams() -> None:
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BytesIO())
     sys.stdout, sys.stderr = Output(sys.stdout, 1), Output(sys.stderr, 2)
+
+
+def command(module: str, *arguments: object) -> str:
+    """The command that runs a module, to be pasted into any POSIX shell, whatever its arguments hold."""
+    return shlex.join(["python", "-m", module, *map(str, arguments)])
 
 
 def run_command(main: Callable[[], int]) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from lic.commands import command
+from lic.cli import command
 from search.config import SETTINGS
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lic.commands import command
+from lic.cli import command
 from search.find import FolderError
 from search.folder import OpenedSearch, open_search
 from search.lock import is_running

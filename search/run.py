@@ -14,8 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from lic.cli import run_command
-from lic.commands import command
+from lic.cli import command, run_command
 from lic.errors import LictuneError
 from search.arguments import parse
 from search.find import is_search

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from lic import durable
-from lic.commands import command
+from lic.cli import command
 from lic.trial import TrialConfig
 from search import cluster, confirm, disk, engine, results, summary
 from search.checkpoints import Checkpoints, refusal

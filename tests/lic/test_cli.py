@@ -5,12 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from lic.cli import command as to_paste
+
+ROOT = Path(__file__).resolve().parents[2]
 
 #: Prints so many lines, keeps what is lost in a file, and makes a second file at its end.
 _COMMAND = """
@@ -124,3 +130,21 @@ def test_a_terminal_that_is_lost_is_no_reason_to_end(tmp_path: Path) -> None:
         assert process.stderr.read() == b""
     assert process.returncode == 3
     assert (tmp_path / "log").read_text().endswith("the end\n")
+
+
+def test_arguments_come_through_a_shell_as_they_are() -> None:
+    given = ["--resume", Path("/a b/it's é/$HOME;x"), "--alpha-min", 1e-8, "*", ""]
+    assert shlex.split(to_paste("search.run", *given)) == ["python", "-m", "search.run", *map(str, given)]
+    assert to_paste("search.run", "--resume", Path("results/x")) == "python -m search.run --resume results/x"
+
+
+def test_no_command_is_put_together_by_hand() -> None:
+    """With a value in it, that is: `python -m x {folder}` in an f-string."""
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for part in ("lic", "search", "dashboards")
+        for path in (ROOT / part).rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.search(r"python -m [\w.]+[^\"']*\{", line)
+    ]
+    assert found == []
