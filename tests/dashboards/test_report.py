@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import page, report
+from dashboards import report
 from search.folder import open_search
 from search.results import OVERALL, best_per_rate, strategy_results
 from search.summary import interval
@@ -95,7 +95,7 @@ def test_a_link_in_its_folder_is_not_followed(
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "figures").symlink_to(precious)
     search = dataclasses.replace(made_of("search"), folder=tmp_path / "search")
-    monkeypatch.setattr(page, "open_search", lambda *_: search)
+    monkeypatch.setattr("dashboards.page.open_search", lambda *_: search)
     assert report.main(["search"]) == 2
     assert f"leads to {precious}, outside the search's folder; remove it" in capsys.readouterr().err
     assert precious.read_text() == "mine"

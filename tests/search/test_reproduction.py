@@ -244,7 +244,7 @@ def test_slices_give_what_one_training_gives(
             return super().reached()
 
     with monkeypatch.context() as patch:
-        patch.setattr(reproduce, "Limits", UntilACheckpoint)
+        patch.setattr("search.reproduction.driver.Limits", UntilACheckpoint)
         assert reproduce.main(command(tmp_path)) == reproduce.INTERRUPTED
     assert any(checkpoints.iterdir()) and not Records.load(tmp_path)
     assert reproduce.main(command(tmp_path)) == 0
