@@ -59,6 +59,7 @@ bench: .venv
 	$(BIN)/python -m tests.bench.parity $(PHOTOGRAPHS)
 	$(BIN)/python -m tests.bench.memory
 	$(BIN)/python -m tests.bench.plain_search $(PHOTOGRAPHS) $(KODAK)
+	$(BIN)/python -m tests.bench.startup $(PHOTOGRAPHS) $(KODAK)
 	$(BIN)/python -m tests.bench.fork $(PHOTOGRAPHS) $(KODAK)
 
 # The same for a GPU, on a machine that need have no more than torch, compressai and this repository.

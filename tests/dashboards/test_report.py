@@ -177,7 +177,7 @@ def test_a_link_in_its_folder_is_not_followed(
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "figures").symlink_to(precious)
     search = dataclasses.replace(made_of("search"), folder=tmp_path / "search")
-    monkeypatch.setattr(report, "open_search", lambda *_: search)
+    monkeypatch.setattr("dashboards.page.open_search", lambda *_: search)
     assert report.main(["search"]) == 2
     assert f"leads to {precious}, outside the search's folder; remove it" in capsys.readouterr().err
     assert precious.read_text() == "mine"
