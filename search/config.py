@@ -291,7 +291,7 @@ class Resolved:
         """The settings as YAML, each with its source as a comment."""
         lines = []
         for key, value in self.settings.model_dump(mode="json").items():
-            text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+            text = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True).strip()
             text = text.removesuffix("...").strip()
             lines.append(f"{f'{key}: {text}':<42}  # {self.sources[key]}")
         return "\n".join(lines)

@@ -1,5 +1,6 @@
 """What a search does when a signal ends it: SIGTERM, SIGINT, SIGHUP and SIGQUIT, each sent to the driver and
-to its process group, at six moments of a real search, which then goes on.
+to its process group, at six moments of a real search, which then goes on. With --targets job: to every
+process of it.
 
     python -m tests.bench.signals --out docs/bench/signals.csv
 
@@ -11,6 +12,7 @@ and with no process left; and the search that was ended six times must end as on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import tempfile
@@ -27,7 +29,10 @@ from tests.bench.kills import MOMENTS, SEARCH, Scene, check, scene_of, undisturb
 from tests.bench.machine import described
 
 SIGNALS = ("TERM", "INT", "HUP", "QUIT")
-TARGETS = ("driver", "group")
+
+#: What it is sent to: the driver; its process group, as terminals, `timeout` and Slurm do; every process of
+#: the search, Ray's as well, as systemd and some container runtimes do.
+TARGETS = ("driver", "group", "job")
 
 #: Seconds in which a search must have ended, and after which nothing of it may be left.
 _IN_TIME, _GONE = 30, 5
@@ -66,7 +71,7 @@ def end(scene: Scene, number: signal.Signals, target: str, moment: str, delay: f
     assert scene.driver is not None
     log = scene.folder / "driver.log"
     before, began = len(log.read_text()), time.monotonic()
-    (os.killpg if target == "group" else os.kill)(scene.driver.pid, number)
+    _send(scene.driver.pid, number, target)
     status = scene.driver.wait(120)
     seconds, said = time.monotonic() - began, log.read_text()[before:]
     time.sleep(_GONE)
@@ -77,6 +82,16 @@ def end(scene: Scene, number: signal.Signals, target: str, moment: str, delay: f
         assert "Traceback" not in said, said
     assert seconds < _IN_TIME, seconds
     return Ended(number.name, target, moment, round(delay, 2), status, round(seconds, 1), " ".join(left), "")
+
+
+def _send(driver: int, number: signal.Signals, target: str) -> None:
+    if target == "group":
+        os.killpg(driver, number)
+        return
+    process = psutil.Process(driver)
+    for receiver in (process, *(process.children(recursive=True) if target == "job" else ())):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            receiver.send_signal(number)
 
 
 def _belongs(process: psutil.Process, scene: Scene) -> bool:
@@ -114,6 +129,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="CSV file for the table; what it holds is not done again")
     parser.add_argument("--signals", default=",".join(SIGNALS), help="some of them (default: all)")
+    parser.add_argument(
+        "--targets", default="driver,group", help="of driver, group, job (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random timing")
     args = parser.parse_args()
     rows: list[Any] = pd.read_csv(args.out).to_dict("records") if args.out and args.out.is_file() else []
@@ -123,7 +141,7 @@ def main() -> None:
         undisturbed = undisturbed_search(Path(work), cache)
         for name in args.signals.split(","):
             number = signal.Signals[f"SIG{name}"]
-            for target in TARGETS:
+            for target in args.targets.split(","):
                 if (number.name, target) in done:
                     continue
                 with scene_of(f"{name.lower()}-{target}", 1, cache, args.seed) as scene:
