@@ -30,10 +30,6 @@ from tests.bench.machine import described
 
 SIGNALS = ("TERM", "INT", "HUP", "QUIT")
 
-#: What it is sent to: the driver; its process group, as terminals, `timeout` and Slurm do; every process of
-#: the search, Ray's as well, as systemd and some container runtimes do.
-TARGETS = ("driver", "group", "job")
-
 #: Seconds in which a search must have ended, and after which nothing of it may be left.
 _IN_TIME, _GONE = 30, 5
 
@@ -130,8 +126,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="CSV file for the table; what it holds is not done again")
     parser.add_argument("--signals", default=",".join(SIGNALS), help="some of them (default: all)")
     parser.add_argument(
-        "--targets", default="driver,group", help="of driver, group, job (default: %(default)s)"
-    )
+        "--targets", default="driver,group",
+        help="driver; group: its process group, as terminals, timeout and Slurm do; job: every process of the "
+        "search, Ray's as well, as systemd does (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random timing")
     args = parser.parse_args()
     rows: list[Any] = pd.read_csv(args.out).to_dict("records") if args.out and args.out.is_file() else []
