@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--signals", default=",".join(SIGNALS), help="some of them (default: all)")
     parser.add_argument(
         "--targets", default="driver,group",
-        help="driver; group: its process group, as terminals, timeout and Slurm do; job: every process of the "
+        help="driver; group: its process group, as terminals and Slurm do; job: every process of the "
         "search, Ray's as well, as systemd does (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random timing")
