@@ -61,7 +61,7 @@ def open_to_read(url: str, say: Callable[[str], None] = _log.warning) -> BaseSto
     except OSError as error:
         raise StorageError(f"the database {file} cannot be read ({error.strerror})") from error
     if not sound:
-        raise StorageError(f"{file} is not a SQLite database")
+        raise StorageError(f"{file} is not a SQLite database, so the search that it is of cannot be read")
     # What a killed writer left half done SQLite takes back before it reads, and must be allowed to.
     interrupted = any(file.with_name(f"{file.name}{end}").exists() for end in ("-journal", "-wal"))
     address = sqlite_address_of_mode(file, "rw" if interrupted else "ro")

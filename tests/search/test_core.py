@@ -74,7 +74,7 @@ def test_baselines_come_first_and_rates_take_turns() -> None:
 
 
 def test_poor_trials_are_stopped_per_rate_and_kept_with_their_values() -> None:
-    core = Core(InMemoryStorage(), "s", PLAN)
+    core = Core(InMemoryStorage(), "s", dataclasses.replace(PLAN, seed=1))
     done = run_all(core)
     by_number = {t.number: t for t in core.trials.trials}
     for candidate, epochs in done[3:]:
@@ -378,7 +378,7 @@ def test_a_rate_without_its_baseline_is_given_up_by_name() -> None:
 
 
 def test_a_reading_sent_twice_counts_once() -> None:
-    core = Core(InMemoryStorage(), "s", dataclasses.replace(PLAN, budget=1))
+    core = Core(InMemoryStorage(), "s", dataclasses.replace(PLAN, budget=1, seed=3))  # its point does no harm
     run = [core.suggest() for _ in range(3)]
     for candidate in run:
         assert candidate is not None

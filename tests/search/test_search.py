@@ -420,7 +420,7 @@ def test_a_search_whose_every_trial_fails_says_why_and_is_open_to_this_machine_a
     with watched(seen):
         done = run_search(
             tmp_path, "lost", "--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "2",
-            "--strategies", "y", "--alpha-min", "1e37", "--alpha-max", "1e38", "--steps-per-epoch", "8",
+            "--strategies", "y", "--alpha-min", "1e34", "--alpha-max", "1e35", "--steps-per-epoch", "8",
         )  # fmt: skip
     assert done.returncode == 1, done.stdout
     assert "every trial failed; the first said: " in done.stdout
