@@ -105,7 +105,8 @@ def run_scene(scene: Scene, number: signal.Signals, target: str, undisturbed: Pa
     ended: list[Ended] = []
     for moment, (make, most, pause) in _MOMENTS.items():
         delay = scene.draw.uniform(0, most)
-        assert wait_for(scene, make(scene), pause), f"{scene.name} ended before the moment {moment}"
+        ahead = f"{scene.name} ended before the moment {moment}"
+        assert wait_for(scene, make(scene), pause), f"{ahead}: {(scene.folder / 'driver.log').read_text()}"
         time.sleep(delay)
         ended.append(end(scene, number, target, moment, delay))
         print(f"{scene.name}: {moment}, {ended[-1].seconds} s", flush=True)
