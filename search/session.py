@@ -39,7 +39,7 @@ from search.reuse import reuse_baselines
 from search.signals import ends_on_signal
 from search.space import CONFIRMATION, Plan, trial_name
 from search.storage import sqlite_file
-from search.terminal import view_for
+from search.terminal import View, view_for
 from search.tracking import Tracker
 
 DONE, ALL_FAILED, HALTED, INTERRUPTED = 0, 1, 2, 130
@@ -110,16 +110,7 @@ class Session:
         limits.spent(before.seconds("train") + before.seconds("eval"))
         view = view_for(self.console)
         publisher = Publisher(self.tracker, self.plan.strategies, view.say)
-        gauges = Gauges(self.folder.name, settings.batch * settings.steps_per_epoch)
-        if gauges.label != self.folder.name:
-            view.say(
-                f"{'metrics':<12} the search is called {gauges.label} there, since Ray takes ASCII alone"
-            )
-        places = [self.folder, *([Path(checkpoints.root)] if checkpoints.is_local else [])]
-        monitor = Monitor(
-            self.opened, self.plan, self.test_set, self.workers, publisher, view, gauges,
-            disk.watch(places, self.need, limits.halt),
-        )  # fmt: skip
+        monitor = self._monitor(publisher, view, limits)
         train = functools.partial(
             self._train,
             configure=functools.partial(engine.training_config_of, template=self.template),
@@ -158,20 +149,26 @@ class Session:
             made = self._make_report()
             figures = results.parent_figures(by_strategy, self.test_set)
             self._end_tracking(publisher, monitor, figures, _MLFLOW_STATUS.get(status, "FAILED"))
+            self._say_what_is_next(made)
+            return status
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
             with contextlib.suppress(Exception):  # what went wrong first is what is to be said
                 monitor.close()
                 publisher.close(monitor.groups(), {}, "KILLED" if killed else "FAILED")
             raise
-        report = f"report in {self.folder / 'report.html'}, its figures in {self.folder / 'figures'}"
-        lacking_report = f"the report could not be made; see {self.folder / 'search.log'}"
-        self._say(
-            f"{report if made else lacking_report}\n"
-            f"next: {command('dashboards.open', self.folder)}\n"
-            f"      {command('search.export', self.folder, '--verify')}"
-        )
-        return status
+
+    def _monitor(self, publisher: Publisher, view: View, limits: Limits) -> Monitor:
+        """What follows the search from now on; it ends the search in time when a disk fills."""
+        gauges = Gauges(self.folder.name, self.settings.batch * self.settings.steps_per_epoch)
+        if gauges.label != self.folder.name:
+            view.say(
+                f"{'metrics':<12} the search is called {gauges.label} there, since Ray takes ASCII alone"
+            )
+        checkpoints = self.opened.checkpoints
+        places = [self.folder, *([Path(checkpoints.root)] if checkpoints.is_local else [])]
+        watch = disk.watch(places, self.need, limits.halt)
+        return Monitor(self.opened, self.plan, self.test_set, self.workers, publisher, view, gauges, watch)
 
     def _say_what_was_found(
         self, records: SearchRecords, checkpoints: Checkpoints, effort: str, ended_by: str
@@ -197,6 +194,15 @@ class Session:
                 raise
         self._store_results()
         return made
+
+    def _say_what_is_next(self, has_report: bool) -> None:
+        report = f"report in {self.folder / 'report.html'}, its figures in {self.folder / 'figures'}"
+        lacking = f"the report could not be made; see {self.folder / 'search.log'}"
+        self._say(
+            f"{report if has_report else lacking}\n"
+            f"next: {command('dashboards.open', self.folder)}\n"
+            f"      {command('search.export', self.folder, '--verify')}"
+        )
 
     @property
     def _room(self) -> Callable[[], int]:
