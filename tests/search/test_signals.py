@@ -136,3 +136,23 @@ def test_a_signal_to_the_group_does_not_reach_a_ray_of_ones_own() -> None:
         assert time.monotonic() - began < 20
         assert not re.search("Traceback|SIGTERM", said := command.stderr.read()), said
     assert psutil.wait_procs(everything, timeout=10)[1] == []
+
+
+#: A command that waits for an answer of a Ray whose GCS has been killed: Ray's own code gives it 60 s.
+_WITHOUT_GCS = """
+from search import cluster, signals
+cluster._PATIENCE_WITH_RAY = 1.0
+with signals.ends_in_time("lictune: {}; to go on: ...".format):
+    cluster.connect(None, 1)
+    for process in cluster._own:
+        if process.name() == "gcs_server":
+            process.kill()
+    cluster.resource("CPU")
+"""
+
+
+def test_a_ray_that_was_killed_is_not_waited_for() -> None:
+    done = subprocess.run([sys.executable, "-c", _WITHOUT_GCS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2, "lictune: Ray on this machine has died, or was killed; to go on: ...\n",
+    )  # fmt: skip
