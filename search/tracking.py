@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -119,6 +120,8 @@ class Tracker:
         self._in_doubt = self._viewed = False
         self._sent: dict[Path, int] = {}
         try:
+            if (file := missing_file(uri)) is not None:
+                _make_store(file)
             self._client = MlflowClient(uri)
             self.experiment = self._open_experiment(folder / "artifacts" if is_file(uri) else None)
             self._known = self._sweep()
@@ -297,6 +300,22 @@ class Tracker:
     def _log(self, run: str, metrics: list[Any]) -> None:
         for start in range(0, len(metrics), _BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + _BATCH])
+
+
+def _make_store(file: Path) -> None:
+    """Make MLflow's SQLite store, whole or not at all: its tables take seconds, and where that was broken off
+    MLflow cannot open the store again. Raises what MLflow raises, OSError."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
+        made = Path(folder) / file.name
+        MlflowClient(sqlite_address(made)).search_experiments(max_results=1)
+        try:
+            os.link(made, file)
+        except FileExistsError:  # another search has made it meanwhile
+            pass
+        except OSError:  # a file system without links
+            made.replace(file)
 
 
 def held_runs(uri: str, search: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
 from search import publishing, track
@@ -304,6 +304,26 @@ def test_a_database_of_another_mlflow_is_said_to_be_one(
     for use in (lambda: Tracker(uri, "real", tmp_path), lambda: held_runs(uri, "real")):
         with pytest.raises(TrackingError, match=said):
             use()
+
+
+def test_a_store_whose_making_was_broken_off_is_made_anew(tmp_path: Path) -> None:
+    folder, uri = tmp_path / "search", f"sqlite:///{tmp_path}/new.db"
+    folder.mkdir()
+    (folder / "settings.yaml").write_text("model: cheng\n")
+    (folder / "environment.json").write_text("{}")
+
+    def interrupted(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "ADD COLUMN storage_location" in statement:  # the middle of MLflow's migrations
+            raise KeyboardInterrupt
+
+    event.listen(Engine, "after_cursor_execute", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Tracker(uri, "search", folder)
+    finally:
+        event.remove(Engine, "after_cursor_execute", interrupted)
+    assert Tracker(uri, "search", folder).parent
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.db", "search"]
 
 
 def test_a_long_reason_is_cut_between_words() -> None:
