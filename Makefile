@@ -37,10 +37,13 @@ test: lint audit
 smoke: .venv
 	$(BIN)/python -m pytest -m smoke
 
-# Faults in the middle of searches, minutes each; then sixty kills and twelve spoilt disks, most of an hour.
+# Faults in the middle of searches, minutes each; then sixty kills and twelve spoilt disks, most of an hour; then
+# fifty-four signals, half an hour.
 chaos: .venv
 	$(BIN)/python -m pytest -m chaos
 	$(BIN)/python -m tests.bench.kills
+	$(BIN)/python -m tests.bench.signals
+	$(BIN)/python -m tests.bench.signals --signals TERM --targets job
 
 # Three hundred short trials: does anything grow?
 soak: .venv

@@ -8,6 +8,7 @@ MLflow; and leaves the best checkpoint per rate in the results folder.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -27,16 +28,20 @@ USER_ERROR, OWN_ERROR = 2, 1
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    given = sys.argv[1:] if argv is None else argv
+    head = None if {"-h", "--help"} & set(given) else remote_address(given, os.environ)
     begun: list[Path] = []
-    with ends_in_time(functools.partial(_last_words, begun)):
-        return _run(sys.argv[1:] if argv is None else argv, begun)
+    # The driver on a cluster's head answers signals there; Ctrl-C is passed on to it.
+    with contextlib.nullcontext() if head else ends_in_time(functools.partial(_last_words, begun)):
+        return _run(given, head, begun)
 
 
-def _run(given: list[str], begun: list[Path]) -> int:
-    """The command; the search's folder is put into `begun` once it is known."""
+def _run(given: list[str], head: str | None, begun: list[Path]) -> int:
+    """The command, on the `head` of a cluster or here; the search's folder is put into `begun` once it is
+    known."""
     try:
-        if (address := remote_address(given, os.environ)) and not {"-h", "--help"} & set(given):
-            return run_on_head(address, given)
+        if head:
+            return run_on_head(head, given)
         resolved, options = parse(given, __doc__)
         if options.print_config:
             print(public(resolved.report()))
