@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import secrets
+import shlex
 import socket
 import sys
 import threading
@@ -96,6 +97,8 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     if address:
         _join(address, quiet)
     else:
+        # Ray puts the path of this Python, which may have blanks in it, into a shell's line as it is.
+        quiet["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
         # "local": also where the environment or a file in /tmp/ray names a Ray that is or was there.
         _start({"address": "local", "num_cpus": workers, "num_gpus": gpus or None,
                 "include_dashboard": False, **quiet})  # fmt: skip
