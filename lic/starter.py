@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 from lic.architectures import starter_path
+from lic.cli import run_command
 from lic.data.cache import default_cache
 from lic.files import path_argument
 from lic.recipe import LAMBDAS, TrainingConfig
 
 
-def main() -> None:
+def main() -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", help="an alias or a CompressAI architecture")
     parser.add_argument("--width", type=int, required=True, help="channels N")
@@ -39,6 +42,7 @@ def main() -> None:
         "--work", type=path_argument, default=Path("results/starters"), help="for checkpoints"
     )
     _train(parser.parse_args())
+    return 0
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -110,4 +114,4 @@ def _train(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))
