@@ -186,6 +186,10 @@ def _begin(stop: Event) -> None:
         signal.signal(number, signal.SIG_IGN)  # it is for the driver, which then sets `stop`
 
 
+#: Seconds between two looks at whether a limit is reached.
+_LOOK_EVERY = 1.0
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where and with which files a slice runs."""
@@ -225,7 +229,7 @@ def run(
                         running[pool.submit(train, candidate, config, state)] = candidate
                 if not running:
                     break
-                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, timeout=_LOOK_EVERY, return_when=FIRST_COMPLETED).done:
                     candidate, record = running.pop(future), future.result()
                     if record is None:
                         continue

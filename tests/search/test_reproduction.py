@@ -257,6 +257,7 @@ def test_slices_give_what_one_training_gives(
 
     with monkeypatch.context() as patch:
         patch.setattr("search.reproduction.driver.Limits", UntilACheckpoint)
+        patch.setattr(trainings, "_LOOK_EVERY", 0.02)  # the whole training takes about a second
         assert reproduce.main(command(tmp_path)) == reproduce.INTERRUPTED
     assert any(checkpoints.iterdir()) and not Records.load(tmp_path)
     assert reproduce.main(command(tmp_path)) == 0
