@@ -94,31 +94,32 @@ class StepGraph:
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """The result of `work` for a batch; all must have one shape and layout. Raises CaptureError."""
+    def __call__(self, work: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
+        """The result of `work`; its inputs must keep their shapes and layouts. Raises CaptureError."""
         if self._graph is None:
             if self._calls < self._WARM_UP:
                 self._calls += 1
-                return _aside(work, batch)
-            self._batch, graph = batch.clone(), torch.cuda.CUDAGraph()
+                return _aside(work, *inputs)
+            self._inputs, graph = [given.clone() for given in inputs], torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph):
-                    self._result = work(self._batch)
+                    self._result = work(*self._inputs)
             except RuntimeError as error:
                 raise CaptureError(str(error)) from error
             self._graph = graph
-        self._batch.copy_(batch)
+        for kept, given in zip(self._inputs, inputs, strict=True):
+            kept.copy_(given)
         self._graph.replay()
-        return self._result.clone()
+        return None if self._result is None else self._result.clone()
 
 
-def _aside(work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+def _aside(work: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
     """The result of a work that is to be captured: not on the default stream, whose traces in autograd's
     state a capture would trip over."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        result = work(batch)
+        result = work(*inputs)
     torch.cuda.current_stream().wait_stream(side)
     return result
 

@@ -12,6 +12,18 @@ LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483}
 #: Of a training's arithmetic: see Speed.
 Precision = Literal["fp32", "tf32", "bf16"]
 
+#: What moves the weights: see lic.optimisers.
+Optimizer = Literal["adam", "adamw", "soap", "muon"]
+
+#: Of each optimiser, the learning rate that suits it from scratch and from weights that were trained before
+#: (docs/benchmarks.md, Optimisers).
+LEARNING_RATES: dict[str, tuple[float, float]] = {
+    "adam": (1e-3, 4e-4),
+    "adamw": (1e-3, 4e-4),
+    "soap": (3e-3, 1e-3),
+    "muon": (3e-3, 1e-3),
+}
+
 #: 'paper': L as the plain sum; 'reference': scaled to the paper's geometry (lic.decorrelation).
 Scale = Literal["paper", "reference"]
 
@@ -40,6 +52,7 @@ class TrainingConfig:
     decay_to: float = 0.1
     max_skipped: float = 0.05
     seed: int = 0
+    optimizer: Optimizer = "adam"
 
     @property
     def total_steps(self) -> int:

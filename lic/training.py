@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lic import durable
+from lic import durable, optimisers
 from lic.acceleration import (
     CaptureError,
     StepGraph,
@@ -78,21 +79,22 @@ class Trainer:
         named = dict(model.named_parameters())
         self.quantiles = [p for name, p in named.items() if name.endswith("quantiles")]
         self.weights = [p for name, p in named.items() if not name.endswith("quantiles")]
-        adam = functools.partial(torch.optim.Adam, fused=speed.fused_adam)
-        self.optimiser = adam(self.weights, lr=config.lr)
-        self.aux_optimiser = adam(self.quantiles, lr=config.aux_lr) if self.quantiles else None
+        self.optimiser = optimisers.build(config.optimizer, self.weights, speed.fused_adam)
+        self.aux_optimiser = (
+            optimisers.Adam(self.quantiles, fused=speed.fused_adam) if self.quantiles else None
+        )
+        if self.aux_optimiser is not None:
+            self.aux_optimiser.set_rate(config.aux_lr)
         self._ready_for_graph()
 
     def _ready_for_graph(self) -> None:
-        """Let what a step reads and writes lie where it lies from now on, if a graph is to be made of it."""
-        self._graph = StepGraph() if self.speed.graph else None
-        if self._graph is None:
-            return
-        for optimiser in filter(None, (self.optimiser, self.aux_optimiser)):
-            for group in optimiser.param_groups:
-                group["capturable"] = True
-        for group in self.optimiser.param_groups:
-            group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
+        """Let what a step reads and writes lie where it lies from now on, if graphs are to be made of it."""
+        #: By the name of the part of a step that each holds.
+        self._graphs: dict[str, StepGraph] = collections.defaultdict(StepGraph)
+        if self.speed.graph:
+            self.optimiser.lie_still()
+            if self.aux_optimiser is not None:
+                self.aux_optimiser.lie_still()
 
     @property
     def epoch(self) -> int:
@@ -140,23 +142,59 @@ class Trainer:
 
     def _train_step(self, tap: LatentTap, step: int, precision: Precision) -> Tensor:
         """One optimisation step; if it is not finite, nothing is changed. Its `_COLUMNS`, on the device."""
-        for group in self.optimiser.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(self.config.lr_at(step))
-            else:
-                group["lr"] = self.config.lr_at(step)
+        self.optimiser.set_rate(self.config.lr_at(step))
         images = self.crops.batch(step).contiguous(memory_format=self.layout)
-        work = functools.partial(self._optimise_on, tap, precision=precision)
-        if self._graph is not None and precision == self.speed.precision:
-            work = functools.partial(self._graph, work)
         torch.manual_seed(_step_seed(self.config.seed, step))
         try:
-            return work(images)
+            return self._optimise_on(tap, images, precision)
         except CaptureError as error:
             self._do_without("graph", error)
         except _compile_errors() as error:  # no weight has changed by then
             self._do_without("compile", error)
         return self._train_step(tap, step, precision)
+
+    def _optimise_on(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
+        """The step of a batch, with the learning rate and the generator as they are: in one part, or, if the
+        optimiser has to know what was measured before it moves anything, in three. A part may be a graph."""
+        in_graphs = self.speed.graph and precision == self.speed.precision
+
+        def run(name: str, work: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
+            return self._graphs[name](work, *inputs) if in_graphs else work(*inputs)
+
+        def measure(images: Tensor) -> Tensor:
+            row = self._measure(tap, images, precision)
+            if not self.optimiser.waits:
+                self.optimiser.step(_finite(row))
+                self._move_quantiles(_finite(row))
+            return row
+
+        row = run("measure", measure, images)
+        assert row is not None
+        if self.optimiser.waits and _finite(row):
+            with matrix_units(tf32=False):
+                self.optimiser.step(run=functools.partial(run, "move"))
+            run("quantiles", self._move_quantiles)
+        return row
+
+    def _measure(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
+        """The terms and the clipped gradients of a batch."""
+        # A batch that is done again in another precision is not worth compiling for.
+        compiled = self.speed.compile and precision == self.speed.precision
+        losses = _compiled() if compiled else _losses
+        terms = losses(self.model, tap, self.criterion, images, precision)
+        _forget_gradients(self.weights)
+        terms["loss"].backward()
+        norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip)
+        self.optimiser.take_gradients()
+        return torch.stack([norm, *(terms[name].detach() for name in TERMS)])
+
+    def _move_quantiles(self, finite: Tensor | None = None) -> None:
+        """After the main step and with gradients of their own: the rate's gradient reaches the quantiles too,
+        and must neither move them nor be clipped with the weights'."""
+        if self.aux_optimiser is not None:
+            _forget_gradients(self.quantiles)
+            self.model.aux_loss().backward()  # type: ignore[operator]
+            self.aux_optimiser.step(finite)
 
     def _do_without(self, switch: str, error: Exception) -> None:
         """Turn off what cannot be had here; if it is off already, raise the error that is being handled."""
@@ -167,36 +205,6 @@ class Trainer:
         _log.warning("the training step cannot be %s (%s)", what[switch], first)
         off: dict[str, Any] = {switch: False}
         self.speed = dataclasses.replace(self.speed, **off)
-        if switch == "graph":
-            self._graph = None
-
-    def _optimise_on(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
-        """The step of a batch, with the learning rate and the generator as they are."""
-        # A batch that is done again in another precision is not worth compiling for.
-        compiled = self.speed.compile and precision == self.speed.precision
-        losses = _compiled() if compiled else _losses
-        terms = losses(self.model, tap, self.criterion, images, precision)
-        self.optimiser.zero_grad()
-        terms["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip)
-        row = torch.stack([norm, *(terms[name].detach() for name in TERMS)])
-        self._optimise(self.optimiser, row)
-        if self.aux_optimiser is not None:
-            # After the main step and with gradients of its own: the rate's gradient reaches the
-            # quantiles too, and must neither move them nor be clipped with the weights'.
-            self.aux_optimiser.zero_grad()
-            self.model.aux_loss().backward()  # type: ignore[operator]
-            self._optimise(self.aux_optimiser, row)
-        return row
-
-    def _optimise(self, optimiser: torch.optim.Optimizer, row: Tensor) -> None:
-        """A step of the optimiser, unless what was measured is not finite."""
-        if self.speed.fused_adam:
-            # The kernel looks at this number itself, so that the host need not wait for it.
-            optimiser.found_inf = (~_finite(row)).float()  # type: ignore[attr-defined]
-        elif not _finite(row):
-            return
-        optimiser.step()
 
     def _check_skipped(self, skipped: int) -> None:
         steps = self.config.steps_per_epoch
@@ -214,8 +222,8 @@ class Trainer:
             "config": dataclasses.asdict(self.config),
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimiser": _state_of(self.optimiser),
-            "aux_optimiser": _state_of(self.aux_optimiser) if self.aux_optimiser else None,
+            "optimiser": self.optimiser.state_dict(),
+            "aux_optimiser": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
             **more,
         }
         durable.write(path, _sealed(state))
@@ -228,23 +236,17 @@ class Trainer:
         saved, own, step = state["config"], dataclasses.asdict(self.config), state["step"]
         if not isinstance(saved, dict) or type(step) is not int or not 0 <= step <= self.config.total_steps:
             raise CheckpointError(f"the checkpoint {path} has a configuration or a step that cannot be")
+        saved = {"optimizer": "adam", **saved}  # before there was a choice
         if changed := sorted(key for key in own if key not in other and saved.get(key) != own[key]):
             key = changed[0]
             raise CheckpointError(
                 f"the checkpoint {path} was trained with {key} {saved.get(key)}, not {own[key]}"
             )
         try:
-            optimisers = [(o, state[k]) for k in ("optimiser", "aux_optimiser") if (o := getattr(self, k))]
-            for optimiser, found in optimisers:  # its own loader believes all numbers and shapes
-                groups, weights = _state_of(optimiser)["param_groups"], optimiser.param_groups[0]["params"]
-                if [{**g, "lr": 0} for g in found["param_groups"]] != [{**g, "lr": 0} for g in groups]:
-                    raise ValueError("its optimiser is another")
-                for number, moments in found["state"].items():
-                    if any(moments[k].shape != weights[number].shape for k in ("exp_avg", "exp_avg_sq")):
-                        raise ValueError("its optimiser is of another model")
             self.model.load_state_dict(state["model"])
-            for optimiser, found in optimisers:
-                optimiser.load_state_dict(found)
+            self.optimiser.load_state_dict(state["optimiser"])
+            if self.aux_optimiser is not None:
+                self.aux_optimiser.load_state_dict(state["aux_optimiser"])
             self._ready_for_graph()
         except Exception as error:  # what was forged can raise anything at all
             first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -278,11 +280,9 @@ def _compile_errors() -> tuple[type[Exception], ...]:
     return TorchDynamoException, InductorError, AssertionError
 
 
-def _state_of(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state, the same wherever it was computed."""
-    state = optimiser.state_dict()
-    groups = [{**group, "lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
-    return {**state, "param_groups": groups}
+def _forget_gradients(parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def _finite(rows: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ class ImagesConfig:
 @dataclass(frozen=True)
 class TrialConfig:
     """Everything a trial depends on. `start` is a weights file, or None to train from scratch;
-    `val_epochs` and `test_epochs` are the epochs (from 1) after which each set is evaluated."""
+    `val_epochs` and `test_epochs` are the epochs (from 1) after which each set is evaluated, and the first is
+    also after `rest_epoch`, to see whether the training had come to rest."""
 
     model: str
     width: int
@@ -53,6 +54,7 @@ class TrialConfig:
     test_epochs: tuple[int, ...]
     device: str = "cpu"
     speed: Speed = ON_CPU
+    rest_epoch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Trial:
         figures = {f"train/{name}": value for name, value in terms.items()}
         epoch, started = self.trainer.epoch, time.perf_counter()
         images: dict[str, list[float]] = {}
-        if epoch in self.config.val_epochs:
+        if epoch in self.config.val_epochs or epoch == self.config.rest_epoch:
             table = self._evaluate(self.val_images, self.config.images.val_crop, False)
             figures |= _figures("val", table)
             images |= _columns("val", table, ("bpp", "mse"))

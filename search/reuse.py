@@ -29,6 +29,8 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
     """A fingerprint of everything that a baseline's figures depend on besides its rate: the model, the
     weights it starts from, the training, the pixels of all images, the versions of torch and compressai."""
     training = {k: v for k, v in dataclasses.asdict(template.training).items() if k not in _POINT}
+    if training["optimizer"] == "adam":  # as it was before there was a choice
+        del training["optimizer"]
     start = hashlib.sha256(Path(template.start).read_bytes()).hexdigest() if template.start else ""
     parts = {
         "model": [template.model, template.width, template.latent_width, start, template.device],
