@@ -409,4 +409,6 @@ def training_config_of(candidate: Candidate, template: TrialConfig) -> TrialConf
         strategy=candidate.strategy or "y",
         seed=candidate.seed,
     )
-    return dataclasses.replace(template, training=training)
+    # Whether it has come to rest is asked of a baseline.
+    rest = None if candidate.alpha else template.rest_epoch
+    return dataclasses.replace(template, training=training, rest_epoch=rest)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lic.bdrate import Interval
 from search.confirm import Confirmed
+from search.convergence import statement
 from search.formats import MISSING, NONE_BETTER, fixed, format_db, interval, percent, signed, weight
 from search.records import FAILED, FINISHED, STOPPED, SearchRecords
 from search.results import StrategyResult, rate_table
@@ -46,6 +47,14 @@ def _luckiest(row: dict[Hashable, Any]) -> str:
         return MISSING
     other = "" if row["luckiest_trial"] == row["trial"] else f" ({row['luckiest_trial']})"
     return f"{percent(row['luckiest_rate_change'])}{other}"
+
+
+def convergence(records: SearchRecords) -> list[str]:
+    """What the last quarter of training still gained, and whether what is kept is more than that."""
+    kept = {
+        row["quality"]: row["rate_change"] for row in rate_table(records).to_dict("records") if row["alpha"]
+    }
+    return statement(records, {quality: change for quality, change in kept.items() if change is not None})
 
 
 def strategies(records: SearchRecords, results: list[StrategyResult]) -> TextTable:
@@ -113,6 +122,8 @@ def show(records: SearchRecords, results: list[StrategyResult], console: Console
     for reason in dict.fromkeys(row.refused for row in results if row.refused):
         names = ", ".join(row.strategy for row in results if row.refused == reason)
         console.print(f"figures missing for {names}: {reason}", markup=False)
+    for sentence in convergence(records):
+        console.print(sentence, markup=False)
     beaten = [q for q, b in records.baselines.items() if b.state == FAILED]
     if beaten:
         console.print(f"no result for quality {beaten}: its baseline failed", markup=False)
