@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lic.architectures import architecture
+from lic.recipe import LEARNING_RATES
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -18,4 +19,5 @@ def geometry(model: str, preset: str) -> dict[str, Any]:
     for name, own in values.pop("models", {}).items():
         if architecture(name) == architecture(model):
             values |= own
-    return values
+    trained = values["start"] != "scratch"
+    return {"lr": LEARNING_RATES[values.get("optimizer", "adam")][trained], **values}

@@ -21,7 +21,7 @@ from lic.architectures import (
     starting_weights,
     strategies,
 )
-from lic.recipe import ON_CPU, ON_GPU
+from lic.recipe import LEARNING_RATES, ON_CPU, ON_GPU
 from search.addresses import storage_address
 from search.space import alpha_range, enough_epochs, leaves_no_rung
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], int]) -> dict[str, Any]:
     """The values that differ from those in `settings`, by name. `given` are the names of the settings that a
     person gave. Raises ModelError, ConfigError."""
-    changes = _model(settings, given) | _length(settings, given) | _device(settings, gpus)
+    changes = _model(settings, given) | _length(settings, given) | _device(settings, given, gpus)
+    if settings.lr is None:
+        changes["lr"] = LEARNING_RATES[settings.optimizer][changes["start"] != "scratch"]
     low, high = alpha_range(settings.alpha_min, settings.alpha_max, given)
     changes |= {"alpha_min": low, "alpha_max": high}
     if settings.storage is not None:
@@ -101,7 +103,7 @@ def _length(settings: Settings, given: Collection[str]) -> dict[str, Any]:
     return {"epochs": epochs, "grace": grace}
 
 
-def _device(settings: Settings, gpus: Callable[[], int]) -> dict[str, Any]:
+def _device(settings: Settings, given: Collection[str], gpus: Callable[[], int]) -> dict[str, Any]:
     """Trials on each GPU, and what is fastest there or on the CPU."""
     trials = settings.trials_per_gpu
     if trials is None:
@@ -110,6 +112,8 @@ def _device(settings: Settings, gpus: Callable[[], int]) -> dict[str, Any]:
         trials = 0
     changes: dict[str, Any] = {"trials_per_gpu": trials}
     for key, value in asdict(ON_GPU if trials else ON_CPU).items():
-        if getattr(settings, key) in ("auto", None):
+        # What a preset for GPUs says of the precision is said of GPUs.
+        elsewhere = key == "precision" and key not in given and not trials
+        if getattr(settings, key) in ("auto", None) or elsewhere:
             changes[key] = value and settings.fused_adam if key == "graph" else value
     return changes

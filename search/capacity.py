@@ -28,7 +28,21 @@ def trial_memory(template: TrialConfig) -> float:
     """Bytes of the host's memory that a trial takes at its peak, estimated."""
     training = template.training
     values = training.batch * training.patch**2 * template.width if template.device == "cpu" else 0
-    return _WORKER[template.device] + _PER_VALUE * values
+    return _WORKER[template.device] + _PER_VALUE * values + _beyond_adam(template)
+
+
+def _beyond_adam(template: TrialConfig) -> float:
+    """Bytes that the optimiser takes more than Adam: its state, its stand-ins for the weights and their
+    gradients. On a GPU they are not the host's."""
+    from lic.models import build
+    from lic.optimisers import state_bytes
+
+    optimizer = template.training.optimizer
+    if template.device != "cpu" or optimizer in ("adam", "adamw"):
+        return 0
+    weights = list(build(template.model, template.width, template.latent_width).parameters())
+    stand_ins = 2 * 4 * sum(weight.numel() for weight in weights)
+    return max(0, state_bytes(optimizer, weights) + stand_ins - state_bytes("adam", weights))
 
 
 def cores(settings: Settings) -> int:

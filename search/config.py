@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from lic.architectures import ALIASES, ARCHITECTURES, ModelError
 from lic.files import shown, user_path
-from lic.recipe import LAMBDAS, Precision, Scale, TrainingConfig
+from lic.recipe import LAMBDAS, Optimizer, Precision, Scale, TrainingConfig
 from search import plain_yaml
 from search.agreement import worked_out
 from search.complaints import ConfigError, disagreement, nearest, sentence, without_effect
@@ -45,7 +45,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = _setting("What to search", "cheng", "an alias or a CompressAI architecture")
-    preset: str = _setting("What to search", "auto", "paper, tiny, or auto: by the machine")
+    preset: str = _setting("What to search", "auto", "paper, fast, tiny, or auto: by the machine")
     budget: int = _setting("What to search", 64, "number of trials; baselines are extra", ge=1, le=100_000)
     max_hours: float | None = _setting(
         "What to search", None, "end after so many hours, whatever is left (default: no limit)", gt=0, le=1e6
@@ -130,7 +130,14 @@ class Settings(BaseModel):
     steps_per_epoch: int = _setting(
         "Training", TrainingConfig.steps_per_epoch, "steps in an epoch", ge=1, le=10_000_000
     )
-    lr: float = _setting("Training", TrainingConfig.lr, "learning rate (Adam)", gt=0, le=1)
+    optimizer: Optimizer = _setting(
+        "Training",
+        TrainingConfig.optimizer,
+        "what moves the weights: adam, adamw, soap or muon, which need fewer steps, each a little dearer",
+    )
+    lr: float | None = _setting(
+        "Training", None, "learning rate (default: the preset's, or what suits another optimizer)", gt=0, le=1
+    )
     aux_lr: float = _setting("Training", TrainingConfig.aux_lr, "learning rate of the quantiles", gt=0, le=1)
     clip: float = _setting("Training", TrainingConfig.clip, "largest gradient norm", gt=0, le=1e9)
     decay_at: float = _setting(
@@ -323,7 +330,7 @@ def resolve(
     first = _validated(*_merge(layers, defaults))
     count_gpus = functools.partial(gpus, first.address)
     preset, why = choose_preset(first.preset, count_gpus)
-    layers[:0] = preset_layers(preset, first.model)
+    layers[:0] = preset_layers(preset, first.model, first.optimizer if "optimizer" in given else None)
     _check_keys(layers)
     merged, sources = _merge(layers, defaults)
     merged["preset"], sources["preset"] = preset, f"{sources['preset']}{why}"
@@ -394,7 +401,8 @@ def _check_changes(keys: Collection[str], began: Settings, asked: Settings, fold
 def recorded_settings(folder: Path) -> dict[str, Any]:
     """The settings in a search's folder, without those that this version of the package does not know. Raises
     ConfigError."""
-    found = plain_yaml.read(folder / SETTINGS)
+    # What a search of before there was a choice had, whatever its preset says by now.
+    found = {"optimizer": "adam", **plain_yaml.read(folder / SETTINGS)}
     return {key: value for key, value in found.items() if key in Settings.model_fields}
 
 

@@ -46,10 +46,14 @@ def trouble(error: BaseException | None) -> str:
     return ""
 
 
+#: Bytes that a file of torch.save has for a tensor beside its values; a weight and its state are four or so.
+_PER_TENSOR = 400
+
+
 @dataclass(frozen=True)
 class Need:
-    """Bytes: a checkpoint (weights and Adam's two moments), the checkpoints that a search writes at the least
-    and has at the most, and what must stay free for those that run."""
+    """Bytes: a checkpoint (weights and the optimiser's state), the checkpoints that a search writes at the
+    least and has at the most, and what must stay free for those that run."""
 
     checkpoint: int
     least: int
@@ -60,10 +64,13 @@ class Need:
 def need_of(template: TrialConfig, plan: Plan, workers: int) -> Need:
     """What a search needs if none of its checkpoints can be removed: of a training that runs two, of one that
     has ended one, a copy of the best of every rate, and, if trials fork, what those of a rate begin with."""
-    from lic.models import build, parameter_count
+    from lic.models import build
+    from lic.optimisers import state_bytes
 
-    model = build(template.model, template.width, template.latent_width)
-    size, rates = 3 * 4 * parameter_count(model), len(plan.qualities)
+    weights = list(build(template.model, template.width, template.latent_width).parameters())
+    size = 4 * sum(weight.numel() for weight in weights) + state_bytes(template.training.optimizer, weights)
+    size += 4 * _PER_TENSOR * len(weights)
+    rates = len(plan.qualities)
     running = 2 * min(workers, plan.budget + rates) * size
     forks = rates * size if plan.fork else 0
     most = running + (2 * rates + plan.budget) * size + forks

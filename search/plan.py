@@ -8,6 +8,7 @@ from lic.data.cache import default_cache
 from lic.recipe import Speed, TrainingConfig
 from lic.trial import ImagesConfig, TrialConfig
 from search.config import Settings
+from search.convergence import three_quarters
 from search.space import Plan
 from search.stopping import rungs
 
@@ -68,6 +69,7 @@ def template_of(settings: Settings) -> TrialConfig:
         test_epochs=reported if on_validation else deciding,
         device="cuda" if settings.gpus_per_trial else "cpu",
         speed=Speed(**{key: getattr(settings, key) for key in Speed.__dataclass_fields__}),
+        rest_epoch=three_quarters(settings.epochs) if on_validation else None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from configs import PRESETS
 from lic.architectures import ALIASES
 from lic.files import shown
+from lic.recipe import Optimizer
 from search import plain_yaml
 from search.complaints import ConfigError, nearest
 
@@ -24,11 +25,16 @@ def choose_preset(preset: str, gpus: Callable[[], int]) -> tuple[str, str]:
     return plain_yaml.read(PRESETS / "auto.yaml")[kind], why
 
 
-def preset_layers(preset: str, model: str) -> list[tuple[str, dict[str, Any]]]:
-    """A preset's own values, then those it keeps for this model, each with what the source is called."""
+def preset_layers(
+    preset: str, model: str, optimizer: Optimizer | None = None
+) -> list[tuple[str, dict[str, Any]]]:
+    """A preset's own values, then those it keeps for this model, each with what the source is called. Its
+    learning rate is left out where another `optimizer` was asked for than its own."""
     values = plain_yaml.read(PRESETS / f"{preset}.yaml")
     own: dict[str, Any] = {}
     for name, part in values.pop("models", {}).items():
         if ALIASES.get(name, name) == ALIASES.get(model, model):
             own = part
+    if optimizer not in (None, (values | own).get("optimizer", "adam")):
+        values, own = ({k: v for k, v in part.items() if k != "lr"} for part in (values, own))
     return [(f"preset {preset}", values), (f"preset {preset}, {model}", own)]

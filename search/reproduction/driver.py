@@ -20,7 +20,7 @@ from lic.data.cache import default_cache
 from lic.machine import usable_cores
 from lic.models import build
 from lic.paper import STEPS
-from lic.recipe import TrainingConfig
+from lic.recipe import LEARNING_RATES, TrainingConfig
 from lic.trial import ImagesConfig, open_images
 from lic.weights import load_weights
 from search.limits import Limits
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
 def _reproduce(args: argparse.Namespace, state: Path) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     values = geometry(args.model, args.preset or ("paper" if device == "cuda" else "tiny"))
+    values |= _adam(values)
     values |= {key: given for key in ("width", "latent_width", "batch", "patch", "lr", "start", "val_images")
                if (given := getattr(args, key)) is not None}  # fmt: skip
     if args.width is not None and args.latent_width is None:
@@ -88,6 +89,13 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
         why = "interrupted" if limits.interrupted else "the time is over"
         print(f"{why}: about {left} trainings are left; the same command goes on")
     return INTERRUPTED if limits.interrupted else DONE
+
+
+def _adam(values: dict) -> dict:
+    """Learning rate and decay for Adam, with which the paper trains, if the preset's are for another."""
+    if values.get("optimizer", "adam") == "adam":
+        return {}
+    return {"lr": LEARNING_RATES["adam"][values["start"] != "scratch"], "decay_to": TrainingConfig.decay_to}
 
 
 def _absolute(path: Path | None) -> str | None:

@@ -116,6 +116,7 @@ def _start_up(training: list[Epoch]) -> float:
 def run_ours(root: Path, workers: int, data: Path, kodak: Path, options: list[str]) -> Path:
     """Run a search of our own below `root`; its folder."""
     command = [sys.executable, "-m", "search.run", "--preset", "tiny", "--trials-per-gpu", "0"]
+    command += ["--optimizer", "adam"]  # as the recipe has it
     command += ["--workers", str(workers), "--data", str(data), "--kodak", str(kodak), *options]
     command += ["--results", str(root), "--name", "ours", "--cache", str(root / "cache")]
     seconds = _timed(command)

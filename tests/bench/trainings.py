@@ -18,7 +18,7 @@ from lic.data.cache import PackedImages, default_cache
 from lic.data.crops import RandomCrops
 from lic.data.sets import training_and_validation
 from lic.models import build
-from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig
+from lic.recipe import LAMBDAS, LEARNING_RATES, ON_CPU, ON_GPU, Speed, TrainingConfig
 from lic.training import Trainer
 from lic.weights import load_weights
 from tests.bench import machine
@@ -31,29 +31,44 @@ PRESET = "paper" if DEVICE == "cuda" else "tiny"
 
 
 def config_of(model: str, preset: str, **changes: Any) -> TrainingConfig:
-    """The middle rate with the decorrelation of y and z, in a preset's geometry."""
+    """The middle rate with the decorrelation of y and z, in a preset's geometry, with Adam unless said."""
     values = geometry(model, preset)
     given = {key: values[key] for key in TrainingConfig.__dataclass_fields__ if key in values}
+    if values.get("optimizer", "adam") != "adam":
+        given |= {"optimizer": "adam", "lr": LEARNING_RATES["adam"][values["start"] != "scratch"]}
     return TrainingConfig(**{**given, "lmbda": LAMBDAS[3], "alpha": 1e-7, "strategy": "y+z", **changes})
 
 
-def model_of(model: str, preset: str, seed: int = 0) -> torch.nn.Module:
-    """A preset's model, with its starter weights if it begins with those."""
+def model_of(
+    model: str,
+    preset: str,
+    seed: int = 0,
+    widths: tuple[int, int | None] | None = None,
+    start: str | None = None,
+) -> torch.nn.Module:
+    """A preset's model, or one of these widths (N, M), with its starter weights if it begins with those."""
     values = geometry(model, preset)
-    size = (values["width"], values.get("latent_width"))
+    size = widths or (values["width"], values.get("latent_width"))
     net, starter = build(model, *size, seed=seed), starter_path(model, *size)
-    if values["start"] == "auto" and starter.is_file():
+    if (start or values["start"]) == "auto" and starter.is_file():
         load_weights(net, starter)
     return net
 
 
 def trainer_of(
-    model: str, preset: str, images: PackedImages, speed: Speed = BEST, device: str = DEVICE, **changes: Any
+    model: str,
+    preset: str,
+    images: PackedImages,
+    speed: Speed = BEST,
+    device: str = DEVICE,
+    widths: tuple[int, int | None] | None = None,
+    start: str | None = None,
+    **changes: Any,
 ) -> Trainer:
     """A preset's training, changed as said."""
     config = config_of(model, preset, **changes)
     crops = RandomCrops(images, config.patch, config.batch, config.seed, device, speed.resident_images)
-    return Trainer(model_of(model, preset, config.seed), config, crops, device, speed)
+    return Trainer(model_of(model, preset, config.seed, widths, start), config, crops, device, speed)
 
 
 def train_images(data: Path | None) -> PackedImages:
@@ -67,6 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default=PRESET, choices=["tiny", "paper"], help=f"(default: {PRESET})")
     parser.add_argument("--data", type=Path, help="folder of images to train on (default: generated)")
     parser.add_argument("--out", type=Path, help="CSV file to write")
+    add_turn(parser)
+
+
+def add_turn(parser: argparse.ArgumentParser) -> None:
+    """How benchmarks of one device share it."""
     parser.add_argument(
         "--turn", type=Path, metavar="FILE", help="prepare (imports, compilation) at once with others, but "
         "time only while this file's lock is held: benchmarks that are given the same file take turns",

@@ -12,7 +12,7 @@ import yaml
 from lic.models import build
 from lic.recipe import ON_CPU, ON_GPU, Speed, TrainingConfig
 from lic.weights import save_weights
-from search.config import ConfigError, Resolved, Settings, resolve, resolve_again
+from search.config import SETTINGS, ConfigError, Resolved, Settings, resolve, resolve_again
 from search.plan import plan_of, template_of
 from search.run import main
 from tests.bench.trainings import config_of
@@ -49,16 +49,19 @@ def test_the_later_source_wins_and_is_named(tmp_path: Path) -> None:
 
 def test_auto_follows_the_machine_and_says_why() -> None:
     small, large = settled(), settled(gpus=2)
-    assert (small.settings.preset, large.settings.preset) == ("tiny", "paper")
+    assert (small.settings.preset, large.settings.preset) == ("tiny", "fast")
     assert "no GPU" in small.sources["preset"]
     assert (small.settings.trials_per_gpu, large.settings.trials_per_gpu) == (0, 1)
 
 
 def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
     def speed(command_line: dict, gpus: int) -> Speed:
-        return template_of(settled(command_line, gpus=gpus).settings).speed
+        given = {"preset": "paper"} | command_line if gpus else command_line
+        return template_of(settled(given, gpus=gpus).settings).speed
 
     assert speed({}, 0) == ON_CPU
+    assert speed({"preset": "fast"}, 1) == dataclasses.replace(ON_GPU, precision="bf16")
+    assert speed({"preset": "fast"}, 0) == speed({"preset": "fast", "trials_per_gpu": "0"}, 1) == ON_CPU
     assert speed({}, 1) == ON_GPU
     assert speed({"trials_per_gpu": "0"}, 1) == ON_CPU
     changes = (("precision", "bf16"), ("channels_last", False), ("compile", False), ("graph", False))
@@ -71,6 +74,33 @@ def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
     assert "--no-graph" in refused({"graph": True})
     assert "--no-graph" in refused({"graph": True, "fused_adam": False}, gpus=1)
     assert not speed({"fused_adam": False}, 1).graph
+
+
+@pytest.mark.parametrize(
+    ("given", "optimizer", "lr"),
+    [
+        ({"preset": "paper"}, "adam", 1e-4),
+        ({"preset": "paper", "optimizer": "adam"}, "adam", 1e-4),  # which is its own
+        ({"preset": "paper", "optimizer": "soap"}, "soap", 3e-3),
+        ({"preset": "paper", "optimizer": "soap", "lr": "2e-3"}, "soap", 2e-3),
+        ({"preset": "tiny"}, "muon", 1e-3),
+        ({"preset": "tiny", "start": "scratch"}, "muon", 3e-3),
+        ({"preset": "tiny", "optimizer": "adam"}, "adam", 4e-4),
+        ({"preset": "fast", "model": "hyperprior"}, "soap", 3e-3),
+        ({"preset": "fast", "model": "cheng"}, "muon", 3e-3),
+    ],
+)
+def test_each_optimizer_has_the_learning_rate_that_suits_it(given: dict, optimizer: str, lr: float) -> None:
+    settings = settled(given, gpus=1).settings
+    assert (settings.optimizer, settings.lr) == (optimizer, pytest.approx(lr))
+
+
+def test_a_search_of_before_there_was_a_choice_goes_on_with_adam(tmp_path: Path) -> None:
+    before = settled({"preset": "tiny", "optimizer": "adam", "lr": "4e-4"})
+    kept = [line for line in before.report().splitlines() if not line.startswith("optimizer:")]
+    (tmp_path / SETTINGS).write_text("\n".join(kept))
+    again = resolve_again({}, tmp_path, lambda _: 0).settings
+    assert (again.optimizer, again.lr) == ("adam", pytest.approx(4e-4))
 
 
 def test_the_cadence_says_what_is_measured_when() -> None:
@@ -87,6 +117,7 @@ def test_the_cadence_says_what_is_measured_when() -> None:
 def test_the_paper_preset_is_the_papers_protocol() -> None:
     settings = settled({"preset": "paper"}).settings
     for key in (
+        "optimizer",
         "batch",
         "patch",
         "epochs",
@@ -116,8 +147,9 @@ def test_tiny_keeps_values_per_model_and_starts_from_the_starter() -> None:
 
 @pytest.mark.parametrize(("model", "preset"), [("cheng", "tiny"), ("hyperprior", "tiny"), ("cheng", "paper")])
 def test_benchmarks_train_as_the_presets_say(model: str, preset: str) -> None:
-    """They read a preset without the search's own packages."""
-    training, settings = config_of(model, preset), settled({"model": model, "preset": preset}).settings
+    """They read a preset without the search's own packages; what a step takes is that of Adam."""
+    given = {"model": model, "preset": preset, "optimizer": "adam"}
+    training, settings = config_of(model, preset), settled(given).settings
     for key in ("batch", "patch", "epochs", "steps_per_epoch", "lr", "scale"):
         assert getattr(training, key) == getattr(settings, key), key
 
@@ -247,8 +279,8 @@ def test_what_nobody_gave_is_left_alone_where_it_agrees(gpus: int) -> None:
     """Only what a preset leaves open is worked out."""
     changed = {key for key, source in settled(gpus=gpus).sources.items() if source.endswith("(worked out)")}
     open_keys = {"strategies", "trials_per_gpu", "precision", "channels_last", "compile", "resident_images",
-                 "graph"}  # fmt: skip
-    assert changed == open_keys | ({"start"} if not gpus else set())
+                 "graph", "lr"}  # fmt: skip
+    assert changed == (open_keys - {"precision"} if gpus else open_keys | {"start"})
 
 
 def test_two_given_values_that_disagree_are_refused_wherever_they_are_from(tmp_path: Path) -> None:
