@@ -1,0 +1,157 @@
+"""The tables of tests.bench.optimizers, from what it measured."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from lic.bdrate import Curve, CurveError, bd_rate, point_bd_rate
+from lic.recipe import LAMBDAS
+
+#: What is alike in trainings that are compared.
+_SETTING = ["preset", "model", "width", "latent_width", "start", "batch", "patch"]
+_OPTIMIZER = ["optimizer", "lr", "total"]
+
+
+def tables(rows: pd.DataFrame) -> str:
+    """All of them, in text."""
+    if rows.empty:
+        return "nothing was measured"
+    parts = []
+    for setting, own in rows.groupby(_SETTING, sort=False):
+        title = "{} {}, {} and {} channels, from {}, batch {} of {}".format(
+            setting[1], setting[0], *setting[2:]
+        )
+        plain = own[own["alpha"] == 0]
+        parts += [f"\n## {title}\n", _text(costs(plain)), _text(curves(plain)), _text(reached(plain))]
+        parts.append(_text(points(own)))
+    return "\n".join(part for part in parts if part)
+
+
+def _text(table: pd.DataFrame) -> str:
+    return "" if table.empty else table.to_string(index=False, float_format="{:.5g}".format) + "\n"
+
+
+def ended(rows: pd.DataFrame) -> pd.DataFrame:
+    """The last reading of each training that came to its end."""
+    return rows[rows["step"] == rows["total"]]
+
+
+def costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """J on the validation images at the end, mean and standard deviation over seeds, and Kodak."""
+    measured = [key for key in ("J", "kodak_bpp", "kodak_psnr", "ms") if key in rows]
+    found = ended(rows).groupby(["quality", *_OPTIMIZER], sort=False)
+    table = found[measured].mean()
+    table.insert(1, "J_sd", found["J"].std())
+    table.insert(0, "seeds", found["J"].size())
+    return table.reset_index().sort_values(["quality", "J"])
+
+
+def curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """The Kodak BD-rate of each optimiser's curve over all rates against the first optimiser's, mean over
+    seeds; `noise` is the root mean square of the BD-rates between its own curves of two seeds, `top` and
+    `span` are PSNR at the highest rate and from there to the lowest, dB."""
+    if "kodak_psnr" not in rows:
+        return pd.DataFrame()
+    by_case = {key: _curves(own) for key, own in ended(rows).groupby(_OPTIMIZER, sort=False)}
+    by_case = {key: found for key, found in by_case.items() if found}
+    if not by_case:
+        return pd.DataFrame()
+    anchor, told = next(iter(by_case.values())), []
+    for key, found in by_case.items():
+        against = [_bd_rate(anchor.get(seed), curve) for seed, curve in found.items()]
+        pairs = [_bd_rate(found[a], found[b]) for a, b in itertools.combinations(found, 2)]
+        points = [curve.quality for curve in found.values() if isinstance(curve, Curve)]
+        told.append({
+            **dict(zip(_OPTIMIZER, key, strict=True)), "seeds": len(found),
+            "bd_rate_%": np.nanmean(against) if not np.isnan(against).all() else np.nan,
+            "each": " ".join(f"{value:+.2f}" for value in against),
+            "noise": float(np.sqrt(np.mean(np.square(pairs)))) if pairs else np.nan,
+            "pairs": " ".join(f"{value:+.2f}" for value in pairs),
+            "top": np.mean([q[-1] for q in points]) if points else np.nan,
+            "span": np.mean([q[-1] - q[0] for q in points]) if points else np.nan,
+            "monotone": f"{len(points)}/{len(found)}",
+        })  # fmt: skip
+    return pd.DataFrame(told)
+
+
+def _curves(rows: pd.DataFrame) -> dict[int, Curve | None]:
+    """By seed, of those that have all rates; None if it is not monotone."""
+    found: dict[int, Curve | None] = {}
+    for seed, own in rows.groupby("seed"):
+        if set(own["quality"]) == set(LAMBDAS):
+            try:
+                found[int(str(seed))] = Curve.of(own["kodak_bpp"], own["kodak_psnr"])
+            except CurveError:
+                found[int(str(seed))] = None
+    return found
+
+
+def _bd_rate(anchor: Curve | None, test: Curve | None) -> float:
+    if anchor is None or test is None:
+        return np.nan
+    try:
+        return bd_rate(anchor, test)
+    except CurveError:
+        return np.nan
+
+
+def reached(rows: pd.DataFrame) -> pd.DataFrame:
+    """After how many steps and seconds each comes to the first optimiser's J at the end (means over seeds of
+    what is between the readings, in which both fall as powers of the step); NaN where it does not."""
+    firsts = ended(rows)
+    if firsts.empty:
+        return pd.DataFrame()
+    told = []
+    first = firsts.iloc[0]
+    same = (firsts[_OPTIMIZER] == first[_OPTIMIZER]).all(axis=1)
+    for (quality, seed), goal in firsts[same].groupby(["quality", "seed"]):
+        own = rows[(rows["quality"] == quality) & (rows["seed"] == seed)]
+        for key, run in own.groupby(_OPTIMIZER, sort=False):
+            steps = _crossing(run, float(goal["J"].iloc[0]))
+            told.append({
+                "quality": quality, **dict(zip(_OPTIMIZER, key, strict=True)), "steps": steps,
+                "seconds": steps * run["ms"].iloc[-1] / 1000,
+            })  # fmt: skip
+    table = pd.DataFrame(told)
+    return table.groupby(["quality", *_OPTIMIZER], sort=False)[["steps", "seconds"]].mean().reset_index()
+
+
+def _crossing(run: pd.DataFrame, goal: float) -> float:
+    steps, costs = run["step"].to_numpy(float), run["J"].to_numpy(float)
+    below = np.flatnonzero(costs <= goal)
+    if not len(below):
+        return np.nan
+    last = below[0]
+    if not last:
+        return float(steps[0])
+    ends = slice(last - 1, last + 1)
+    return float(np.exp(np.interp(-np.log(goal), -np.log(costs[ends]), np.log(steps[ends]))))
+
+
+def points(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each point of the decorrelation loss, the change of J in percent of the rate, and the Kodak
+    BD-rate's integrand along the curve of the same seed without the loss, where that has all rates."""
+    told = []
+    for key, own in ended(rows).groupby(_OPTIMIZER, sort=False):
+        plain = own[own["alpha"] == 0]
+        by_seed = _curves(plain) if "kodak_psnr" in own else {}
+        for _, row in own[own["alpha"] > 0].iterrows():
+            base = plain[(plain["quality"] == row["quality"]) & (plain["seed"] == row["seed"])]
+            if base.empty:
+                continue
+            curve = by_seed.get(row["seed"])
+            told.append({
+                **dict(zip(_OPTIMIZER, key, strict=True)), **row[["quality", "strategy", "alpha"]],
+                "J_%": 100 * (row["J"] - base["J"].iloc[0]) / base["bpp"].iloc[0],
+                "kodak_bd_%": point_bd_rate(curve, row["kodak_bpp"], row["kodak_psnr"]) if curve else np.nan,
+            })  # fmt: skip
+    if not told:
+        return pd.DataFrame()
+    found = pd.DataFrame(told).groupby([*_OPTIMIZER, "quality", "strategy", "alpha"], sort=False)
+    table = found[["J_%", "kodak_bd_%"]].mean()
+    table["J_sd"], table["kodak_sd"] = found["J_%"].std(), found["kodak_bd_%"].std()
+    table.insert(0, "seeds", found["J_%"].size())
+    return table.reset_index()
