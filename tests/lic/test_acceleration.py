@@ -20,7 +20,7 @@ from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
 from lic.models import LatentTap, build
 from lic.optimisers import Adam
-from lic.recipe import ON_GPU, Precision, Speed, TrainingConfig
+from lic.recipe import ON_GPU, Optimizer, Precision, Speed, TrainingConfig
 from lic.training import Trainer
 
 CONFIG = TrainingConfig(
@@ -187,9 +187,10 @@ def test_a_checkpoint_is_the_same_with_a_graph_and_without(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_graph_computes_the_same_steps(leaves: PackedImages) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "soap", "muon"])
+def test_a_graph_computes_the_same_steps(leaves: PackedImages, optimizer: Optimizer) -> None:
     def trained(speed: Speed) -> dict[str, float]:
-        config = dataclasses.replace(CONFIG, epochs=3)
+        config = dataclasses.replace(CONFIG, epochs=3, optimizer=optimizer)
         crops = RandomCrops(leaves, CONFIG.patch, CONFIG.batch, CONFIG.seed, "cuda", True)
         run = Trainer(build("cheng", 8), config, crops, "cuda", speed)
         readings = [run.run_epoch() for _ in range(3)]
