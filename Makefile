@@ -25,6 +25,7 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy lic search dashboards
+	$(BIN)/lint-imports --no-cache
 
 # Known vulnerabilities of the pinned packages; without a network it says that it could not look, and passes.
 audit: .venv

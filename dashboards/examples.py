@@ -14,10 +14,10 @@ from lic.errors import LictuneError
 from lic.example import Example
 from lic.models import build
 from lic.paper import CORRELATION_RATIOS
-from search.folder import OpenedSearch, final_weights
-from search.plan import template_of
-from search.records import TrialRecord
-from search.results import best_per_rate
+from search.records.folder import OpenedSearch, final_weights
+from search.records.results import best_per_rate
+from search.records.search_records import TrialRecord
+from search.settings.plan import template_of
 
 #: Larger images are shown only where the set has no others, so that the report stays quick.
 _MANY_PIXELS = 1 << 20

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from dashboards import report
 from dashboards.servers import HOST, ServerError, Servers, fetch, usable_port
-from search import views
-from search.find import FolderError, recorded_at, searches_in
-from search.folder import OpenedSearch, open_search
-from search.provenance import public
-from search.storage import open_to_read, sqlite_address_of_mode, sqlite_file
-from search.tracking import first_line, missing_file, tracking_address
+from search.base.secrets import public
+from search.records.folder import OpenedSearch, open_search
+from search.store.find import FolderError, recorded_at, searches_in
+from search.store.storage import open_to_read, sqlite_address_of_mode, sqlite_file
+from search.tracking import views
+from search.tracking.tracker import first_line, missing_file, tracking_address
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment

@@ -19,16 +19,16 @@ from lic.architectures import architecture
 from lic.example import Example
 from lic.latents import correlation_sum
 from lic.paper import BD_RATES, TRAINING_TIME
-from search import summary
-from search.figures import DIVERGING, SEQUENTIAL, STRONG, scale_of
-from search.find import check_inside
-from search.folder import OpenedSearch, open_search
-from search.formats import fixed, interval, percent
-from search.records import FAILED, FINISHED, RUNNING, STOPPED
-from search.results import OVERALL, StrategyResult, strategy_results, write_tables
-from search.space import BASELINE
-from search.terminal import duration
-from search.training_time import TrainingTime, training_times
+from search.base.formats import fixed, interval, percent
+from search.base.space import BASELINE
+from search.records.figures import DIVERGING, SEQUENTIAL, STRONG, scale_of
+from search.records.folder import OpenedSearch, open_search
+from search.records.results import OVERALL, StrategyResult, bd_rate_text, strategy_results, write_tables
+from search.records.search_records import FAILED, FINISHED, RUNNING, STOPPED
+from search.reproduction.training_time import TrainingTime, training_times
+from search.session import summary
+from search.session.terminal import duration
+from search.store.find import check_inside
 
 
 def write(args: argparse.Namespace) -> None:
@@ -144,8 +144,8 @@ def _div(figure: Any, name: str) -> str:
 def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) -> list[tuple[str, str]]:
     overall = next(result for result in found if result.strategy == OVERALL)
     return [
-        (f"BD-rate on {test_set}, PSNR", summary.bd_rate(overall, overall.bd_rate_psnr)),
-        (f"BD-rate on {test_set}, MS-SSIM", summary.bd_rate(overall, overall.bd_rate_msssim)),
+        (f"BD-rate on {test_set}, PSNR", bd_rate_text(overall, overall.bd_rate_psnr)),
+        (f"BD-rate on {test_set}, MS-SSIM", bd_rate_text(overall, overall.bd_rate_msssim)),
         ("trained in full", str(count[FINISHED])),
         ("stopped early", str(count[STOPPED])),
         ("failed", str(count[FAILED])),

@@ -15,12 +15,12 @@ from dashboards.examples import Examples
 from lic.architectures import architecture
 from lic.decibels import ms_ssim_to_db
 from lic.recipe import LAMBDAS
-from search.belief import Expectation
-from search.figures import COLOURS
-from search.folder import OpenedSearch
-from search.formats import percent, weight
-from search.records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
-from search.results import best_per_rate, best_trial_per_rate
+from search.base.formats import percent, weight
+from search.decide.belief import Expectation
+from search.records.figures import COLOURS
+from search.records.folder import OpenedSearch
+from search.records.results import best_per_rate, best_trial_per_rate
+from search.records.search_records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
 
 #: Told apart by shape as well as by colour.
 SYMBOLS = {"y": "circle", "z": "diamond", "y+z": "triangle-up"}

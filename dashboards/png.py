@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from dashboards.examples import Examples
-from search.figures import crops, latents, save
+from search.records.figures import crops, latents, save
 
 _DPI = 160
 _WIDTH = 11.0  # inches; Plotly's heights are read as hundredths of an inch

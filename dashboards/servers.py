@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lic.errors import LictuneError
-from search.foreign_variables import for_server
+from search.base.foreign_variables import for_server
 
 HOST = "127.0.0.1"
 

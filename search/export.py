@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the zoo that is there")
     args = parser.parse_args(argv)
     try:
-        from search.exporting import export  # heavy: not before the arguments are known to be good
+        from search.zoo.exporting import export  # heavy: not before the arguments are known to be good
 
         return export(args)
     except LictuneError as error:

@@ -24,9 +24,9 @@ from lic.cli import run_command
 from lic.errors import LictuneError
 from lic.files import number_argument, path_argument, whole_argument
 from lic.paper import STEPS
+from search.base.signals import INTERRUPTED, ends_in_time
+from search.base.space import parse_rates
 from search.reproduction import FRACTION_ON_CPU
-from search.signals import INTERRUPTED, ends_in_time
-from search.space import parse_rates
 
 USER_ERROR = 2
 

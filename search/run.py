@@ -17,11 +17,11 @@ from pathlib import Path
 
 from lic.cli import command, run_command
 from lic.errors import LictuneError
-from search.arguments import parse
-from search.find import is_search
-from search.provenance import public
-from search.remote import remote_address, run_on_head
-from search.signals import INTERRUPTED, ends_in_time
+from search.base.secrets import public
+from search.base.signals import INTERRUPTED, ends_in_time
+from search.engine.remote import remote_address, run_on_head
+from search.session.arguments import parse
+from search.store.find import is_search
 
 USER_ERROR, OWN_ERROR = 2, 1
 
@@ -46,7 +46,7 @@ def _run(given: list[str], head: str | None, begun: list[Path]) -> int:
         if options.print_config:
             print(public(resolved.report()))
             return 0
-        from search import driver  # heavy imports wait until the settings are known to be good
+        from search.session import driver  # heavy imports wait until the settings are known to be good
 
         if options.plan:
             return driver.show_plan(resolved, options.price_per_gpu_hour)
@@ -71,7 +71,7 @@ def _last_words(begun: list[Path], why: str) -> str:
 
 def _unexpected(error: Exception, folder: Path | None) -> int:
     """Say what went wrong with the disk, or what is a fault of ours; the exit status."""
-    from search.disk import trouble
+    from search.store.disk import trouble
 
     begun = folder is not None and is_search(folder)
     if said := trouble(error):

@@ -16,7 +16,7 @@ import sys
 from lic.cli import run_command
 from lic.errors import LictuneError
 from lic.files import number_argument, path_argument, whole_argument
-from search.space import ALPHA_MAX, ALPHA_MIN, SAMPLERS, enough_epochs
+from search.base.space import ALPHA_MAX, ALPHA_MIN, SAMPLERS, enough_epochs
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -100,7 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.epochs = args.epochs or enough_epochs(_EPOCHS, args.fork_at)
     try:
-        from search import simulation  # heavy: not before the arguments are known to be good
+        from search.simulation import (
+            simulator as simulation,  # heavy: not before the arguments are known to be good
+        )
 
         simulation.run(args)
     except (LictuneError, OSError) as error:

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rebuild", action="store_true", help="write what MLflow lacks")
     args = parser.parse_args(argv)
     try:
-        from search import rebuilding  # heavy: not before the arguments are known to be good
+        from search.tracking import rebuilding  # heavy: not before the arguments are known to be good
 
         return rebuilding.run(args)
     except LictuneError as error:

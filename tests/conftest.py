@@ -20,9 +20,9 @@ from PIL import Image
 from lic.data.cache import PackedImages
 from lic.data.deadleaves import pack_dead_leaves
 from lic.trial import Trial, TrialConfig
-from search.engine import training_config_of
-from search.records import TrialRecord
-from search.space import Candidate
+from search.base.space import Candidate
+from search.engine.tune import training_config_of
+from search.records.search_records import TrialRecord
 
 # As trials are trained; and several threads of small tensors wait for each other where cores are busy.
 torch.set_num_threads(1)

@@ -23,10 +23,10 @@ from lic.paper import STEPS
 from lic.recipe import LEARNING_RATES, TrainingConfig
 from lic.trial import ImagesConfig, open_images
 from lic.weights import load_weights
-from search.limits import Limits
+from search.base.limits import Limits
+from search.base.signals import INTERRUPTED
 from search.reproduction import FRACTION_ON_CPU, report, trainings
 from search.reproduction.protocol import PROTOCOL_FILE, Protocol, Records, ReproductionError
-from search.signals import INTERRUPTED
 
 DONE = 0
 

@@ -17,7 +17,8 @@ from scipy import stats
 from lic.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval
 from lic.decibels import ms_ssim_to_db
 from lic.recipe import LAMBDAS
-from search.objective import image_costs, rate_change_interval
+from search.base.space import BASELINE, CONFIRMATION, TRIAL
+from search.decide.objective import image_costs, rate_change_interval
 from search.reproduction.protocol import (
     CHOSEN_ON,
     LONGER,
@@ -30,8 +31,7 @@ from search.reproduction.protocol import (
     choice,
     point,
 )
-from search.space import BASELINE, CONFIRMATION, TRIAL
-from search.training_time import TrainingTime, training_times
+from search.reproduction.training_time import TrainingTime, training_times
 
 #: The strategy that takes the best point of every rate, or the baseline where no point beats it.
 BEST = "best"

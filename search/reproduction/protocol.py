@@ -15,8 +15,8 @@ from lic.errors import LictuneError
 from lic.files import shown
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, TrainingConfig
 from lic.trial import ImagesConfig, TrialConfig
-from search.objective import rate_change
-from search.space import BASELINE, CONFIRMATION, TRIAL, Candidate
+from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate
+from search.decide.objective import rate_change
 
 #: Role of a baseline that is trained longer than all others, to see what is left to gain by training alone.
 LONGER = "longer"

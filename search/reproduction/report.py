@@ -21,13 +21,13 @@ from lic.example import Example
 from lic.latents import Examined
 from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
 from lic.recipe import LAMBDAS
-from search import figures
-from search.formats import MISSING, interval
+from search.base.formats import MISSING, interval
+from search.base.text_table import TextTable, text_console
+from search.records import figures
 from search.reproduction import evidence
 from search.reproduction.evidence import BEST
 from search.reproduction.protocol import CHOSEN_ON, SELECTION, Protocol, Record, Records
-from search.text_table import TextTable, text_console
-from search.training_time import TrainingTime
+from search.reproduction.training_time import TrainingTime
 
 TABLES, FIGURES, EXAMPLES = "tables.md", "figures", "examples.npz"
 

@@ -35,8 +35,10 @@ from lic.paper import CORRELATION_RATIOS
 from lic.training import CheckpointError, DivergedError
 from lic.trial import ImagesConfig, Trial, TrialConfig, open_images
 from lic.weights import load_weights, save_weights
-from search.formats import percent
-from search.limits import Limits
+from search.base.formats import percent
+from search.base.limits import Limits
+from search.base.signals import ENDING, ends_on_signal
+from search.base.space import BASELINE, TRIAL, Candidate
 from search.reproduction.protocol import (
     CHOSEN_ON,
     SELECTION,
@@ -49,8 +51,6 @@ from search.reproduction.protocol import (
     choice,
     planned,
 )
-from search.signals import ENDING, ends_on_signal
-from search.space import BASELINE, TRIAL, Candidate
 
 #: Bytes of a file at the most.
 PART = 15 * 2**20

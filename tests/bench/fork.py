@@ -32,13 +32,13 @@ import pandas as pd
 from lic.bdrate import CurveError, bd_rate_interval
 from lic.files import number_argument, path_argument, whole_argument
 from lic.trial import Trial
-from search.engine import training_config_of
-from search.find import is_search
-from search.folder import OpenedSearch, open_search
-from search.plan import template_of
-from search.records import PSNR, TrialRecord
-from search.results import best_per_rate
-from search.space import BASELINE, Candidate
+from search.base.space import BASELINE, Candidate
+from search.engine.tune import training_config_of
+from search.records.folder import OpenedSearch, open_search
+from search.records.results import best_per_rate
+from search.records.search_records import PSNR, TrialRecord
+from search.settings.plan import template_of
+from search.store.find import is_search
 
 FULL, FORK, RETRAINED = "full", "fork", "fork, retrained"
 

@@ -35,12 +35,12 @@ import psutil
 from mlflow import MlflowClient
 
 from dashboards.servers import usable_port
-from search.config import Settings, recorded_settings
-from search.core import open_studies
-from search.folder import open_search
-from search.plan import plan_of, template_of
-from search.records import FAILED, RUNNING, RecordReader, SearchRecords, TrialRecord
-from search.tracking import ROLE_TAG, TRIAL_TAG
+from search.decide.core import open_studies
+from search.records.folder import open_search
+from search.records.search_records import FAILED, RUNNING, RecordReader, SearchRecords, TrialRecord
+from search.settings.config import Settings, recorded_settings
+from search.settings.plan import plan_of, template_of
+from search.tracking.tracker import ROLE_TAG, TRIAL_TAG
 from tests.conftest import assert_as_trained_alone, meanwhile
 from tests.database import Database
 

@@ -17,11 +17,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from search.surrogate import Array, Data, Points
+from search.decide.surrogate import Array, Data, Points
 
 
 class LibrarySurrogate:
-    """search.surrogate.Surrogate's interface over scikit-learn's kernels; `theta` is the kernel's own."""
+    """Surrogate's interface (search.decide) over scikit-learn's kernels; `theta` is the kernel's own."""
 
     trial_effect = 0.0
 
@@ -61,5 +61,5 @@ def _fit(data: Data, strategies: int, start: Array | None = None, steps: int = 0
 @contextmanager
 def library_surrogate() -> Iterator[None]:
     """Let the search's sampler, stopping and recommendation use scikit-learn's process."""
-    with patch("search.belief.Surrogate", LibrarySurrogate), patch("search.belief.fit", _fit):
+    with patch("search.decide.belief.Surrogate", LibrarySurrogate), patch("search.decide.belief.fit", _fit):
         yield

@@ -2,8 +2,8 @@
 
 Images per second of 1, 2, 3, ... trainings at once on one device, in sum, each in a process of its own with
 an equal part of the memory; and what `--trials-per-gpu auto` would pick, by the search's own rule
-(search.sharing), for so many CPU cores as this machine has. All --most processes are there from the first,
-and wait while fewer are timed. On a CPU it runs, but says little.
+(search.engine.sharing), for so many CPU cores as this machine has. All --most processes are there from the
+first, and wait while fewer are timed. On a CPU it runs, but says little.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from configs import geometry
 from lic.data.cache import default_cache
 from lic.trial import ImagesConfig, TrialConfig
-from search.sharing import Footprint, Probe, choose
+from search.engine.sharing import Footprint, Probe, choose
 from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, show, turn
 
 

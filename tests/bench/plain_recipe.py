@@ -33,7 +33,7 @@ from lic.decorrelation import scale_factor
 from lic.models import build
 from lic.recipe import LAMBDAS, TrainingConfig
 from lic.weights import load_weights
-from search import cluster
+from search.engine import cluster
 
 cluster.prepare(None)  # Ray reads its environment when it is imported
 from ray import tune  # noqa: E402

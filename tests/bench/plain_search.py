@@ -47,9 +47,9 @@ import pandas as pd
 
 from lic.data.sets import ImageSet
 from lic.trial import open_images
-from search.config import Settings
-from search.folder import OpenedSearch, open_search
-from search.plan import template_of
+from search.records.folder import OpenedSearch, open_search
+from search.settings.config import Settings
+from search.settings.plan import template_of
 from tests.bench import machine
 from tests.bench.data import image_folder
 from tests.bench.plain_recipe import FOUND, Epoch, Task

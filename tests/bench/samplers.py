@@ -36,12 +36,11 @@ from optuna.storages import InMemoryStorage
 
 from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
-from search.core import Core
-from search.sampler import spread_point
-from search.simulation import SELECTION, simulate
-from search.space import Plan
-from search.stopping import rungs
-from search.surfaces import Family, Recorded, best_of, recorded
+from search.base.space import Plan, rungs
+from search.decide.core import Core
+from search.decide.sampler import spread_point
+from search.simulation.simulator import SELECTION, simulate
+from search.simulation.surfaces import Family, Recorded, best_of, recorded
 from tests.bench.library_surrogate import library_surrogate
 
 ALPHAS = (1e-8, 1e-5)

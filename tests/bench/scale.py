@@ -31,23 +31,22 @@ from rich.console import Console
 
 from lic import durable
 from lic.recipe import LAMBDAS
-from search import cluster
+from search.engine import cluster
 
 cluster.prepare(None)  # Ray reads its environment when it is imported
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.schedulers import ASHAScheduler  # noqa: E402
 
-from search import engine  # noqa: E402
-from search.core import Core  # noqa: E402
-from search.folder import SearchFolder  # noqa: E402
-from search.limits import Limits  # noqa: E402
-from search.monitor import Monitor  # noqa: E402
-from search.publishing import Publisher  # noqa: E402
-from search.space import Candidate, Plan  # noqa: E402
-from search.stopping import rungs  # noqa: E402
-from search.terminal import PlainView  # noqa: E402
-from search.tracking import Tracker  # noqa: E402
+from search.base.limits import Limits  # noqa: E402
+from search.base.space import Candidate, Plan, rungs  # noqa: E402
+from search.decide.core import Core  # noqa: E402
+from search.engine import tune as engine  # noqa: E402
+from search.records.folder import SearchFolder  # noqa: E402
+from search.session.monitor import Monitor  # noqa: E402
+from search.session.terminal import PlainView  # noqa: E402
+from search.tracking.publishing import Publisher  # noqa: E402
+from search.tracking.tracker import Tracker  # noqa: E402
 from tests.bench.tracking import made_up_search  # noqa: E402
 
 EPOCHS, ETA = 9, 3

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from search.core import open_studies
-from search.storage import sqlite_address
+from search.decide.core import open_studies
+from search.store.storage import sqlite_address
 
 SEARCH = (
     *("--model", "hyperprior", "--preset", "tiny", "--width", "4", "--start", "scratch", "--epochs", "1"),

@@ -30,15 +30,15 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from search.config import SETTINGS
-from search.core import Core
-from search.folder import SearchFolder
-from search.monitor import Monitor
-from search.provenance import ENVIRONMENT
-from search.publishing import Publisher
-from search.space import Plan
-from search.terminal import PlainView
-from search.tracking import Tracker
+from search.base.space import Plan
+from search.decide.core import Core
+from search.records.folder import SearchFolder
+from search.session.monitor import Monitor
+from search.session.terminal import PlainView
+from search.settings.config import SETTINGS
+from search.store.provenance import ENVIRONMENT
+from search.tracking.publishing import Publisher
+from search.tracking.tracker import Tracker
 
 PLAN = Plan(
     qualities=(1, 2, 3, 4, 5, 6), strategies=("y", "z", "y+z"), alpha_min=1e-8, alpha_max=1e-5, epochs=100,

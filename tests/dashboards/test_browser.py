@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, Page
 
 from dashboards.links import serve
 from dashboards.servers import Servers
-from search.folder import OpenedSearch, open_search
-from search.records import TrialRecord
+from search.records.folder import OpenedSearch, open_search
+from search.records.search_records import TrialRecord
 from tests.browser import MISSING, chromium, fresh_page
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)

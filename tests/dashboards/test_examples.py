@@ -21,9 +21,9 @@ from dashboards.images import map_uri
 from lic.evaluation import batch_of
 from lic.example import CROP, most_different
 from lic.models import build
-from search.figures import SEQUENTIAL
-from search.folder import OpenedSearch, last_checkpoint, open_search
-from search.results import best_per_rate
+from search.records.figures import SEQUENTIAL
+from search.records.folder import OpenedSearch, last_checkpoint, open_search
+from search.records.results import best_per_rate
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 

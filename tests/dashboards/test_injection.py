@@ -16,12 +16,12 @@ import dashboards.page
 from dashboards.examples import Example, Examples
 from lic.latents import Examined
 from lic.recipe import LAMBDAS
-from search import card
-from search.config import Settings
-from search.folder import OpenedSearch
-from search.plan import plan_of
-from search.records import FAILED, FINISHED, SearchRecords, TrialRecord
-from search.results import strategy_results
+from search.records.folder import OpenedSearch
+from search.records.results import strategy_results
+from search.records.search_records import FAILED, FINISHED, SearchRecords, TrialRecord
+from search.settings.config import Settings
+from search.settings.plan import plan_of
+from search.zoo import card
 from tests import browser
 
 HARMLESS = "harmless"

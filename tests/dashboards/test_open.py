@@ -18,8 +18,8 @@ import pytest
 
 from dashboards.open import main
 from dashboards.servers import HOST, fetch, usable_port
-from search.folder import OpenedSearch, open_search
-from search.views import LEADERBOARD, VIEW_TAG, install_views
+from search.records.folder import OpenedSearch, open_search
+from search.tracking.views import LEADERBOARD, VIEW_TAG, install_views
 from tests.sockets import is_local, waiting
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]

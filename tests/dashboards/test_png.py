@@ -10,7 +10,7 @@ import pytest
 
 from dashboards import plots
 from dashboards.png import of_plotly
-from search.folder import open_search
+from search.records.folder import open_search
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 

@@ -14,11 +14,10 @@ import pytest
 from dashboards import plots, report
 from dashboards.page import _effort, _times
 from lic.recipe import LAMBDAS
-from search.folder import open_search
-from search.formats import percent
-from search.records import FAILED, FINISHED, RUNNING, STOPPED, SearchRecords, TrialRecord
-from search.results import OVERALL, best_per_rate, strategy_results
-from search.summary import bd_rate
+from search.base.formats import percent
+from search.records.folder import open_search
+from search.records.results import OVERALL, bd_rate, best_per_rate, strategy_results
+from search.records.search_records import FAILED, FINISHED, RUNNING, STOPPED, SearchRecords, TrialRecord
 from tests.dashboards.test_injection import made_of
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]

@@ -25,9 +25,9 @@ from tests.docker.stack import BIN, DOCKER, PROMETHEUS, ROOT, option, queries, s
 #: A search with one rate, a baseline and a running trial, followed as long as the standard input is open.
 SEARCH = """
 import select, sys, ray
-from search.metrics import Gauges
-from search.progress import Progress
-from search.records import SearchRecords, TrialRecord
+from search.session.metrics import Gauges
+from search.records.progress import Progress
+from search.records.search_records import SearchRecords, TrialRecord
 
 figures = {"val/bpp": 0.5, "val/mse": 30.0, "memory/peak_mib": 900.0}
 def record(name, role, state):

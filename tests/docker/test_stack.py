@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.arguments import add_arguments
-from search.metrics import GAUGES
+from search.session.arguments import add_arguments
+from search.session.metrics import GAUGES
 from tests.docker.stack import DOCKER, PROMETHEUS, ROOT, option, queries, services, variables
 
 #: Ray's own metrics that the board draws; test_live.py asks a running Ray for all but the GPUs'.

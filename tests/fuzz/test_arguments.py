@@ -14,8 +14,8 @@ from dashboards import open as opening
 from dashboards import report
 from lic import codec
 from search import export, run, simulate, track
-from search.config import ConfigError, Settings
-from search.remote import _for_head, remote_address
+from search.engine.remote import _for_head, remote_address
+from search.settings.config import ConfigError, Settings
 from tests.fuzz.mutation import at_most
 
 EACH = 125

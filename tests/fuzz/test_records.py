@@ -27,13 +27,13 @@ from lic.models import build
 from lic.recipe import LAMBDAS, TrainingConfig
 from lic.training import CheckpointError, Trainer, read_checkpoint
 from lic.zoo import MANIFEST, WEIGHTS, ModelConfig, ZooError
-from search.config import SETTINGS, resolve
-from search.core import Core
-from search.find import STUDY, FolderError, find_folder, is_search
-from search.folder import OpenedSearch, open_search
-from search.plan import plan_of
-from search.provenance import ENVIRONMENT
-from search.storage import sqlite_address
+from search.decide.core import Core
+from search.records.folder import OpenedSearch, open_search
+from search.settings.config import SETTINGS, resolve
+from search.settings.plan import plan_of
+from search.store.find import STUDY, FolderError, find_folder, is_search
+from search.store.provenance import ENVIRONMENT
+from search.store.storage import sqlite_address
 from tests.fuzz.mutation import at_most, mutated
 
 CHECKPOINTS, FORGED_CHECKPOINTS = 700, 150

@@ -13,7 +13,7 @@ import yaml
 
 from configs import PRESETS
 from lic.recipe import LAMBDAS
-from search.config import ConfigError, Settings, resolve
+from search.settings.config import ConfigError, Settings, resolve
 from tests.fuzz.mutation import Hang, at_most, mutated
 
 MUTATED, STRUCTURED = 1200, 800

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from search.config import SETTINGS, resolve
-from search.core import Core
-from search.folder import STUDY
-from search.plan import plan_of
-from search.provenance import ENVIRONMENT, TEST_SET
-from search.space import Candidate
-from search.storage import sqlite_address
+from search.base.space import Candidate
+from search.decide.core import Core
+from search.records.folder import STUDY
+from search.settings.config import SETTINGS, resolve
+from search.settings.plan import plan_of
+from search.store.provenance import ENVIRONMENT, TEST_SET
+from search.store.storage import sqlite_address
 
 #: The fingerprint of the setup that its baselines say they were trained with.
 FINGERPRINT = "0123456789abcdef"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from search import capacity
-from search.capacity import default_workers, trial_memory
-from search.config import resolve
-from search.plan import template_of
+from search.engine import capacity
+from search.engine.capacity import default_workers, trial_memory
+from search.settings.config import resolve
+from search.settings.plan import template_of
 
 GIB = 2**30
 

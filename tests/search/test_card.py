@@ -12,7 +12,7 @@ import pytest
 from lic.bdrate import Interval
 from lic.verification import means
 from lic.zoo import BASELINE, TUNED
-from search.card import Figures
+from search.zoo.card import Figures
 
 SIZES = {"a.png": (768, 512), "small.png": (150, 150), "b.png": (512, 768)}
 

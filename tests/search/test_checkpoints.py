@@ -11,16 +11,16 @@ import pytest
 from pyarrow.fs import FileSelector
 
 from lic import durable
-from search import checkpoints as module
-from search.addresses import storage_address
-from search.checkpoints import Checkpoints, prepare_storage
-from search.cluster import _visit
-from search.config import ConfigError, resolve
-from search.driver import _check_new
-from search.find import FolderError
-from search.folder import SearchFolder, fetch_folder, final_weights, open_search
-from search.plan import template_of
-from search.storage import StorageError
+from search.engine.cluster import _visit
+from search.records.folder import SearchFolder, fetch_folder, final_weights, open_search
+from search.session.driver import _check_new
+from search.settings.addresses import storage_address
+from search.settings.config import ConfigError, resolve
+from search.settings.plan import template_of
+from search.store import checkpoints as module
+from search.store.checkpoints import Checkpoints, prepare_storage
+from search.store.find import FolderError
+from search.store.storage import StorageError
 from tests import objects
 from tests.conftest import assert_as_trained_alone, interrupted_at, run_search, search_command
 from tests.objects import ACCOUNT, SECRET, ObjectStore, object_store

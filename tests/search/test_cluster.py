@@ -18,9 +18,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from search.config import Settings
-from search.plan import template_of
-from search.records import FINISHED, TrialRecord
+from search.records.search_records import FINISHED, TrialRecord
+from search.settings.config import Settings
+from search.settings.plan import template_of
 from tests.conftest import assert_as_trained_alone
 from tests.hosts import MISSING, Host, TwoHosts, two_hosts
 
@@ -35,7 +35,7 @@ _RECORDS = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from search.folder import open_search
+from search.records.folder import open_search
 records = open_search(sys.argv[1], Path(sys.argv[2]), with_model=False).records.everything()
 print(json.dumps([asdict(record) for record in records]))
 """

@@ -12,9 +12,9 @@ import yaml
 from lic.models import build
 from lic.recipe import ON_CPU, ON_GPU, Speed, TrainingConfig
 from lic.weights import save_weights
-from search.config import SETTINGS, ConfigError, Resolved, Settings, resolve, resolve_again
-from search.plan import plan_of, template_of
 from search.run import main
+from search.settings.config import SETTINGS, ConfigError, Resolved, Settings, resolve, resolve_again
+from search.settings.plan import plan_of, template_of
 from tests.bench.trainings import config_of
 
 

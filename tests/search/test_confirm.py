@@ -9,10 +9,10 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from lic.bdrate import CurveError, Interval
-from search.confirm import Confirmation, bd_rates, confirmed, confirmed_bd_rate, points_to_confirm
-from search.core import Core
-from search.records import PSNR, SearchRecords, read_records
-from search.space import BASELINE, Candidate, Plan
+from search.base.space import BASELINE, Candidate, Plan
+from search.decide.core import Core
+from search.records.confirm import Confirmation, bd_rates, confirmed, confirmed_bd_rate, points_to_confirm
+from search.records.search_records import PSNR, SearchRecords, read_records
 
 PLAN = Plan(
     qualities=(1, 2, 3, 4, 5, 6), strategies=("y", "z", "y+z"), alpha_min=1e-8, alpha_max=1e-5, epochs=2,
@@ -130,7 +130,7 @@ def test_a_metric_without_a_curve_hides_no_other_and_no_error(
     def broken(*_: object, **__: object) -> None:
         raise ValueError("operands could not be broadcast together")
 
-    monkeypatch.setattr("search.confirm.bd_rate_interval", broken)
+    monkeypatch.setattr("search.records.confirm.bd_rate_interval", broken)
     with pytest.raises(ValueError, match="broadcast"):
         bd_rates(confirmation, searched)
 

@@ -6,14 +6,14 @@ import dataclasses
 
 import pytest
 
-from search import summary
-from search.config import resolve
-from search.convergence import last_gains, statement, three_quarters
-from search.engine import training_config_of
-from search.folder import open_search
-from search.plan import template_of
-from search.records import SearchRecords
-from search.space import BASELINE, TRIAL, Candidate
+from search.base.space import BASELINE, TRIAL, Candidate, three_quarters
+from search.engine.tune import training_config_of
+from search.records.convergence import last_gains, statement
+from search.records.folder import open_search
+from search.records.search_records import SearchRecords
+from search.session import summary
+from search.settings.config import resolve
+from search.settings.plan import template_of
 from tests.search.made_up import made_up_search
 
 

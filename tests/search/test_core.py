@@ -16,12 +16,12 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from lic.recipe import LAMBDAS
-from search.belief import Belief
-from search.core import Core
-from search.objective import rate_change, rd_cost
-from search.records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
-from search.space import BASELINE, Candidate, Plan
-from search.stopping import rungs, should_stop, worth_finishing
+from search.base.space import BASELINE, Candidate, Plan, rungs
+from search.decide.belief import Belief
+from search.decide.core import Core
+from search.decide.objective import rate_change, rd_cost
+from search.decide.stopping import should_stop, worth_finishing
+from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
 
 PLAN = Plan(
     qualities=(1, 3, 6), strategies=("y", "z", "y+z"), alpha_min=1e-8, alpha_max=1e-5, epochs=9,

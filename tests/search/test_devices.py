@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from search import devices
+from search.engine import devices
 
 
 class Driver:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lic.trial import Trial
-from search.config import ConfigError, resolve
-from search.disk import Need, check_space, free_at, need_of, trouble, watch
-from search.plan import plan_of, template_of
+from search.settings.config import ConfigError, resolve
+from search.settings.plan import plan_of, template_of
+from search.store.disk import Need, check_space, free_at, need_of, trouble, watch
 
 
 def test_a_checkpoint_is_as_large_as_was_said(tmp_path: Path, cache: Path) -> None:

@@ -20,13 +20,13 @@ from ray.tune.search import Searcher
 from lic.data.cache import DamagedCacheError
 from lic.recipe import TrainingConfig
 from lic.trial import ImagesConfig, Readings, Trial, TrialConfig
-from search import engine
-from search.checkpoints import Checkpoints
-from search.core import Core
-from search.engine import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Drive, Fork, RayTrial
-from search.limits import Limits
-from search.space import TRIAL, Candidate
-from search.storage import StorageError
+from search.base.limits import Limits
+from search.base.space import TRIAL, Candidate
+from search.decide.core import Core
+from search.engine import tune as engine
+from search.engine.tune import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Drive, Fork, RayTrial
+from search.store.checkpoints import Checkpoints
+from search.store.storage import StorageError
 from tests.search.test_core import PLAN, figures
 
 TRAINING = TrainingConfig(lmbda=0.0067, alpha=1e-7, strategy="y", batch=2, patch=64, epochs=4,
@@ -196,12 +196,12 @@ class Fixed:
 #: A process of its own: Ray reads its environment when it is imported.
 HUNGRY = """
 import json, sys
-from search import cluster
+from search.engine import cluster
 cluster.connect(None, 2, 1)  # a GPU that Ray only counts
-from search import engine
-from search import engine
-from search.checkpoints import Checkpoints
-from search.limits import Limits
+from search.engine import tune as engine
+from search.engine import tune as engine
+from search.store.checkpoints import Checkpoints
+from search.base.limits import Limits
 from tests.search.test_engine import Fixed, Hungry
 told = []
 for retries in (1, 0):

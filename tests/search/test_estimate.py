@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from search.config import resolve
-from search.estimate import Pace, estimate
-from search.plan import plan_of, template_of
 from search.run import main
+from search.session.estimate import Pace, estimate
+from search.settings.config import resolve
+from search.settings.plan import plan_of, template_of
 
 GIVEN = {"preset": "tiny", "model": "cheng", "budget": "10", "sampler": "random", "stopping": False,
          "steps_per_epoch": "50", "cadence": "dense"}  # fmt: skip

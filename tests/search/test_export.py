@@ -22,11 +22,12 @@ from lic.data.deadleaves import pack_dead_leaves
 from lic.data.images import read_rgb
 from lic.training import read_checkpoint
 from lic.verification import VerificationError, verify
-from search import export, exporting
-from search.config import Settings
-from search.folder import last_checkpoint, open_search
-from search.results import best_per_rate
-from search.tracking import TRIAL_TAG
+from search import export
+from search.records.folder import last_checkpoint, open_search
+from search.records.results import best_per_rate
+from search.settings.config import Settings
+from search.tracking.tracker import TRIAL_TAG
+from search.zoo import exporting
 
 NAME = "bmshj2018-hyperprior"
 Real = tuple[Path, subprocess.CompletedProcess[str]]

@@ -9,10 +9,10 @@ import optuna
 import pytest
 from pydantic import ValidationError
 
-from search.config import Settings, is_name
-from search.find import FolderError, check_inside, find_folder
-from search.folder import SearchFolder, fetch_folder
-from search.storage import open_storage
+from search.records.folder import SearchFolder, fetch_folder
+from search.settings.config import Settings, is_name
+from search.store.find import FolderError, check_inside, find_folder
+from search.store.storage import open_storage
 
 ELSEWHERE = ["..", ".", "../other", "/etc", "a/../../b", "", ".hidden"]
 

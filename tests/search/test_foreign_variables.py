@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.foreign_variables import for_server, ignore_foreign
+from search.base.foreign_variables import for_server, ignore_foreign
 
 KEPT = {
     "MLFLOW_TRACKING_URI": "http://mlflow", "MLFLOW_TRACKING_PASSWORD": "x", "MLFLOW_S3_ENDPOINT_URL": "x",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 from lic.bdrate import Interval
-from search.formats import fixed, interval, percent, signed, weight
+from search.base.formats import fixed, interval, percent, signed, weight
 
 
 def test_what_rounds_to_zero_is_not_negative() -> None:

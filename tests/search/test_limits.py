@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.limits import Limits
+from search.base.limits import Limits
 
 
 class Clock:

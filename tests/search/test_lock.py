@@ -9,9 +9,9 @@ from typing import Any
 import optuna
 import pytest
 
-from search import lock
-from search.config import ConfigError
-from search.lock import signs_of_life
+from search.settings.config import ConfigError
+from search.store import lock
+from search.store.lock import signs_of_life
 
 BEAT = 0.05
 

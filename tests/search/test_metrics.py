@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from search import monitor
-from search.config import Settings
-from search.core import Core
-from search.folder import SearchFolder
-from search.metrics import Gauges
-from search.monitor import Monitor
-from search.progress import Progress
-from search.publishing import Publisher
-from search.records import SearchRecords
-from search.space import Plan
+from search.base.space import Plan
+from search.decide.core import Core
+from search.records.folder import SearchFolder
+from search.records.progress import Progress
+from search.records.search_records import SearchRecords
+from search.session import monitor
+from search.session.metrics import Gauges
+from search.session.monitor import Monitor
+from search.settings.config import Settings
+from search.tracking.publishing import Publisher
 
 PLAN = Plan((1,), ("y",), 1e-8, 1e-5, 2, (1,), 3, 4, 0, "lictune", "val")
 

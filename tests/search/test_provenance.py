@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from search.provenance import PublicFormatter, public
-from search.tracking import first_line
+from search.base.secrets import PublicFormatter, public
+from search.tracking.tracker import first_line
 
 SECRET = "s3cret"
 

@@ -10,7 +10,7 @@ import pytest
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private.utils import validate_socket_filepath
 
-from search.cluster import _SOCKET, _short_folder
+from search.engine.cluster import _SOCKET, _short_folder
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
@@ -26,7 +26,7 @@ def test_rays_sockets_fit_whatever_the_temporary_folder(
 
 
 _COMMAND = """
-from search import cluster
+from search.engine import cluster
 cluster.connect(None, 1)
 import ray
 print(ray.get(ray.remote(lambda: 7).remote(), timeout=120))

@@ -16,16 +16,16 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 
 import dashboards.links
-import search.folder
+import search.records.folder
 from search import export, track
-from search.config import SETTINGS, Settings
-from search.core import Core, make_studies
-from search.folder import STUDY, FolderError, SearchFolder, open_search
-from search.monitor import Monitor
-from search.plan import plan_of
-from search.publishing import Publisher
-from search.reuse import reuse_baselines
-from search.storage import StorageError, open_to_read
+from search.decide.core import Core, make_studies
+from search.records.folder import STUDY, FolderError, SearchFolder, open_search
+from search.session.monitor import Monitor
+from search.session.reuse import reuse_baselines
+from search.settings.config import SETTINGS, Settings
+from search.settings.plan import plan_of
+from search.store.storage import StorageError, open_to_read
+from search.tracking.publishing import Publisher
 from tests.database import MISSING, Database, temporary_database
 from tests.search.made_up import FINGERPRINT, made_up_search
 
@@ -179,12 +179,12 @@ def test_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read.append(path)
         return recorded(path)
 
-    recorded = search.folder.recorded_settings
-    monkeypatch.setattr(search.folder, "recorded_settings", counted)
+    recorded = search.records.folder.recorded_settings
+    monkeypatch.setattr(search.records.folder, "recorded_settings", counted)
     found = open_search("mine", tmp_path, with_model=False)
     for training in found.records.everything():
         with pytest.raises(FileNotFoundError):
-            search.folder.final_weights(found, training)
+            search.records.folder.final_weights(found, training)
     assert read == [folder]
 
 

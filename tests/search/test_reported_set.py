@@ -14,12 +14,12 @@ from dashboards import report
 from lic.data.deadleaves import pack_dead_leaves
 from lic.trial import Trial, open_images
 from search import export
-from search.config import SETTINGS, ConfigError, resolve
-from search.core import Core
-from search.engine import training_config_of
-from search.folder import FolderError, SearchFolder, open_search
-from search.plan import plan_of, template_of
-from search.provenance import ENVIRONMENT, provenance
+from search.decide.core import Core
+from search.engine.tune import training_config_of
+from search.records.folder import FolderError, SearchFolder, open_search
+from search.settings.config import SETTINGS, ConfigError, resolve
+from search.settings.plan import plan_of, template_of
+from search.store.provenance import ENVIRONMENT, provenance
 from tests.search.made_up import made_up_search
 
 REASON = "MS-SSIM needs images of at least 161 pixels on each side; small.png is 150 x 155"

@@ -15,12 +15,12 @@ from lic.data.cache import default_cache
 from lic.recipe import LAMBDAS
 from lic.trial import ImagesConfig, Trial
 from search import reproduce
-from search.limits import Limits
+from search.base.limits import Limits
+from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate
 from search.reproduction import evidence, report, trainings
 from search.reproduction.evidence import BEST
 from search.reproduction.protocol import Protocol, Record, Records, planned
 from search.reproduction.trainings import Parts
-from search.space import BASELINE, CONFIRMATION, TRIAL, Candidate
 
 IMAGES = 24
 

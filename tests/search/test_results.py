@@ -11,10 +11,9 @@ import pytest
 
 from lic.decibels import ms_ssim_to_db
 from lic.recipe import LAMBDAS
-from search.belief import Expectation
-from search.figures import rd_figure
-from search.records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord
-from search.results import (
+from search.decide.belief import Expectation
+from search.records.figures import rd_figure
+from search.records.results import (
     OVERALL,
     best_per_rate,
     parent_figures,
@@ -23,6 +22,7 @@ from search.results import (
     strategy_table,
     trial_table,
 )
+from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord
 
 QUALITIES = (1, 2, 3, 4, 5, 6)
 
@@ -160,7 +160,7 @@ def test_an_error_that_is_no_curves_is_not_called_a_refusal(monkeypatch: pytest.
     def broken(*_: object) -> float:
         raise ValueError("operands could not be broadcast together")
 
-    monkeypatch.setattr("search.results.bd_quality", broken)
+    monkeypatch.setattr("search.records.results.bd_quality", broken)
     with pytest.raises(ValueError, match="broadcast"):
         strategy_results(search(record("trial-000", 3, -4.0, "y")), ("y",))
 

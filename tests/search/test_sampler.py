@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 from optuna.storages import InMemoryStorage
 
-from search.core import Core
-from search.sampler import RateSampler, make_sampler
-from search.space import BASELINE, SAMPLERS
+from search.base.space import BASELINE, SAMPLERS
+from search.decide.core import Core
+from search.decide.sampler import RateSampler, make_sampler
 from tests.search.test_core import PLAN, run_all
 
 

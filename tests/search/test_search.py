@@ -25,16 +25,16 @@ from lic.architectures import ARCHITECTURES
 from lic.recipe import LAMBDAS
 from lic.training import read_checkpoint
 from search import simulate
-from search.config import Settings
-from search.core import SETUP, Core, open_studies
-from search.engine import CoreScheduler, CoreSearcher, Drive
-from search.folder import SearchFolder
-from search.limits import Limits
-from search.plan import plan_of, template_of
-from search.records import FINISHED, STOPPED, RecordReader, SearchRecords, read_records
-from search.reuse import reuse_baselines
-from search.space import BASELINE, TRIAL, Candidate
-from search.surfaces import read_table, seed_noise
+from search.base.limits import Limits
+from search.base.space import BASELINE, TRIAL, Candidate
+from search.decide.core import SETUP, Core, open_studies
+from search.engine.tune import CoreScheduler, CoreSearcher, Drive
+from search.records.folder import SearchFolder
+from search.records.search_records import FINISHED, STOPPED, RecordReader, SearchRecords, read_records
+from search.session.reuse import reuse_baselines
+from search.settings.config import Settings
+from search.settings.plan import plan_of, template_of
+from search.simulation.surfaces import read_table, seed_noise
 from tests.conftest import HAVE_DATA, assert_as_trained_alone, interrupted_at, run_search, search_command
 from tests.sockets import is_local, watched
 

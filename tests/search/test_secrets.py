@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from dashboards.links import serve_mlflow
 from dashboards.servers import HOST, Servers, usable_port
-from search.tracking import runs_of
+from search.tracking.tracker import runs_of
 from tests.conftest import search_command
 from tests.database import MISSING, Database, temporary_database
 from tests.search.test_search import SMALL

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from lic import durable
-from search import cluster
-from search.checkpoints import Checkpoints
-from search.config import ConfigError, resolve, resolve_again
-from search.find import FolderError, find_folder
-from search.lock import is_running, only_driver
-from search.remote import remote_address
-from search.session import keep_best
+from search.engine import cluster
+from search.engine.remote import remote_address
+from search.session.session import keep_best
+from search.settings.config import ConfigError, resolve, resolve_again
+from search.store.checkpoints import Checkpoints
+from search.store.find import FolderError, find_folder
+from search.store.lock import is_running, only_driver
 from tests.search.test_results import record
 from tests.search.test_results import search as searched
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from search.cluster import ClusterError
-from search.config import resolve
-from search.sharing import Footprint, Sharing, choose
+from search.engine.cluster import ClusterError
+from search.engine.sharing import Footprint, Sharing, choose
+from search.settings.config import resolve
 
 GIB = 2**30
 
@@ -76,11 +76,11 @@ def test_auto_is_the_default_without_a_gpu_and_left_to_the_measurement_with_one(
 
 _MEASURE = """
 import json
-from search import cluster
-from search.config import resolve
+from search.engine import cluster
+from search.settings.config import resolve
 cluster.connect(None, 2)
-from search.plan import template_of
-from search.sharing import measure_sharing
+from search.settings.plan import template_of
+from search.engine.sharing import measure_sharing
 given = {"preset": "tiny", "model": "hyperprior", "width": "8", "start": "scratch", "data": "deadleaves",
          "test": "deadleaves", "test_images": "1", "val_images": "1"}
 found = measure_sharing(template_of(resolve(given, {}, lambda _: 0).settings), 2, seconds=2.0)

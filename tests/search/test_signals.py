@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 
-from search import signals
-from search.limits import Limits
-from search.signals import ENDING, ends_on_signal
+from search.base import signals
+from search.base.limits import Limits
+from search.base.signals import ENDING, ends_on_signal
 
 TO_TEST = [*ENDING, signal.SIGALRM]
 
@@ -65,7 +65,7 @@ def test_a_second_ctrl_c_and_sigquit_interrupt_at_once(kinds: list[signal.Signal
 #: A command that waits as a call of Ray's C++ code does: Python's handlers do not run, nor does it return.
 _STUCK = """
 import ctypes, subprocess, sys
-from search import signals
+from search.base import signals
 signals._PATIENCE = 0.5
 with signals.ends_in_time("lictune: {}; to go on: ...".format):
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
@@ -94,7 +94,8 @@ def test_a_command_that_cannot_answer_is_ended_with_all_that_it_started(number: 
 #: A command that has started Ray and waits; the environment names a Ray that is not there.
 _WITH_RAY = """
 import os, time
-from search import cluster, signals
+from search.base import signals
+from search.engine import cluster
 try:
     with signals.ends_in_time("lictune: {}".format):
         cluster.connect(None, 1)
@@ -140,7 +141,8 @@ def test_a_signal_to_the_group_does_not_reach_a_ray_of_ones_own() -> None:
 
 #: A command that waits for an answer of a Ray whose GCS has been killed: Ray's own code gives it 60 s.
 _WITHOUT_GCS = """
-from search import cluster, signals
+from search.base import signals
+from search.engine import cluster
 cluster._PATIENCE_WITH_RAY = 1.0
 with signals.ends_in_time("lictune: {}; to go on: ...".format):
     cluster.connect(None, 1)

@@ -13,11 +13,19 @@ from optuna.storages import InMemoryStorage
 
 from lic.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
-from search.core import Core, readings_of
+from search.base.space import TRIAL, Candidate, Plan
+from search.decide.core import Core, readings_of
 from search.simulate import main
-from search.simulation import SELECTION, simulate
-from search.space import TRIAL, Candidate, Plan
-from search.surfaces import Family, Recorded, SurfaceError, best_of, load_curve, read_table, seed_noise
+from search.simulation.simulator import SELECTION, simulate
+from search.simulation.surfaces import (
+    Family,
+    Recorded,
+    SurfaceError,
+    best_of,
+    load_curve,
+    read_table,
+    seed_noise,
+)
 
 ALPHAS = (1e-8, 1e-5)
 

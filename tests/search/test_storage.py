@@ -15,8 +15,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import OperationalError
 
-from search.core import Core, open_studies
-from search.storage import StorageError, _Patient, keep_password, open_storage, sqlite_address
+from search.decide.core import Core, open_studies
+from search.store.storage import StorageError, _Patient, keep_password, open_storage, sqlite_address
 from tests.database import MISSING, Database, temporary_database
 from tests.search.test_core import PLAN, figures, run_all
 

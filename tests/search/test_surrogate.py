@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lic.recipe import LAMBDAS
-from search.surrogate import Data, Points, Posterior, Squash, Surrogate, fit, gather, pins, prior
+from search.decide.surrogate import Data, Points, Posterior, Squash, Surrogate, fit, gather, pins, prior
 
 RATES = tuple(LAMBDAS.values())
 

@@ -11,16 +11,17 @@ import pytest
 from rich.console import Console
 
 from lic.bdrate import Interval
-from search import simulation, summary, terminal
-from search.belief import Expectation
-from search.confirm import Confirmed, table_of
-from search.progress import Progress
-from search.recommend import Recommendation
-from search.records import FAILED, STOPPED, SearchRecords
+from search.base.space import Plan
+from search.base.text_table import TextTable, text_console
+from search.decide.belief import Expectation
+from search.decide.recommend import Recommendation
+from search.records.confirm import Confirmed, table_of
+from search.records.progress import Progress
+from search.records.results import OVERALL, StrategyResult, rate_table, strategy_results, strategy_table
+from search.records.search_records import FAILED, STOPPED, SearchRecords
 from search.reproduction import report
-from search.results import OVERALL, StrategyResult, rate_table, strategy_results, strategy_table
-from search.space import Plan
-from search.text_table import TextTable, text_console
+from search.session import summary, terminal
+from search.simulation import simulator as simulation
 from tests.search.test_reproduction import PROTOCOL, everything
 from tests.search.test_results import QUALITIES, record, search
 

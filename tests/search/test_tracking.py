@@ -22,11 +22,12 @@ from mlflow.entities import Metric
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
-from search import publishing, track
-from search.folder import OpenedSearch, open_search
-from search.publishing import Publisher
-from search.records import RUNNING, SearchRecords
-from search.tracking import (
+from search import track
+from search.records.folder import OpenedSearch, open_search
+from search.records.search_records import RUNNING, SearchRecords
+from search.tracking import publishing
+from search.tracking.publishing import Publisher
+from search.tracking.tracker import (
     PARENT,
     ROLE_TAG,
     SEARCH_TAG,
@@ -36,7 +37,7 @@ from search.tracking import (
     held_runs,
     runs_of,
 )
-from search.views import install_views
+from search.tracking.views import install_views
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 

@@ -10,13 +10,13 @@ import pytest
 from optuna.storages import InMemoryStorage
 from rich.console import Console
 
-from search import driver
-from search.config import Settings, resolve, resolve_again
-from search.core import Core
-from search.folder import FolderError, SearchFolder
-from search.plan import plan_of
-from search.provenance import ENVIRONMENT
-from search.session import Session
+from search.decide.core import Core
+from search.records.folder import FolderError, SearchFolder
+from search.session import driver
+from search.session.session import Session
+from search.settings.config import Settings, resolve, resolve_again
+from search.settings.plan import plan_of
+from search.store.provenance import ENVIRONMENT
 from tests.search.made_up import FINGERPRINT, go_on, made_up_search
 
 #: A budget that leaves the earlier search some trials to go on with.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lic.zoo import BASELINE, TUNED
-from search import card
+from search.zoo import card
 from tests.dashboards.test_injection import made_of
 
 

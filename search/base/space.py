@@ -1,0 +1,138 @@
+"""What a search looks for: a point (alpha, strategy) for every rate."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from lic.recipe import LAMBDAS
+
+BASELINE = "baseline"
+TRIAL = "trial"
+CONFIRMATION = "confirmation"
+
+#: What can propose points (search.decide.sampler).
+SAMPLERS = ("surrogate", "tpe", "gp", "random", "grid")
+
+#: The range of alpha that the paper searches, the default.
+ALPHA_MIN, ALPHA_MAX = 1e-8, 1e-5
+
+#: The most epochs that a training can have.
+MOST_EPOCHS = 100_000
+
+
+def trial_name(number: int) -> str:
+    """The name of the trial with this number."""
+    return f"{TRIAL}-{number:03d}"
+
+
+def baseline_name(quality: int) -> str:
+    """The name of the baseline of this rate."""
+    return f"{BASELINE}-q{quality}"
+
+
+def confirmation_name(search: str) -> str:
+    """The name of the study of a search's confirmation."""
+    return f"{search}/{CONFIRMATION}"
+
+
+def parse_rates(text: str) -> tuple[int, ...]:
+    """Qualities written such as 1-6 or 1,3,5, in order. Raises ValueError."""
+    qualities: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            low, high = int(first), int(last or first)
+        except ValueError:
+            raise ValueError("write qualities such as 1-6 or 1,3,5") from None
+        if not min(LAMBDAS) <= low <= high <= max(LAMBDAS):
+            raise ValueError(f"choose among the qualities {min(LAMBDAS)} to {max(LAMBDAS)}")
+        qualities |= set(range(low, high + 1))
+    return tuple(sorted(qualities))
+
+
+def fork_epoch(share: float, epochs: int) -> int:
+    """The epoch at which trials leave their baseline, given as a fraction of the epochs; 0 (they begin by
+    themselves) for 0. Raises ValueError where it is another fraction and yet none or all of the epochs."""
+    epoch = round(share * epochs)
+    if share and not 0 < epoch < epochs:
+        what = "none" if epoch == 0 else "all"
+        raise ValueError(
+            f"fork_at {share:g} of {epochs} epochs is {what} of them; give a fraction that leaves some on "
+            "both sides, or 0 for no fork"
+        )
+    return epoch
+
+
+def leaves_no_rung(grace: int, epochs: int) -> bool:
+    """Whether trials of so many epochs (more than one) could not be stopped early after `grace` of them."""
+    return grace >= epochs > 1
+
+
+def enough_epochs(least: int, fork_at: float, grace: int = 0) -> int:
+    """The smallest number of epochs, at least `least`, of which a fork at the fraction `fork_at` leaves some
+    on both sides and a grace of so many one to stop at after it; `least` if there is none."""
+
+    def fits(epochs: int) -> bool:
+        try:
+            return not leaves_no_rung(grace, epochs - fork_epoch(fork_at, epochs))
+        except ValueError:
+            return False
+
+    return next(filter(fits, range(least, MOST_EPOCHS + 1)), least)
+
+
+def alpha_range(low: float, high: float, given: Collection[str]) -> tuple[float, float]:
+    """The range of alpha from `low` to `high`, of which `alpha_min` and `alpha_max` may be `given`: if only
+    one is, and the other leaves no range, it is as wide as the default one."""
+    width = round(ALPHA_MAX / ALPHA_MIN)
+    if low < high or {"alpha_min", "alpha_max"} <= set(given):
+        return low, high
+    return (low, low * width) if "alpha_min" in given else (high / width, high)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search decides by; `rungs` are the epochs at which a trial may be stopped,
+    `selection` names the image set whose readings decide. Trials begin with the state that their rate's
+    baseline had after epoch `fork`; 0: from the start, as the baseline."""
+
+    qualities: tuple[int, ...]
+    strategies: tuple[str, ...]
+    alpha_min: float
+    alpha_max: float
+    epochs: int
+    rungs: tuple[int, ...]
+    eta: int
+    budget: int
+    seed: int
+    sampler: str
+    selection: str
+    fork: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One training to do: a baseline (alpha 0) or a trial, at one rate."""
+
+    name: str
+    role: str
+    quality: int
+    alpha: float
+    strategy: str
+    seed: int
+
+
+def rungs(epochs: int, grace: int, eta: int, fork: int = 0) -> tuple[int, ...]:
+    """The epochs grace, grace*eta, grace*eta^2, ... after the fork and before the last, at which a trial may
+    stop."""
+    levels, level = [], grace
+    while fork + level < epochs:
+        levels.append(fork + level)
+        level *= eta
+    return tuple(levels)
+
+
+def three_quarters(epochs: int) -> int | None:
+    """The epoch at which the last quarter of a training begins; None if it is too short to have one."""
+    return None if epochs < 2 else min(epochs - 1, round(0.75 * epochs))

@@ -1,0 +1,359 @@
+"""The decision core: three verbs over Optuna's storage, and no other state.
+
+`suggest()` gives the next training, `observe()` records what one measured, `decide()` says whether
+it goes on. A new process that opens the storage decides as the old one would have.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, get_storage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lic.recipe import LAMBDAS
+from search.base.space import BASELINE, TRIAL, Candidate, Plan, baseline_name, trial_name
+from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, Belief
+from search.decide.objective import rate_change, rate_change_variance
+from search.decide.sampler import RateSampler, fitted, make_sampler
+from search.decide.stopping import should_stop, worth_finishing
+from search.store.storage import Mirror
+
+_READINGS, _IMAGES = "readings:", "images:"
+
+#: User attribute of a trial: the last rung that it passed.
+_PASSED = "passed"
+
+#: User attributes of a baseline: how it was trained, and the search it was taken from.
+SETUP, SOURCE = "setup", "source"
+
+#: User attribute of a trial that was copied from another search: its number there.
+_NUMBER = "source_number"
+
+#: User attribute of the study of copied trials, once all are there: the search they were copied from.
+_LEARNT = "learnt_from"
+
+
+def readings_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
+    """The recorded figures of a trial by epoch."""
+    return _by_epoch(trial, _READINGS)
+
+
+def images_of(trial: FrozenTrial) -> dict[int, dict[str, list[float]]]:
+    """The recorded per-image columns by epoch, named as the figures are."""
+    return _by_epoch(trial, _IMAGES)
+
+
+def attributes_of(
+    epoch: int, figures: dict[str, float], images: dict[str, list[float]] | None
+) -> dict[str, Any]:
+    """What a training measured after an epoch, and its per-image columns if there are any, as attributes of
+    its Optuna trial."""
+    columns = {f"{_IMAGES}{epoch}": images} if images else {}
+    return {**columns, f"{_READINGS}{epoch}": figures}
+
+
+def _by_epoch(trial: FrozenTrial, prefix: str) -> dict:
+    found = {
+        int(key.removeprefix(prefix)): value
+        for key, value in trial.user_attrs.items()
+        if key.startswith(prefix)
+    }
+    return dict(sorted(found.items()))
+
+
+def make_studies(storage: BaseStorage | str, name: str) -> tuple[optuna.Study, optuna.Study]:
+    """The study of a search's trials, and the study of its baselines; they are made if they are not there.
+
+    Baselines have no alpha, so they stay out of the trials' study: samplers would trip over them.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    make = functools.partial(optuna.create_study, storage=storage, load_if_exists=True)
+    return make(study_name=name), make(study_name=_baselines_name(name))
+
+
+def open_studies(storage: BaseStorage | str, name: str) -> tuple[optuna.Study, optuna.Study]:
+    """The same two of a search that has begun; nothing is made. Raises KeyError if one is not there."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    load = functools.partial(optuna.load_study, storage=storage)
+    return load(study_name=name), load(study_name=_baselines_name(name))
+
+
+def _baselines_name(name: str) -> str:
+    return f"{name}/baselines"
+
+
+def _earlier_name(name: str) -> str:
+    return f"{name}/earlier"
+
+
+def earlier_trials(trials: optuna.Study) -> list[FrozenTrial]:
+    """The trials of another search that the one with this study of trials learnt from (Core.learn_from)."""
+    try:
+        return _all(optuna.load_study(storage=trials._storage, study_name=_earlier_name(trials.study_name)))
+    except KeyError:
+        return []
+
+
+def _all(study: optuna.Study) -> list[FrozenTrial]:
+    # Not copied: read only, and the per-image columns are long.
+    return study.get_trials(deepcopy=False)
+
+
+class Core:
+    """The decisions of one search. `storage` is an Optuna storage or its URL; `setup` a fingerprint of
+    how it trains (search.session.reuse), kept with its baselines."""
+
+    def __init__(self, storage: BaseStorage | str, name: str, plan: Plan, setup: str = "") -> None:
+        self.plan, self.setup = plan, setup
+        self._storage = Mirror(get_storage(storage))
+        self._earlier: list[FrozenTrial] | None = None
+        self.trials, self.baselines = make_studies(self._storage, name)
+        self._finish_what_was_cut_short()
+
+    def _finish_what_was_cut_short(self) -> None:
+        """What follows from readings whose process was killed before it had drawn it."""
+        for trial in _all(self.baselines):
+            if trial.state == TrialState.RUNNING and self.plan.epochs in readings_of(trial):
+                self._tell(baseline_name(trial.user_attrs["quality"]), TrialState.COMPLETE, 0.0)
+        for trial in _all(self.trials):
+            if trial.state == TrialState.RUNNING:
+                self._settle(trial)
+
+    def earlier(self) -> list[FrozenTrial]:
+        """The trials of another search that inform the sampler (`learn_from`)."""
+        if self._earlier is None:
+            self._earlier = _all(self._study_of_earlier())
+        return self._earlier
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether the trials of an earlier search were copied, all that there were to copy then."""
+        study = self._study_of_earlier()
+        # Former versions copied without noting numbers; what they had copied by their end has to do.
+        return _LEARNT in study.user_attrs or any(_NUMBER not in trial.user_attrs for trial in _all(study))
+
+    def learn_from(self, trials: list[FrozenTrial], source: str) -> None:
+        """Let the trials of an earlier search, called `source`, inform the sampler, as far as they have ended
+        and their strategies and rates are among this one's: they are copied into its storage, each once, and
+        the earlier search is not needed any more. After that it does nothing."""
+        if self.has_learnt:
+            return
+        study = self._study_of_earlier()
+        copied = {trial.user_attrs[_NUMBER] for trial in _all(study)}
+        for trial in trials:
+            useful = trial.state.is_finished() and trial.intermediate_values and self._plans(trial)
+            if useful and trial.number not in copied:
+                twin = copy.copy(trial)
+                twin.user_attrs = {**trial.user_attrs, SOURCE: source, _NUMBER: trial.number}
+                study.add_trial(twin)
+        study.set_user_attr(_LEARNT, source)
+        self._earlier = None
+
+    def _plans(self, trial: FrozenTrial) -> bool:
+        same_rate = trial.user_attrs["quality"] in self.plan.qualities
+        # How far one was that left its baseline after all of this search's epochs, nothing here can say.
+        fits = same_rate and trial.user_attrs.get(FORK, 0) < self.plan.epochs
+        return fits and trial.params.get("strategy") in self.plan.strategies
+
+    def _study_of_earlier(self) -> optuna.Study:
+        name = _earlier_name(self.trials.study_name)
+        return optuna.create_study(storage=self._storage, study_name=name, load_if_exists=True)
+
+    def suggest(self) -> Candidate | None:
+        """The next training: the baselines first, then trials; None once the budget is spent or no
+        rate has a baseline to compare with, and while the next trial's is not at the fork (`waits`)."""
+        for quality in self.plan.qualities:
+            if self.baseline(quality) is None:
+                return self._start_baseline(quality)
+        qualities = self._open()
+        return None if not qualities or self._awaited(qualities) else self._start_trial(qualities)
+
+    def waits(self) -> bool:
+        """Whether a trial is left to suggest that can only begin once a baseline is at the fork."""
+        return bool(self._awaited(self._open()))
+
+    def _open(self) -> list[int]:
+        """The rates that the next trial may be of: none once the budget is spent, else those whose baseline
+        has not failed."""
+        if len(_all(self.trials)) >= self.plan.budget:
+            return []
+        failed = {t.user_attrs["quality"] for t in _all(self.baselines) if t.state == TrialState.FAIL}
+        return [quality for quality in self.plan.qualities if quality not in failed]
+
+    def _awaited(self, qualities: list[int]) -> list[int]:
+        """The rates whose baselines the next trial, of one of these, has to wait for. At first the rates take
+        turns, so that what is proposed does not depend on which baseline is the quickest; then, or if an
+        earlier search is known, any of them may be chosen."""
+        if not self.plan.fork:
+            return []
+        number = len(_all(self.trials))
+        if number < len(qualities) and not self.earlier():
+            qualities = qualities[number : number + 1]
+        found = {quality: self.baseline(quality) for quality in qualities}
+        return [q for q, b in found.items() if b is None or self.plan.fork not in readings_of(b)]
+
+    def unfinished(self) -> list[Candidate]:
+        """The trainings that were started and have neither ended nor been trained to their full length."""
+        found = []
+        for study in (self.baselines, self.trials):
+            for trial in _all(study):
+                attrs = trial.user_attrs
+                whole = max(readings_of(trial), default=0) >= self.plan.epochs
+                if trial.state != TrialState.RUNNING or whole:
+                    continue
+                role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
+                name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
+                alpha, strategy = trial.params.get("alpha", 0.0), trial.params.get("strategy", "")
+                found.append(Candidate(name, role, quality, alpha, strategy, seed))
+        return found
+
+    def _start_baseline(self, quality: int) -> Candidate:
+        attributes = {**self._description(BASELINE, quality), SETUP: self.setup}
+        self.baselines.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
+        return Candidate(baseline_name(quality), BASELINE, quality, 0.0, "", self.plan.seed)
+
+    def _start_trial(self, qualities: list[int]) -> Candidate:
+        plan, number = self.plan, len(_all(self.trials))
+        self.trials.sampler = make_sampler(plan, number, qualities, self.earlier())
+        trial = self.trials.ask()
+        quality = qualities[number % len(qualities)]
+        if isinstance(self.trials.sampler, RateSampler):
+            quality = trial.suggest_categorical("quality", plan.qualities)
+        # A plain float: samplers give NumPy's, which no checkpoint read with weights_only may hold.
+        alpha = float(trial.suggest_float("alpha", plan.alpha_min, plan.alpha_max, log=True))
+        strategy = trial.suggest_categorical("strategy", plan.strategies)
+        fork = {FORK: plan.fork} if plan.fork else {}
+        for key, value in {**self._description(TRIAL, quality), **fork}.items():
+            trial.set_user_attr(key, value)
+        self._storage.keep(self.trials._study_id)
+        return Candidate(trial_name(number), TRIAL, quality, alpha, strategy, plan.seed)
+
+    def _description(self, role: str, quality: int) -> dict[str, Any]:
+        return {"role": role, "quality": quality, "lambda": LAMBDAS[quality], "seed": self.plan.seed}
+
+    def observe(
+        self,
+        name: str,
+        epoch: int,
+        figures: dict[str, float],
+        images: dict[str, list[float]] | None = None,
+    ) -> None:
+        """Record what the training measured after `epoch`, and whatever follows from it: its own
+        rate change, or, if it is a baseline, those of the trials that were waiting for it. `images`
+        are per-image columns named as the figures are. What is known is not recorded again: a training that
+        goes on from its checkpoint tells all that it ever measured."""
+        trial = self._find(name)
+        if trial.state.is_finished() or f"{_READINGS}{epoch}" in trial.user_attrs:
+            return
+        for key, value in attributes_of(epoch, figures, images).items():
+            self._keep(trial, key, value)
+        if trial.user_attrs["role"] == TRIAL:
+            self._settle(trial)
+            return
+        if epoch == self.plan.epochs:
+            self._tell(name, TrialState.COMPLETE, 0.0)
+        for waiting in _all(self.trials):
+            same_rate = waiting.user_attrs["quality"] == trial.user_attrs["quality"]
+            if same_rate and waiting.state == TrialState.RUNNING:
+                self._settle(waiting)
+
+    def _keep(self, trial: FrozenTrial, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+    def _settle(self, trial: FrozenTrial) -> None:
+        """Give a running trial the rate changes that the readings so far allow, and its end."""
+        found = self.baseline(trial.user_attrs["quality"])
+        baseline = readings_of(found) if found else {}
+        values, selection, lmbda = trial.intermediate_values, self.plan.selection, trial.user_attrs["lambda"]
+        for epoch, figures in readings_of(trial).items():
+            measured = f"{selection}/bpp" in figures  # a sparse cadence leaves epochs out
+            if not measured or epoch in values or epoch not in baseline:
+                continue
+            value = rate_change(figures, baseline[epoch], selection, lmbda)
+            pair = [t.user_attrs.get(f"{_IMAGES}{epoch}", {}) for t in (trial, found) if t]
+            if all(f"{selection}/bpp" in columns for columns in pair):
+                variance = rate_change_variance(pair[0], pair[1], selection, lmbda)
+                self._keep(trial, f"{VARIANCE}{epoch}", variance)
+            self._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+        if self.plan.epochs in values:
+            self._tell(trial_name(trial.number), TrialState.COMPLETE, values[self.plan.epochs])
+
+    def decide(self, name: str, epoch: int) -> bool:
+        """Whether the training goes on after `epoch`.
+
+        A baseline always does. A trial is stopped, and pruned in Optuna, at a rung where it is not
+        among the best of its rate, or not worth finishing (search.decide.stopping); never on a value that
+        has no baseline of the same epoch. A rung that was passed is not decided again.
+        """
+        trial = self._find(name)
+        if trial.state.is_finished() or epoch >= self.plan.epochs:
+            return False
+        if trial.user_attrs["role"] == BASELINE or epoch not in self.plan.rungs:
+            return True
+        if epoch > trial.user_attrs.get(_PASSED, 0):
+            if epoch in trial.intermediate_values and not self._goes_on(trial, epoch):
+                self._tell(name, TrialState.PRUNED)
+                return False
+            self._keep(trial, _PASSED, epoch)
+        return True
+
+    def _goes_on(self, trial: FrozenTrial, epoch: int) -> bool:
+        """The rule at a rung: rank among the readings there, or, once there is a model, what finishing
+        is worth. Of a long search the rank is enough, and quicker."""
+        theta, everything = fitted(self.trials), _all(self.trials)
+        if self.plan.sampler != "surrogate" or theta is None or len(everything) > MOST_TRIALS:
+            rivals = [t for t in everything if t.user_attrs["quality"] == trial.user_attrs["quality"]]
+            rung = [t.intermediate_values[epoch] for t in rivals if epoch in t.intermediate_values]
+            rung.remove(trial.intermediate_values[epoch])
+            return not should_stop(trial.intermediate_values[epoch], rung, self.plan.eta)
+        gain = Belief(self.plan, everything, theta, self.earlier()).gain(everything[trial.number])
+        return worth_finishing(trial.intermediate_values[epoch], gain)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Record that a training broke off, and why."""
+        trial = self._find(name)
+        if trial.state == TrialState.RUNNING:
+            self._keep(trial, "reason", reason)
+            self._tell(name, TrialState.FAIL)
+
+    def end(self, name: str, reason: str) -> None:
+        """Record that a training was ended before its time for a reason that is not its own."""
+        trial = self._find(name)
+        if trial.user_attrs["role"] == BASELINE:
+            self.fail(name, reason)
+        elif trial.state == TrialState.RUNNING:
+            self._keep(trial, "reason", reason)
+            self._tell(name, TrialState.PRUNED)
+
+    def close(self) -> None:
+        """At the end of a search: fail, by name, the trainings that did not get to theirs."""
+        for trial in _all(self.baselines):
+            if trial.state == TrialState.RUNNING:
+                self.fail(baseline_name(trial.user_attrs["quality"]), "interrupted")
+        failed = {t.user_attrs["quality"]: t for t in _all(self.baselines) if t.state == TrialState.FAIL}
+        for trial in _all(self.trials):
+            if trial.state == TrialState.RUNNING:
+                quality = trial.user_attrs.get("quality")
+                reason = "interrupted"
+                if quality in failed and failed[quality].user_attrs["reason"] != reason:
+                    reason = f"the baseline of quality {quality} failed"
+                self.fail(trial_name(trial.number), reason)
+
+    def _tell(self, name: str, state: TrialState, value: float | None = None) -> None:
+        trial = self._find(name)
+        study = self.baselines if trial.user_attrs["role"] == BASELINE else self.trials
+        study.tell(trial.number, value, state)
+
+    def _find(self, name: str) -> FrozenTrial:
+        role, _, number = name.partition("-")
+        if role == TRIAL:
+            return _all(self.trials)[int(number)]
+        return next(t for t in _all(self.baselines) if baseline_name(t.user_attrs["quality"]) == name)
+
+    def baseline(self, quality: int) -> FrozenTrial | None:
+        """The baseline of a rate, if it was started."""
+        return next((t for t in _all(self.baselines) if t.user_attrs["quality"] == quality), None)

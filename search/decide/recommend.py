@@ -1,0 +1,95 @@
+"""Which training to keep at every rate: by what the model expects of it, not by its luckiest reading."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from lic.recipe import LAMBDAS
+from search.base.space import Plan
+from search.decide.belief import Belief, Expectation
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The training to keep at one rate; alpha 0, no strategy and no trial where it is the baseline.
+
+    `expected` is the rate change (percent) that the model expects of it at full length, `sigma` the
+    standard deviation of that; `luckiest` is the lowest reading at full length of any trial of the rate.
+    """
+
+    quality: int
+    lmbda: float
+    trial: int | None
+    alpha: float
+    strategy: str
+    epochs: int
+    expected: float
+    sigma: float
+    luckiest: float | None
+
+
+def expectations(
+    trials: optuna.Study, plan: Plan, earlier: Sequence[FrozenTrial] = ()
+) -> dict[int, Expectation]:
+    """What the model expects of the trials trained in full, by number.
+
+    It is fitted to all trials and to those of an earlier search, whatever sampler proposed them; only
+    the recorded trials and the plan decide. Several epochs, neighbouring alphas, other strategies and
+    rates all speak for a trial, so that one lucky reading does not.
+    """
+    return expected_of(believe(trials, plan, earlier), trials)
+
+
+def expected_of(belief: Belief | None, trials: optuna.Study) -> dict[int, Expectation]:
+    """What a fitted model expects of the trials trained in full, by number; nothing without one."""
+    if belief is None:
+        return {}
+    finished = _finished(trials)
+    return dict(zip((t.number for t in finished), belief.expect(finished), strict=True))
+
+
+def believe(trials: optuna.Study, plan: Plan, earlier: Sequence[FrozenTrial] = ()) -> Belief | None:
+    """The model fitted to all that is recorded; None while no trial is trained in full."""
+    if not _finished(trials):
+        return None
+    belief = Belief(plan, trials.get_trials(deepcopy=False), earlier=earlier)
+    belief.fit()
+    return belief
+
+
+def _finished(trials: optuna.Study) -> list[FrozenTrial]:
+    everything = trials.get_trials(deepcopy=False)
+    return [t for t in everything if t.state == TrialState.COMPLETE and t.params.get("alpha")]
+
+
+def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
+    """One per rate, among the trials trained in full and the baseline."""
+    expected_by_number = expectations(trials, plan)
+    finished = [t for t in trials.get_trials(deepcopy=False) if t.number in expected_by_number]
+    chosen = []
+    for quality in plan.qualities:
+        rivals = [t for t in finished if t.user_attrs["quality"] == quality]
+        best = min(rivals, key=lambda t: (expected_by_number[t.number].rate_change, t.number), default=None)
+        luckiest = min((_value(t) for t in rivals), default=None)
+        if best is None or expected_by_number[best.number].rate_change >= 0:
+            chosen.append(
+                Recommendation(quality, LAMBDAS[quality], None, 0.0, "", plan.epochs, 0.0, 0.0, luckiest)
+            )
+            continue
+        expected = expected_by_number[best.number]
+        chosen.append(
+            Recommendation(
+                quality, LAMBDAS[quality], best.number, best.params["alpha"], best.params["strategy"],
+                plan.epochs, expected.rate_change, expected.sigma, luckiest,
+            )
+        )  # fmt: skip
+    return chosen
+
+
+def _value(trial: FrozenTrial) -> float:
+    return math.inf if trial.value is None else trial.value

@@ -1,0 +1,111 @@
+"""A search started from a machine that is no part of the cluster: `--address ray://HEAD:10001`.
+
+Its driver runs on the cluster's head, where paths are looked up (relative ones from the home folder); here
+its lines are printed, and Ctrl-C is passed on. It goes on if this end loses the connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lic.files import path_argument
+from search.engine import cluster
+from search.engine.cluster import ClusterError
+from search.settings.config import ENVIRONMENT, ConfigError
+
+SCHEME = "ray://"
+
+#: Seconds between two questions for new lines.
+_ASK_EVERY = 1.0
+
+
+def remote_address(argv: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """The ray:// address that the command line or the environment names, if one does."""
+    address = _options(argv)[0].address or environment.get(f"{ENVIRONMENT}ADDRESS")
+    return address if address and address.startswith(SCHEME) else None
+
+
+def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options that mean something else on the head, and all others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--address")
+    parser.add_argument("--config", type=path_argument)
+    return parser.parse_known_args(list(argv))
+
+
+class Driver:
+    """The command on the head, as an actor."""
+
+    def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
+        self._lines: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "search.run", *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, text=True, cwd=Path.home(),
+            env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line)
+
+    def news(self, known: int) -> tuple[list[str], int | None]:
+        """The lines after the first `known`, and the exit status once there is one and all was read."""
+        status = None if self._reader.is_alive() else self._process.wait()
+        return self._lines[known:], status
+
+    def interrupt(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+
+def run_on_head(address: str, argv: Sequence[str]) -> int:
+    """Run the command on the head of the cluster, printing what it prints; its exit status. Raises
+    ClusterError, ConfigError."""
+    options, environment = _for_head(argv)
+    cluster.connect(address)
+    import ray
+
+    # Detached: the search outlives a connection that breaks.
+    place = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}, "lifetime": "detached"}
+    driver = ray.remote(Driver).options(**place).remote(options, environment)
+    known, status = 0, None
+    while status is None:
+        try:
+            lines, status = ray.get(driver.news.remote(known))
+            known += len(lines)
+            print("".join(lines), end="", flush=True)
+            time.sleep(_ASK_EVERY if status is None else 0.0)
+        except KeyboardInterrupt:
+            ray.get(driver.interrupt.remote())
+        except (ray.exceptions.RayError, ConnectionError) as error:
+            raise ClusterError(
+                f"the connection to {address} is lost ({cluster.last_line(error)}); the search goes on "
+                "there as long as its head does, and can be gone on with by --resume if it ends"
+            ) from error
+    ray.kill(driver)
+    cluster.disconnect()
+    return status
+
+
+def _for_head(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The command line for the head, and the settings in the environment here."""
+    known, rest = _options(argv)
+    if known.config is not None:
+        raise ConfigError(
+            f"--config {known.config} is a file of this machine, and the search runs on the cluster's head; "
+            "give its lines as options"
+        )
+    kept = ("PGPASSWORD", "MLFLOW_TRACKING_")
+    environment = {k: v for k, v in os.environ.items() if k.startswith((ENVIRONMENT, *kept))}
+    environment.pop(f"{ENVIRONMENT}ADDRESS", None)
+    return [*rest, "--address", "auto"], environment

@@ -1,0 +1,414 @@
+"""The Ray Tune engine: hands the core's candidates to workers and their readings to the core."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from lic.data.cache import DamagedCacheError
+from lic.recipe import LAMBDAS
+from lic.training import CheckpointError, DivergedError, TornError
+from lic.trial import Readings, Trial, TrialConfig
+from search.base.limits import Limits
+from search.base.space import BASELINE, Candidate, Plan, baseline_name
+from search.engine import cluster
+from search.store.checkpoints import Checkpoints
+from search.store.disk import is_full
+from search.store.find import TRIALS_FOLDER
+from search.store.storage import StorageError
+
+_log = logging.getLogger(__name__)
+
+#: What a trial reports: its readings, with what is to be noted in the log, why it failed, or why no trial of
+#: the search can go on.
+READINGS, NOTES, FAILURE, TROUBLE = "readings", "notes", "failure", "trouble"
+
+
+class Decisions(Protocol):
+    """What the engine asks: the decision core, or a fixed list of trainings (search.records.confirm)."""
+
+    plan: Plan
+
+    def unfinished(self) -> list[Candidate]: ...
+
+    def suggest(self) -> Candidate | None: ...
+
+    def observe(
+        self,
+        name: str,
+        epoch: int,
+        figures: dict[str, float],
+        images: dict[str, list[float]] | None = None,
+    ) -> None: ...
+
+    def decide(self, name: str, epoch: int) -> bool: ...
+
+    def waits(self) -> bool: ...
+
+    def fail(self, name: str, reason: str) -> None: ...
+
+    def end(self, name: str, reason: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Fork:
+    """What a training has to do with the fork: the baseline that it begins from after `epoch`, if it is a
+    trial, or that others begin from it there. Epoch 0: nothing, trials begin by themselves."""
+
+    epoch: int = 0
+    baseline: str = ""
+
+    @property
+    def kept(self) -> int:
+        """The epoch whose checkpoint stays for others; 0 for none."""
+        return 0 if self.baseline else self.epoch
+
+
+class RayTrial(tune.Trainable):
+    """A lic Trial as Ray Tune's actor; the actor, its imports and its images are used again for
+    the next trial.
+
+    Every epoch is saved before it is reported, with all that was measured, so that whatever is killed, the
+    records are never ahead of the checkpoints, and an epoch that was saved is not trained again."""
+
+    trial: Trial
+
+    def setup(self, config: dict[str, Any]) -> None:
+        if config["gpus"]:
+            # No trial on a shared GPU can take the memory of the others.
+            torch.cuda.set_per_process_memory_fraction(config["gpus"])
+        self.checkpoints: Checkpoints = config["checkpoints"]
+        self.training: str = config["training"]
+        self.fork: Fork = config["fork"]
+        self._told = 0
+        self._notes: list[str] = []
+        #: Why the trial cannot begin, and could not if it were tried again.
+        self._lost = ""
+        try:
+            self.trial = Trial(config["trial"])
+            self._go_on()
+        except (DamagedCacheError, StorageError):  # another process may find it mended
+            raise
+        except ValueError as error:  # such as a ModelError, ImageError or CheckpointError
+            self._lost = str(error)
+
+    def _go_on(self) -> None:
+        """From the last checkpoint, if there is one, or from the fork."""
+        for file in self.checkpoints.saved(self.training):
+            try:
+                with file.local() as path:
+                    self.trial.load(path)
+                break
+            except TornError as error:
+                self._notes.append(f"{error}; the one before it is used")
+        else:
+            if self.fork.baseline:
+                self._begin_at_fork(self.fork.baseline, self.fork.epoch)
+
+    def _begin_at_fork(self, baseline: str, epoch: int) -> None:
+        """With the baseline's state after the epoch of the fork; none before it would be what the search says
+        that its trials begin with."""
+        where = ""
+        try:
+            file = self.checkpoints.of_epoch(baseline, epoch)
+            with file.local() as path:
+                where = str(path)
+                self.trial.fork(path)
+        except (CheckpointError, FileNotFoundError) as error:
+            said = str(error).replace(where, str(file)) if where else str(error)
+            self._lost = f"its baseline's state cannot be had: {said}; start a new search to train it again"
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """All readings since the last step; of a training that goes on, first those of its checkpoint."""
+        if self._lost:  # trying again would find the same
+            return {FAILURE: self._lost}
+        try:
+            if len(self.trial.readings) == self._told:
+                epoch = self.trial.run_epoch().epoch
+                with self.checkpoints.saving(self.training, epoch, self.fork.kept) as path:
+                    self.trial.save(path)
+        except DivergedError as error:
+            if self.trial.config.device != "cpu":
+                raise
+            # No error to Ray: trained again from the checkpoint it would do the same, to the last bit.
+            return {FAILURE: str(error)}
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return {TROUBLE: f"the checkpoint of {self.training} cannot be written: {error.strerror}"}
+        news = self.trial.readings[self._told :]
+        self._told = len(self.trial.readings)
+        notes, self._notes = self._notes, []
+        return {READINGS: news, NOTES: notes}
+
+
+class StopWithoutRay(tune.Callback):
+    """Ends Ray Tune's loop when Ray is gone."""
+
+    def __init__(self, pulse: Callable[[], None]) -> None:
+        self._pulse = pulse
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._pulse()
+
+
+class _NotRestored:
+    """Ray saves its searcher and scheduler to restore them later; ours are made anew over Optuna's
+    storage, so there is nothing to save."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class CoreSearcher(_NotRestored, Searcher):
+    """Passes `suggest` on; Ray's own record of the trials is not needed."""
+
+    def __init__(
+        self, drive: Drive, configure: Callable[[Candidate], dict[str, Any]], room: Callable[[], int]
+    ) -> None:
+        super().__init__()
+        self.drive, self.configure, self.room = drive, configure, room
+        self.live: set[str] = set()
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.drive.limits.reached():
+            return Searcher.FINISHED
+        if len(self.live) >= self.room() or self.drive.waiting:
+            return None
+        candidate = self.drive.next()
+        if candidate is None:
+            return None if self.drive.waits() else Searcher.FINISHED
+        self.live.add(trial_id)
+        return {"name": candidate.name, **self.configure(candidate)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        self.live.discard(trial_id)
+        if error:
+            self.drive.give_up(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        pass  # everything is in Optuna's storage
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+
+class CoreScheduler(_NotRestored, FIFOScheduler):
+    """Passes `observe` and `decide` on, and the end of a trial."""
+
+    def __init__(self, drive: Drive, pulse: Callable[[], None]) -> None:
+        super().__init__()
+        self.drive, self.pulse = drive, pulse
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        self.drive.waiting.discard(trial.trial_id)
+        goes_on = self.drive.hear(trial.config["name"], result)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Ray calls this whenever a trial breaks off, also if it is to be tried again; the searcher hears
+        only of the last time. With Ray itself gone it is no failure of the trial."""
+        self.pulse()
+        name, reason, share = trial.config["name"], _reason(trial), trial.config["gpus"]
+        self.drive.broken[trial.trial_id] = (name, reason)
+        tried_again = trial.status != "RUNNING"  # Ray has stopped it already, then
+        if tried_again and is_out_of_memory(reason) and 0 < share < 1:
+            # Fewer trials on the GPU for this one; nothing new begins until it has its place.
+            trial.config["gpus"] = share = min(1.0, 2 * share)
+            trial.update_resources(resources(share))
+            self.drive.waiting.add(trial.trial_id)
+
+
+class Drive:
+    """What happens between the core and Ray. Whatever goes wrong here ends the search, to be gone on with:
+    Ray would take it for a failure of the trial that it happened to, and try that again."""
+
+    def __init__(self, core: Decisions, changed: Callable[[], None], limits: Limits) -> None:
+        self.core, self.changed, self.limits = core, changed, limits
+        self.unfinished = core.unfinished()
+        #: By Ray's number the name of a trial that broke off, and why it did so the last time.
+        self.broken: dict[str, tuple[str, str]] = {}
+        #: Ray's numbers of trials that wait for a larger share of a GPU.
+        self.waiting: set[str] = set()
+        self.fault: Exception | None = None
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.fault = self.fault or error
+            self.limits.interrupted = True
+
+    def next(self) -> Candidate | None:
+        """What to train next: first what an interrupted search left unfinished."""
+        candidate = None
+        with self._guarded():
+            candidate = self.unfinished.pop(0) if self.unfinished else self.core.suggest()
+            if candidate is not None:
+                self.limits.started(candidate.name)
+                self.changed()
+        return candidate
+
+    def waits(self) -> bool:
+        """Whether there may be something to train later, where there is nothing now."""
+        with self._guarded():
+            return self.core.waits()
+        return False
+
+    def hear(self, name: str, result: dict[str, Any]) -> bool:
+        """Take what a trial reports; whether it goes on."""
+        goes_on = False
+        for note in result.get(NOTES, ()):
+            _log.warning(note)
+        with self._guarded():
+            if TROUBLE in result:
+                self.limits.halt(result[TROUBLE])
+            elif FAILURE in result:
+                self.core.fail(name, result[FAILURE])
+            else:
+                goes_on = self._goes_on(name, result[READINGS])
+            if not goes_on:
+                self._ended(name)
+        return goes_on
+
+    def _goes_on(self, name: str, news: list[Readings]) -> bool:
+        for readings in news:
+            self.core.observe(name, readings.epoch, readings.figures, readings.images)
+            if not self.core.decide(name, readings.epoch):
+                return False
+        self.changed()
+        if reason := self.limits.reached():
+            if not self.limits.interrupted:
+                self.core.end(name, reason)
+            return False
+        return True
+
+    def give_up(self, trial_id: str) -> None:
+        """The trial has broken off and is not tried again."""
+        with self._guarded():
+            self.waiting.discard(trial_id)
+            name, reason = self.broken[trial_id]
+            self.core.fail(name, reason)
+            self._ended(name)
+
+    def _ended(self, name: str) -> None:
+        self.limits.ended(name)
+        self.changed()
+
+
+def _reason(trial: Any) -> str:
+    """Why a trial broke off, in plain words: by the last line of what Ray wrote about it."""
+    try:
+        lines = Path(trial.error_file).read_text().strip().splitlines()
+    except (OSError, TypeError):
+        lines = []
+    last = lines[-1].strip() if lines else ""
+    if is_out_of_memory(last):
+        return f"out of memory: {last.partition(': ')[2] or last}"
+    if not last or any("ActorDiedError" in line or "ActorUnavailableError" in line for line in lines[-40:]):
+        return "its worker died: it was killed, its machine was lost, or its memory did not suffice"
+    return re.sub(r"^[\w.]+: ", "", last)  # the class of the exception
+
+
+def is_out_of_memory(reason: str) -> bool:
+    return "OutOfMemoryError" in reason or "out of memory" in reason.lower()
+
+
+def resources(gpus: float) -> tune.PlacementGroupFactory:
+    """What a trial takes of a machine."""
+    return tune.PlacementGroupFactory([{"CPU": 1.0, **({"GPU": gpus} if gpus else {})}])
+
+
+def run(
+    core: Decisions,
+    configure: Callable[[Candidate], TrialConfig],
+    changed: Callable[[], None],
+    limits: Limits,
+    checkpoints: Checkpoints,
+    room: Callable[[], int],
+    gpus_per_trial: float,
+    retries: int,
+    subfolder: str = TRIALS_FOLDER,
+    trainable: type[tune.Trainable] = RayTrial,
+) -> None:
+    """Train until the core has nothing more to suggest or a limit is reached; first what an interrupted
+    search left unfinished, from its checkpoints, which are below `subfolder`.
+
+    `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
+    quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
+    last checkpoint, `retries` times, and with twice its share of a GPU if it ran out of memory. Ray must be
+    connected (search.engine.cluster). Raises RayDiedError, and what the core and its storage raise."""
+    drive, (place, search) = Drive(core, changed, limits), posixpath.split(checkpoints.root)
+    pulse = cluster.Pulse()
+
+    def details(candidate: Candidate) -> dict[str, Any]:
+        own, baseline = (f"{subfolder}/{name}" for name in (candidate.name, baseline_name(candidate.quality)))
+        fork = core.plan.fork
+        return {"trial": configure(candidate), "checkpoints": checkpoints, "training": own,
+                "fork": Fork(fork, "" if not fork or candidate.role == BASELINE else baseline),
+                "gpus": gpus_per_trial}  # fmt: skip
+
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources(gpus_per_trial)),
+        tune_config=tune.TuneConfig(
+            search_alg=CoreSearcher(drive, details, room),
+            scheduler=CoreScheduler(drive, functools.partial(pulse, at_once=True)),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+            trial_name_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(
+            # With the search's name in it: Ray keeps what is of one name and second in one place on the head,
+            # and gives trials whose names it finds there other folders.
+            name=f"{search}/{subfolder}",
+            storage_path=place,
+            storage_filesystem=checkpoints.filesystem,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
+            callbacks=[StopWithoutRay(pulse)],
+        ),
+    )
+    tuner.fit()
+    if drive.fault is not None:
+        raise drive.fault
+    if not limits.interrupted:
+        core.close()
+
+
+def _folder_name(trial: Any) -> str:
+    return str(trial.config["name"])
+
+
+def training_config_of(candidate: Candidate, template: TrialConfig) -> TrialConfig:
+    """The template with the candidate's point filled in."""
+    training = dataclasses.replace(
+        template.training,
+        lmbda=LAMBDAS[candidate.quality],
+        alpha=candidate.alpha,
+        strategy=candidate.strategy or "y",
+        seed=candidate.seed,
+    )
+    # Whether it has come to rest is asked of a baseline.
+    rest = None if candidate.alpha else template.rest_epoch
+    return dataclasses.replace(template, training=training, rest_epoch=rest)

@@ -1,0 +1,215 @@
+"""Confirmation: the best points of a search and the baselines, trained again on fresh seeds.
+
+A search picks the best of many noisy readings on one seed. What a paper can claim is what the picked
+points do on seeds that had no part in picking them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.storages import BaseStorage, get_storage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lic.bdrate import CurveError, Interval, bd_rate_interval
+from lic.recipe import LAMBDAS
+from search.base.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
+from search.decide.core import attributes_of, images_of, readings_of
+from search.decide.objective import image_costs, rate_change_interval
+from search.records.search_records import MS_SSIM, PSNR, SearchRecords, TrialRecord
+from search.store.storage import Mirror
+
+
+def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int) -> list[Candidate]:
+    """The trainings to do: for each of the next `seeds` seeds the baselines, then the `best` finished
+    trials of every rate, in the order of what is expected of them."""
+    found = []
+    for seed in range(plan.seed + 1, plan.seed + 1 + seeds):
+        for quality in records.qualities:
+            found.append(Candidate(f"{baseline_name(quality)}-s{seed}", BASELINE, quality, 0.0, "", seed))
+        for quality in records.qualities:
+            rivals = records.finished(quality)
+            for _ in range(best):
+                record = records.best(rivals)
+                if record is None:
+                    break
+                rivals.remove(record)
+                name = f"{record.name}-s{seed}"
+                found.append(Candidate(name, CONFIRMATION, quality, record.alpha, record.strategy, seed))
+    return found
+
+
+class Confirmation:
+    """The verbs of the decision core for a fixed list of trainings, none of which is stopped or forked: what
+    a fork gained is checked on whole trainings."""
+
+    def __init__(
+        self, storage: BaseStorage | str, name: str, plan: Plan, candidates: list[Candidate]
+    ) -> None:
+        self.plan, self.candidates = replace(plan, fork=0), candidates
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(
+            storage=Mirror(get_storage(storage)), study_name=confirmation_name(name), load_if_exists=True
+        )
+
+    def suggest(self) -> Candidate | None:
+        """The next training that was not started."""
+        started = {trial.user_attrs["name"] for trial in self._trials()}
+        for candidate in self.candidates:
+            if candidate.name not in started:
+                attributes = {**asdict(candidate), "lambda": LAMBDAS[candidate.quality]}
+                self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
+                return candidate
+        return None
+
+    def waits(self) -> bool:
+        """Each of its trainings can begin at once."""
+        return False
+
+    def unfinished(self) -> list[Candidate]:
+        """The trainings that were started and have not ended."""
+        running = {t.user_attrs["name"] for t in self._trials() if t.state == TrialState.RUNNING}
+        return [candidate for candidate in self.candidates if candidate.name in running]
+
+    def observe(
+        self,
+        name: str,
+        epoch: int,
+        figures: dict[str, float],
+        images: dict[str, list[float]] | None = None,
+    ) -> None:
+        trial = self._find(name)
+        if trial.state.is_finished() or epoch in readings_of(trial):
+            return  # as the core's (search.core.Core.observe)
+        for key, value in attributes_of(epoch, figures, images).items():
+            self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+    def decide(self, name: str, epoch: int) -> bool:
+        """Whether the training goes on: until its full length."""
+        trial = self._find(name)
+        if trial.state.is_finished():
+            return False
+        if epoch < self.plan.epochs:
+            return True
+        self.study.tell(trial.number, 0.0)
+        return False
+
+    def fail(self, name: str, reason: str) -> None:
+        """Record that a training broke off, and why."""
+        trial = self._find(name)
+        if trial.state == TrialState.RUNNING:
+            self.study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+            self.study.tell(trial.number, state=TrialState.FAIL)
+
+    end = fail
+
+    def close(self) -> None:
+        """Fail, by name, the trainings that did not get to their end."""
+        for trial in self._trials():
+            if trial.state == TrialState.RUNNING:
+                self.fail(trial.user_attrs["name"], "interrupted")
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _find(self, name: str) -> FrozenTrial:
+        return next(trial for trial in self._trials() if trial.user_attrs["name"] == name)
+
+    def per_image(self) -> dict[str, dict[str, list[float]]]:
+        """The per-image columns at full length of the trainings that got there, by name."""
+        done = [t for t in self._trials() if t.state == TrialState.COMPLETE]
+        return {t.user_attrs["name"]: images_of(t)[self.plan.epochs] for t in done}
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What one point does on fresh seeds: its rate change in percent, mean and 95 % interval over
+    seeds and images, on the reported set. `seeds` counts those that reached full length with their
+    baseline; the interval is over the images alone if that is one."""
+
+    quality: int
+    trial: str
+    alpha: float
+    strategy: str
+    seeds: int
+    rate_change: Interval
+
+
+def confirmed(confirmation: Confirmation, test_set: str) -> list[Confirmed]:
+    """One per point, in the order of the candidates."""
+    columns = confirmation.per_image()
+    points: dict[str, list[Candidate]] = {}
+    for candidate in confirmation.candidates:
+        there = candidate.name in columns
+        there &= f"{baseline_name(candidate.quality)}-s{candidate.seed}" in columns
+        if candidate.role == CONFIRMATION and there:
+            points.setdefault(candidate.name.rpartition("-s")[0], []).append(candidate)
+    found = []
+    for trial, runs in points.items():
+        first = runs[0]
+        changes, rates = [], []
+        for run in runs:
+            own, lmbda = columns[run.name], LAMBDAS[run.quality]
+            base = columns[f"{baseline_name(run.quality)}-s{run.seed}"]
+            changes.append(image_costs(own, test_set, lmbda) - image_costs(base, test_set, lmbda))
+            rates.append(np.asarray(base[f"{test_set}/bpp"]))
+        interval = rate_change_interval(np.array(changes), np.array(rates))
+        found.append(Confirmed(first.quality, trial, first.alpha, first.strategy, len(runs), interval))
+    return found
+
+
+def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric: str) -> Interval:
+    """BD-rate in percent of the search's choice (the first point of every rate, or the baseline where
+    that was chosen) over the seeds that are complete, with its interval over seeds and images. `metric`
+    is search.records.PSNR or MS_SSIM. Raises CurveError."""
+    columns = confirmation.per_image()
+    kept = {q: records.best([*records.finished(q), b]) for q, b in records.baselines.items()}
+    anchors: list[TrialRecord] = []
+    tests: list[TrialRecord] = []
+    seeds = 0
+    for seed in sorted({candidate.seed for candidate in confirmation.candidates}):
+        names = {q: f"{baseline_name(q)}-s{seed}" for q in kept}
+        chosen = {
+            q: names[q] if record is None or record.role == BASELINE else f"{record.name}-s{seed}"
+            for q, record in kept.items()
+        }
+        if not set(names.values()) | set(chosen.values()) <= columns.keys():
+            continue
+        seeds += 1
+        anchors += [_as_record(records.baselines[q], columns[names[q]], records.epochs) for q in sorted(kept)]
+        tests += [_as_record(records.baselines[q], columns[chosen[q]], records.epochs) for q in sorted(kept)]
+    if not seeds:
+        raise CurveError("no seed has every point of the curve")
+    curves = [records.curve(part, metric).by_block(seeds) for part in (anchors, tests)]
+    return bd_rate_interval(curves[0], curves[1], blocks=seeds)
+
+
+def _as_record(like: TrialRecord, columns: dict[str, list[float]], epoch: int) -> TrialRecord:
+    return replace(like, images={epoch: columns})
+
+
+def table_of(found: list[Confirmed]) -> pd.DataFrame:
+    """The confirmed points as a flat table."""
+    rows = [
+        {
+            "quality": item.quality, "trial": item.trial, "alpha": item.alpha, "strategy": item.strategy,
+            "seeds": item.seeds, "rate_change": item.rate_change.value,
+            "rate_change_low": item.rate_change.low, "rate_change_high": item.rate_change.high,
+        }
+        for item in found
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def bd_rates(confirmation: Confirmation, records: SearchRecords) -> dict[str, Interval | str]:
+    """BD-rate by metric, or why there is none."""
+    found: dict[str, Interval | str] = {}
+    for metric, label in ((PSNR, "BD-rate"), (MS_SSIM, "BD-rate (MS-SSIM)")):
+        try:
+            found[label] = confirmed_bd_rate(confirmation, records, metric)
+        except CurveError as error:
+            found[label] = str(error)
+    return found

@@ -1,0 +1,148 @@
+"""Figures as PNG by matplotlib, for papers and READMEs; `rd_figure` alone reads records."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lic import durable
+from lic.example import Example
+from search.base.formats import fixed
+
+if TYPE_CHECKING:
+    from search.records.search_records import SearchRecords, TrialRecord
+
+# Okabe and Ito's palette: told apart by people who do not see red and green apart.
+COLOURS = {"y": "#0072B2", "z": "#E69F00", "y+z": "#009E73"}
+
+#: How the baseline's curve is drawn, and that of what is kept.
+BASELINE_STYLE = {"color": "black", "marker": "o"}
+KEPT_STYLE = {"color": "#D55E00", "marker": "*", "markersize": 11, "linewidth": 1.2}
+
+#: Read alike by people who do not see red and green apart, and in print. The second has its middle at 0.
+SEQUENTIAL, DIVERGING = "viridis", "PuOr"
+
+#: Correlations beyond this, either way, have the last colour: few but the diagonal's are.
+STRONG = 0.5
+
+_DPI = 130
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A rate-distortion curve to draw: its points, (bpp, PSNR in dB) and (bpp, MS-SSIM in dB), in order."""
+
+    label: str
+    psnr: list[tuple[float, float]]
+    ms_ssim: list[tuple[float, float]]
+    style: dict[str, Any] = field(default_factory=dict)
+
+
+def strategy_style(strategy: str) -> dict[str, Any]:
+    """How the curve of a strategy is drawn."""
+    return {"color": COLOURS[strategy], "marker": "^", "linestyle": "--", "alpha": 0.8}
+
+
+def rd_figure(records: SearchRecords, strategies: tuple[str, ...], path: Path) -> Path:
+    """PSNR and MS-SSIM over bpp on the test set: baselines, each strategy's best, the kept."""
+    from search.records.results import best_per_rate, best_trial_per_rate
+
+    anchors = {q: b for q, b in records.baselines.items() if b.last_epoch == records.epochs}
+    curves = [_drawn(records, anchors, "baseline (alpha 0)", BASELINE_STYLE)]
+    for strategy in strategies:
+        best = best_trial_per_rate(records, strategy)
+        curves.append(_drawn(records, best, f"best of {strategy}", strategy_style(strategy)))
+    curves.append(_drawn(records, best_per_rate(records), "kept", KEPT_STYLE))
+    title = f"{records.name}: {len(records.trials)} trials, measured on {records.test_set}"
+    return save(rd_curves(curves, title), path)
+
+
+def _drawn(
+    records: SearchRecords, chosen: dict[int, TrialRecord], label: str, style: dict[str, Any]
+) -> Drawn:
+    from search.records.search_records import MS_SSIM, PSNR
+
+    figures = [record.readings[records.epochs] for _, record in sorted(chosen.items())]
+    rate = f"{records.test_set}/bpp"
+    psnr, ms_ssim = (
+        [(f[rate], f[name]) for f in figures if rate in f and name in f]
+        for name in (f"{records.test_set}/{metric}" for metric in (PSNR, MS_SSIM))
+    )
+    return Drawn(label, psnr, ms_ssim, style)
+
+
+def rd_curves(curves: Sequence[Drawn], title: str) -> Figure:
+    """The paper's figure 2: PSNR and MS-SSIM over bpp."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    panes = figure.subplots(1, 2)
+    for pane, metric, label in zip(panes, ("psnr", "ms_ssim"), ("PSNR (dB)", "MS-SSIM (dB)"), strict=True):
+        for curve in curves:
+            if points := getattr(curve, metric):
+                pane.plot(*zip(*points, strict=True), label=curve.label, **curve.style)
+        pane.set_xlabel("rate (bits per pixel, entropy estimate)")
+        pane.set_ylabel(label)
+        pane.grid(alpha=0.3)
+    if panes[0].lines:
+        panes[0].legend()
+    figure.suptitle(title, parse_math=False)  # a '$' in a name is no formula
+    return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = _DPI) -> Path:
+    """Write a figure as PNG, whole or not at all; the path. Raises OSError."""
+    with durable.replacing(path) as partial, warnings.catch_warnings():
+        # A name in a script that matplotlib's font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        figure.savefig(partial, dpi=dpi)
+    return path
+
+
+def scale_of(*maps: NDArray[np.floating]) -> tuple[float, float]:
+    """The range of colours that several maps share, so that they can be compared."""
+    return float(min(part.min() for part in maps)), float(max(part.max() for part in maps))
+
+
+def latents(examples: Sequence[Example], subject: str) -> Figure:
+    """The paper's figure 4: per image the feature maps of both models, and their channels' correlations."""
+    figure = Figure(figsize=(11, 2.3 * len(examples) + 0.5), layout="constrained")
+    panes = figure.subplots(len(examples), 4, squeeze=False, width_ratios=[1.4, 1.4, 1, 1])
+    for row, example in zip(panes, examples, strict=True):
+        models = (example.baseline, example.tuned)
+        low, high = scale_of(*(model.feature_map for model in models))
+        for pane, model, name in zip(row[:2], models, ("baseline", "tuned"), strict=True):
+            maps = pane.imshow(model.feature_map, cmap=SEQUENTIAL, vmin=low, vmax=high)
+            _bare(pane, f"{example.name}, sum of y: {name}")
+        figure.colorbar(maps, ax=row[:2], shrink=0.75)
+        for pane, model, name in zip(row[2:4], models, ("baseline", "tuned"), strict=True):
+            matrix = pane.imshow(model.correlation, cmap=DIVERGING, vmin=-STRONG, vmax=STRONG)
+            _bare(pane, f"correlation: {name}")
+        row[3].set_xlabel(f"summed, tuned / baseline: {fixed(example.ratio, 2)}", fontsize=9)
+        figure.colorbar(matrix, ax=row[2:4], shrink=0.75, extend="both")
+    figure.suptitle(subject, fontsize=10, parse_math=False)
+    return figure
+
+
+def crops(examples: Sequence[Example], subject: str) -> Figure:
+    """The paper's figure 3: per image the same crop of the original and of both reconstructions."""
+    figure = Figure(figsize=(9.5, 3.5 * len(examples) + 0.4), layout="constrained")
+    for row, example in zip(figure.subplots(len(examples), 3, squeeze=False), examples, strict=True):
+        for pane, (caption, pixels) in zip(row, example.captioned(), strict=True):
+            pane.imshow(pixels, interpolation="nearest")
+            _bare(pane, caption)
+    title = f"{subject}; bpp, PSNR and MS-SSIM of the whole image"
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure
+
+
+def _bare(pane: Axes, title: str) -> None:
+    pane.set_title(title, fontsize=9, parse_math=False)  # a '$' in a name is no formula
+    pane.set_xticks([])
+    pane.set_yticks([])

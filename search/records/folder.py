@@ -1,0 +1,275 @@
+"""A search's results folder, read back: its settings, what it recorded, and its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import yaml
+from optuna import Study
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+from pydantic import ValidationError
+
+from lic.files import one_line, read_regular, shown
+from search.base.space import Plan, trial_name
+from search.decide.belief import Belief, Expectation
+from search.decide.core import earlier_trials, open_studies
+from search.decide.recommend import believe, expected_of
+from search.records.search_records import RUNNING, RecordReader, SearchRecords, TrialRecord, check, record_of
+from search.settings import plain_yaml
+from search.settings.complaints import sentence
+from search.settings.config import SETTINGS, ConfigError, Settings, is_name, recorded_settings
+from search.settings.plan import plan_of
+from search.store.checkpoints import Checkpoints, StoredFile, refusal
+from search.store.find import STUDY, TRIALS_FOLDER, FolderError, find_folder, is_search
+from search.store.provenance import ENVIRONMENT, TEST_SET, WITHOUT_MS_SSIM
+from search.store.storage import StorageError, open_storage, open_to_read, sqlite_address, sqlite_file
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """The folder of a search, whose settings were read once: where they put its trials and checkpoints."""
+
+    path: Path
+    settings: Settings
+
+    @staticmethod
+    def read(path: Path) -> SearchFolder:
+        """The folder with the settings that are in it. Raises FolderError if they cannot be read: they may
+        name a database server and a storage, without which this would be another search."""
+        with _reading(path):
+            return SearchFolder(path, Settings.model_validate(recorded_settings(path)))
+
+    @property
+    def name(self) -> str:
+        """The name that the search was given, which the folder may have lost since."""
+        return self.settings.name or self.path.resolve().name
+
+    @property
+    def address(self) -> str:
+        """The address of the search's Optuna storage."""
+        return self.settings.study or sqlite_address(self.path / STUDY)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The search's checkpoints: in the folder, unless its settings name a storage."""
+        storage = self.settings.storage
+        return Checkpoints(storage, self.name) if storage else Checkpoints(str(self.path.resolve()))
+
+    @functools.cached_property
+    def environment(self) -> dict[str, str]:
+        """Where the search came from (search.store.provenance). Raises FolderError."""
+        with _reading(self.path):
+            try:
+                found = json.loads(read_regular(self.path / ENVIRONMENT, plain_yaml.MOST_BYTES))
+            except RecursionError as error:
+                raise ValueError(f"{ENVIRONMENT} is nested too deeply") from error
+            if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+                raise ValueError(f"{ENVIRONMENT} does not hold texts by name")
+            return found
+
+    def storage(self, **options: Any) -> BaseStorage:
+        """The search's Optuna storage, to write to (search.storage.open_storage): for its own driver. Raises
+        StorageError."""
+        return open_storage(self.address, **options)
+
+    def studies(self) -> tuple[Study, Study]:
+        """The studies of the search's trials and of its baselines, to read: nothing is made or changed.
+        Raises FolderError."""
+        with _reading(self.path):
+            storage = open_to_read(self.address)
+            names = [name for name in optuna.get_all_study_names(storage) if "/" not in name]
+            known = [name for name in (self.name, self.path.resolve().name) if name in names]
+            if not known and len(names) != 1:
+                raise ValueError(f"its storage holds {len(names)} searches, none of them called {self.name}")
+            try:
+                return open_studies(storage, (known or names)[0])
+            except KeyError as error:
+                raise ValueError("it was broken off before it had recorded anything") from error
+
+    def trials(self) -> list[FrozenTrial]:
+        """The search's trials so far, all of which can be true (see check). Raises FolderError."""
+        return self._recorded(self.studies()[0])
+
+    def baselines(self) -> list[FrozenTrial]:
+        """The same of its baselines."""
+        return self._recorded(self.studies()[1])
+
+    def _recorded(self, study: Study) -> list[FrozenTrial]:
+        with _reading(self.path):
+            found = study.get_trials(deepcopy=False)
+            for trial in found:
+                check(record_of(trial))
+            return found
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Whatever is raised within is a FolderError: a damaged file, or one of another program, can raise
+    anything at all."""
+    try:
+        yield
+    except FolderError:
+        raise
+    except (ConfigError, StorageError) as error:
+        raise FolderError(str(error)) from error
+    except ValidationError as error:
+        wrong = sentence(error, {}).replace(" ()", "")
+        raise FolderError(f"the search in {folder} cannot be read ({wrong})") from error
+    except Exception as error:
+        raise FolderError(f"the search in {folder} cannot be read ({one_line(error)})") from error
+
+
+@dataclass(frozen=True)
+class OpenedSearch:
+    """A search as its folder holds it; it may still be running, or have been broken off."""
+
+    folder: Path
+    settings: Settings
+    plan: Plan
+    records: SearchRecords
+    environment: dict[str, str]
+    model: Belief | None = field(default=None, repr=False)
+    #: What was confirmed on fresh seeds (search.records.confirm), a group for each seed.
+    confirmed: list[SearchRecords] = field(default_factory=list, repr=False)
+
+    @property
+    def place(self) -> SearchFolder:
+        """Where its trials and checkpoints are."""
+        return SearchFolder(self.folder, self.settings)
+
+    def response(self, quality: int, strategy: str, count: int = 61) -> dict[float, Expectation]:
+        """What the model expects at full length, by alpha over the searched range; empty without a model."""
+        if self.model is None:
+            return {}
+        alphas = np.geomspace(self.plan.alpha_min, self.plan.alpha_max, count).tolist()
+        return dict(zip(alphas, self.model.response(quality, strategy, alphas), strict=True))
+
+    @property
+    def ended(self) -> int:
+        """The number of trials that have ended, one way or another."""
+        return sum(trial.state != RUNNING for trial in self.records.trials)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial of the budget has ended."""
+        return len(self.records.trials) >= self.plan.budget and not self.records.running()
+
+
+def fetch_folder(name: str, results: Path, storage: str) -> Path:
+    """Make the results folder of a search that was begun on another machine from what it keeps beside its
+    checkpoints; nothing is done if it is here. Raises FolderError, StorageError."""
+    if not is_name(name):
+        raise FolderError(f"{shown(name)} is no name of a search, so none is fetched")
+    folder, kept = results / name, Checkpoints(storage, name)
+    if is_search(folder):
+        return folder
+    try:
+        found = [kept.kept(file) for file in (SETTINGS, ENVIRONMENT)]
+        if found[0] is None:
+            raise FolderError(f"there is no search '{name}' in {results}, and none at {kept}")
+        study = plain_yaml.parse(kept.read(SETTINGS)).get("study")
+        if study is None or sqlite_file(study) is not None:
+            raise FolderError(
+                f"the search at {kept} kept its trials in a SQLite file of its results folder, which is not "
+                f"at {folder}; go on where that folder is (with --study on a database server any host could)"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in reversed([file for file in found if file]):  # a folder with settings is a search
+            file.copy_to(folder / Path(file.path).name)
+    except (OSError, yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise FolderError(f"the search at {kept} cannot be fetched: {refusal(storage, error)}") from error
+    return folder
+
+
+def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSearch:
+    """The search that `find_folder` finds. Unless `with_model` is off, what the model expects of the finished
+    trials is asked as well, which takes seconds. Nothing is written. Raises FolderError."""
+    opened = SearchFolder.read(find_folder(name, results))
+    environment, pair = opened.environment, opened.studies()
+    with _reading(opened.path):
+        plan = plan_of(opened.settings)
+        reader = RecordReader(pair, plan, "")
+        records, confirmed = reader.read(), reader.read_confirmation()
+        for record in (record for group in (records, *confirmed) for record in group.everything()):
+            check(record)
+        model = believe(pair[0], plan, earlier_trials(pair[0])) if with_model else None
+        expected = expected_of(model, pair[0])
+    test_set, without_ms_ssim = _test_set(opened, records), environment.get(WITHOUT_MS_SSIM, "")
+    records, *confirmed = (
+        replace(group, test_set=test_set, without_ms_ssim=without_ms_ssim) for group in (records, *confirmed)
+    )
+    records = replace(records, expected={trial_name(number): value for number, value in expected.items()})
+    return OpenedSearch(opened.path, opened.settings, plan, records, environment, model, confirmed)
+
+
+def _test_set(opened: SearchFolder, records: SearchRecords) -> str:
+    """The set that the search reports on, as it recorded; of a folder that does not say, the one that was
+    measured besides the one that decides. Raises FolderError if the trainings were measured on another."""
+    readings = [reading for record in records.everything() for reading in record.readings.items()]
+    measured = {
+        key.removesuffix("/bpp") for _, figures in readings for key in figures if key.endswith("/bpp")
+    }
+    recorded = opened.environment.get(TEST_SET)
+    if recorded is None:
+        return min(measured - {records.selection}, default=records.selection)
+    if any(f"{recorded}/bpp" not in figures for epoch, figures in readings if epoch == records.epochs):
+        raise FolderError(
+            f"the search in {opened.path} cannot be read: by its {ENVIRONMENT} it reports on "
+            f"{shown(recorded)}, but its trainings were measured on {one_line(', '.join(sorted(measured)))}"
+        )
+    return recorded
+
+
+def last_checkpoint(search: OpenedSearch, name: str) -> StoredFile:
+    """The newest checkpoint of a trial. Raises FileNotFoundError if it has none, OSError and StorageError if
+    the storage cannot be read."""
+    return search.place.checkpoints.newest(f"{TRIALS_FOLDER}/{name}")
+
+
+def _newest_state(search: OpenedSearch, name: str) -> tuple[dict[str, Any], str]:
+    """The state in the newest checkpoint of a trial, and where that is. Raises CheckpointError,
+    FileNotFoundError."""
+    from lic.training import CheckpointError, read_checkpoint
+
+    try:
+        file = last_checkpoint(search, name)
+        with file.local() as path:
+            try:
+                return read_checkpoint(path), str(file)
+            except CheckpointError as error:
+                raise CheckpointError(str(error).replace(str(path), str(file))) from error
+    except FileNotFoundError:
+        raise
+    except (OSError, StorageError) as error:
+        raise CheckpointError(f"the checkpoints of {name} cannot be read ({error})") from error
+
+
+def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
+    """The weights of a training at its end. Raises CheckpointError, FileNotFoundError."""
+    from lic.training import CheckpointError, read_checkpoint
+
+    settings, kept = search.settings, search.folder / "best" / f"q{record.quality}.pt"
+    try:
+        state, path = _newest_state(search, record.name)
+    except (CheckpointError, FileNotFoundError):
+        if not kept.is_file():  # a copy, once the search has ended
+            raise
+        state, path = read_checkpoint(kept), str(kept)
+    point = {"lmbda": record.lmbda, "alpha": record.alpha, "seed": record.seed}
+    if not isinstance(state["config"], dict) or not isinstance(state["model"], dict):
+        raise CheckpointError(f"{path} is not a training checkpoint of this program")
+    for key, value in point.items():
+        if state["config"].get(key) != value:
+            raise CheckpointError(f"{path} was trained with {key} {state['config'].get(key)}, not {value}")
+    if state["step"] != settings.epochs * settings.steps_per_epoch:
+        raise CheckpointError(f"{path} is of step {state['step']}, not of the end of the training")
+    return state["model"]

@@ -1,0 +1,340 @@
+"""What a search recorded, read from Optuna's storage, and the figures that follow from it."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from optuna import Study, load_study
+from optuna.trial import FrozenTrial, TrialState
+
+from lic.architectures import STRATEGIES
+from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
+from lic.decibels import ms_ssim_to_db
+from lic.files import shown
+from lic.recipe import LAMBDAS
+from search.base.space import (
+    BASELINE,
+    CONFIRMATION,
+    TRIAL,
+    Plan,
+    baseline_name,
+    confirmation_name,
+    trial_name,
+)
+from search.decide.belief import FORK, Expectation
+from search.decide.core import SOURCE, images_of, readings_of
+from search.decide.objective import rate_change
+
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+
+_STATES = {
+    TrialState.RUNNING: RUNNING,
+    TrialState.WAITING: RUNNING,
+    TrialState.COMPLETE: FINISHED,
+    TrialState.PRUNED: STOPPED,
+    TrialState.FAIL: FAILED,
+}
+
+#: Quality metric -> the figure that holds it, in dB.
+PSNR, MS_SSIM = "psnr", "ms_ssim_db"
+
+#: The figure that holds when an epoch was measured, in seconds since 1970.
+MEASURED_AT = "time/measured_at"
+
+Images = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One training: what it was and what it measured. A baseline has alpha 0 and no strategy."""
+
+    name: str
+    role: str
+    quality: int
+    lmbda: float
+    alpha: float
+    strategy: str
+    seed: int
+    state: str
+    reason: str
+    readings: dict[int, dict[str, float]] = field(repr=False)
+    images: dict[int, Images] = field(repr=False)
+    #: The search that a baseline was taken from; empty if it was trained in this one.
+    source: str = ""
+    #: When it was proposed and when it ended, in seconds since 1970.
+    began: float = 0.0
+    ended: float | None = None
+    #: The epoch at which it left its baseline, whose the epochs before were; 0: it trained all by itself.
+    fork: int = 0
+
+    @property
+    def last_epoch(self) -> int:
+        return max(self.readings, default=self.fork)
+
+    @property
+    def trained(self) -> int:
+        """The number of epochs that were its own."""
+        return self.last_epoch - self.fork
+
+    def measured_at(self, epoch: int) -> float:
+        """When an epoch was measured, in seconds since 1970."""
+        return self.readings[epoch].get(MEASURED_AT, self.began)
+
+
+@dataclass(frozen=True)
+class SearchRecords:
+    """All trainings of one search so far; `qualities` are the rates it plans, `epochs` the full
+    length, `selection` and `test_set` name the image sets that decide and that are reported.
+    `expected` holds what the model expects of the finished trials by name, once it was asked;
+    `without_ms_ssim` says why the test set has no MS-SSIM, if that was recorded."""
+
+    name: str
+    qualities: tuple[int, ...]
+    epochs: int
+    selection: str
+    test_set: str
+    baselines: dict[int, TrialRecord]
+    trials: list[TrialRecord]
+    expected: dict[str, Expectation] = field(default_factory=dict)
+    without_ms_ssim: str = ""
+
+    def everything(self) -> list[TrialRecord]:
+        return [*self.baselines.values(), *self.trials]
+
+    def running(self) -> list[TrialRecord]:
+        """The trainings that have not ended."""
+        return [record for record in self.everything() if record.state == RUNNING]
+
+    def rate_change(self, record: TrialRecord, epoch: int, image_set: str) -> float | None:
+        """The record's rate change in percent on an image set; None without both readings."""
+        baseline = self.baselines.get(record.quality)
+        own = record.readings.get(epoch, {})
+        other = baseline.readings.get(epoch, {}) if baseline else {}
+        if f"{image_set}/bpp" not in own or f"{image_set}/bpp" not in other:
+            return None
+        return rate_change(own, other, image_set, record.lmbda)
+
+    def bd_rate(self, record: TrialRecord, epoch: int, metric: str) -> float | None:
+        """The single-trial BD-rate in percent on the test set, against the baselines at the same
+        epoch; None until all of them that have not failed are there.
+
+        Early in a training neighbouring baselines can lie in the wrong order. A baseline that another
+        beats in bits and quality is no part of what the codec can do, and is left out here (not in
+        the BD-rate of a search, which is refused). Raises CurveError if fewer than two are left.
+        """
+        own, points = self._point(record, epoch, metric), []
+        for quality in self.qualities:
+            baseline = self.baselines.get(quality)
+            if baseline is not None and baseline.state == FAILED:
+                continue
+            points.append(self._point(baseline, epoch, metric) if baseline else None)
+        there = [point for point in points if point is not None]
+        if own is None or len(there) < max(2, len(points)):
+            return None
+        return point_bd_rate(Curve.front(*zip(*there, strict=True)), *own)
+
+    def comparable(self, record: TrialRecord, epoch: int) -> bool:
+        """Whether every baseline that the record's reading is compared with is there: that of its own
+        rate, and all that have not failed where the test set was measured. Then `derived` is final."""
+        tested = f"{self.test_set}/bpp" in record.readings[epoch]
+        for quality in self.qualities if tested else (record.quality,):
+            baseline = self.baselines.get(quality)
+            if baseline is None or (epoch not in baseline.readings and baseline.state != FAILED):
+                return False
+        return True
+
+    def _point(self, record: TrialRecord, epoch: int, metric: str) -> tuple[float, float] | None:
+        figures = record.readings.get(epoch, {})
+        rate, quality = f"{self.test_set}/bpp", f"{self.test_set}/{metric}"
+        if rate not in figures or quality not in figures:
+            return None
+        return figures[rate], figures[quality]
+
+    def derived(self, record: TrialRecord, epoch: int) -> dict[str, float]:
+        """Every figure that compares this reading with the baselines, as far as they are there."""
+        named = {
+            f"{self.selection}/rate_change": self.rate_change(record, epoch, self.selection),
+            f"{self.test_set}/rate_change": self.rate_change(record, epoch, self.test_set),
+        }
+        for metric, label in ((PSNR, "bd_rate_psnr"), (MS_SSIM, "bd_rate_msssim")):
+            try:
+                named[f"{self.test_set}/{label}"] = self.bd_rate(record, epoch, metric)
+            except CurveError:
+                continue  # refused: a figure of a broken curve would mislead
+        return {name: value for name, value in named.items() if value is not None}
+
+    def trained_here(self) -> list[TrialRecord]:
+        """The trainings that were not taken over from another search."""
+        return [record for record in self.everything() if not record.source]
+
+    def seconds(self, kind: str, since: float = 0.0) -> float:
+        """The time that all trainings of this search took for 'train' or 'eval', in the epochs measured since
+        a moment (seconds since 1970)."""
+        return sum(
+            figures.get(f"time/{kind}_seconds", 0.0)
+            for record in self.trained_here()
+            for epoch, figures in record.readings.items()
+            if record.measured_at(epoch) >= since
+        )
+
+    def finished(self, quality: int | None = None) -> list[TrialRecord]:
+        """The trials, of one rate or of all, trained at full length that have a baseline to be
+        compared with."""
+        return [t for t in self.trials if t.state == FINISHED and quality in (None, t.quality)]
+
+    def best(self, candidates: Iterable[TrialRecord]) -> TrialRecord | None:
+        """The one of which the lowest rate change at full length is expected; without a model, the
+        one with the lowest reading on the selection images."""
+        scored = [
+            (value, record.name, record)
+            for record in candidates
+            if (value := self._score(record)) is not None
+        ]
+        return min(scored)[2] if scored else None
+
+    def luckiest(self, quality: int) -> TrialRecord | None:
+        """The finished trial of a rate with the lowest reading on the selection images."""
+        return replace(self, expected={}).best(self.finished(quality))
+
+    def curve(self, points: list[TrialRecord], metric: str) -> ImageCurve:
+        """The per-image curve through these trainings at full length, on the test set. Raises CurveError,
+        also where the set has no MS-SSIM."""
+        if metric == MS_SSIM and self.without_ms_ssim:
+            raise CurveError(self.without_ms_ssim)
+        column, combine = ("psnr", ()) if metric == PSNR else ("ms_ssim", (ms_ssim_to_db,))
+        tables = [point.images[self.epochs] for point in points]
+        rate, quality = ([table[f"{self.test_set}/{name}"] for table in tables] for name in ("bpp", column))
+        return ImageCurve.of(rate, quality, *combine)
+
+    def _score(self, record: TrialRecord) -> float | None:
+        if record.name in self.expected:
+            return self.expected[record.name].rate_change
+        return self.rate_change(record, self.epochs, self.selection)
+
+
+class RecordReader:
+    """Reads the records of a search's two studies (search.core.studies), and of its confirmation, again
+    and again, those of ended trainings only once; nothing is written."""
+
+    def __init__(self, studies: tuple[Study, Study], plan: Plan, test_set: str) -> None:
+        self._studies, self._plan, self._test_set = studies, plan, test_set
+        self._ended: dict[int, TrialRecord] = {}
+
+    def read(self) -> SearchRecords:
+        """Everything recorded so far."""
+        trials, baselines = (self._all(study) for study in self._studies)
+        return self._group(baselines, trials)
+
+    def read_confirmation(self) -> list[SearchRecords]:
+        """The trainings of the search's confirmation (search.records.confirm), if there is one, as one group
+        for each seed."""
+        trials = self._studies[0]
+        try:
+            # Over the connection that is there: a new one for every look would be slow.
+            study = load_study(study_name=confirmation_name(trials.study_name), storage=trials._storage)
+        except KeyError:
+            return []
+        there = self._all(study)
+        groups = []
+        for seed in sorted({record.seed for record in there}):
+            own = [record for record in there if record.seed == seed]
+            baselines = [record for record in own if record.role == BASELINE]
+            groups.append(self._group(baselines, [record for record in own if record.role != BASELINE]))
+        return groups
+
+    def _all(self, study: Study) -> list[TrialRecord]:
+        return [self._record(trial) for trial in study.get_trials(deepcopy=False)]
+
+    def _group(self, baselines: list[TrialRecord], trials: list[TrialRecord]) -> SearchRecords:
+        plan = self._plan
+        return SearchRecords(
+            self._studies[0].study_name,
+            plan.qualities,
+            plan.epochs,
+            plan.selection,
+            self._test_set,
+            {record.quality: record for record in baselines},
+            trials,
+        )
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        if trial._trial_id in self._ended:
+            return self._ended[trial._trial_id]
+        record = record_of(trial)
+        if trial.state.is_finished():
+            self._ended[trial._trial_id] = record
+        return record
+
+
+def read_records(studies: tuple[Study, Study], plan: Plan, test_set: str) -> SearchRecords:
+    """Read the records of a search's two studies once."""
+    return RecordReader(studies, plan, test_set).read()
+
+
+def record_of(trial: FrozenTrial) -> TrialRecord:
+    """One Optuna trial, of either study, as a record."""
+    attrs = trial.user_attrs
+    role, quality = attrs["role"], attrs["quality"]
+    return TrialRecord(
+        name=attrs.get("name") or (trial_name(trial.number) if role == TRIAL else baseline_name(quality)),
+        role=role,
+        quality=quality,
+        lmbda=attrs["lambda"],
+        alpha=trial.params.get("alpha", attrs.get("alpha", 0.0)),
+        strategy=trial.params.get("strategy", attrs.get("strategy", "")),
+        seed=attrs["seed"],
+        state=_STATES[trial.state],
+        reason=attrs.get("reason", ""),
+        readings=readings_of(trial),
+        images=images_of(trial),
+        source=attrs.get(SOURCE, ""),
+        began=_seconds(trial.datetime_start) or 0.0,
+        ended=_seconds(trial.datetime_complete),
+        fork=attrs.get(FORK, 0),
+    )
+
+
+def check(record: TrialRecord) -> None:
+    """Raise ValueError if the record, read from a database that anybody may have written, cannot be true."""
+    fits = {
+        "name": re.fullmatch(r"[a-z][a-z0-9-]{0,99}", str(record.name)) is not None,
+        "role": record.role in (BASELINE, TRIAL, CONFIRMATION),
+        "quality": record.quality in LAMBDAS,
+        "lmbda": _is_number(record.lmbda) and record.lmbda > 0,
+        "alpha": _is_number(record.alpha) and record.alpha >= 0,
+        "strategy": record.strategy in ("", *STRATEGIES),
+        "seed": isinstance(record.seed, int) and record.seed >= 0,
+        "fork": isinstance(record.fork, int) and 0 <= record.fork < min(record.readings, default=math.inf),
+        "reason": isinstance(record.reason, str),
+        "source": isinstance(record.source, str),
+        "readings": all(map(_are_figures, record.readings.values())) and min(record.readings, default=1) > 0,
+        "images": all(map(_are_columns, record.images.values())),
+    }
+    for key, fit in fits.items():
+        if not fit:
+            raise ValueError(f"{shown(record.name)} has {key} {shown(getattr(record, key))}, which cannot be")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_figures(found: object) -> bool:
+    return isinstance(found, dict) and all(map(_is_number, found.values()))
+
+
+def _are_columns(found: object) -> bool:
+    """Whether these are columns of numbers; that of an image may be infinite (PSNR) or NaN (MS-SSIM)."""
+    if not isinstance(found, dict) or not all(isinstance(column, list) for column in found.values()):
+        return False
+    numbers = all(isinstance(value, int | float) for column in found.values() for value in column)
+    return numbers and len({len(column) for column in found.values()}) <= 2  # of one set of images or two
+
+
+def _seconds(moment: datetime.datetime | None) -> float | None:
+    # Optuna's times are the machine's local ones.
+    return None if moment is None else moment.timestamp()

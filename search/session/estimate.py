@@ -1,0 +1,82 @@
+"""What a search will take, before it is started: `python -m search.run --plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.storages import InMemoryStorage
+
+from lic.recipe import LAMBDAS
+from lic.trial import Trial, TrialConfig
+from search.base.space import Plan
+from search.decide.core import Core
+from search.simulation.simulator import SELECTION, simulate
+from search.simulation.surfaces import Family
+
+#: Steps that are timed, after as many that warm up.
+_STEPS = 4
+
+#: Simulated searches whose epochs are averaged.
+_MEMBERS = 3
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that one training took here, alone: a step, and an evaluation of each image set."""
+
+    step: float
+    val: float
+    test: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What to expect: epochs of trials and of baselines, hours of wall time and of GPUs."""
+
+    trial_epochs: float
+    baseline_epochs: int
+    hours: float
+    gpu_hours: float
+
+
+def measure(template: TrialConfig) -> Pace:
+    """Train and evaluate a few steps of the middle rate, here and now."""
+    training = dataclasses.replace(
+        template.training, lmbda=LAMBDAS[3], strategy="y", alpha=1e-7, epochs=3, steps_per_epoch=_STEPS
+    )
+    short = dataclasses.replace(
+        template,
+        training=training,
+        val_epochs=(2,) if template.val_epochs else (),
+        test_epochs=(3,),
+    )
+    trial = Trial(short)
+    readings = [trial.run_epoch().figures for _ in range(3)]
+    step = min(figures["time/train_seconds"] for figures in readings[1:]) / _STEPS
+    return Pace(step, readings[1]["time/eval_seconds"], readings[2]["time/eval_seconds"])
+
+
+def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_per_trial: float) -> Estimate:
+    """The search simulated on members of the parametric family, at the measured pace."""
+    epochs, waits, tests = [], [], []
+    for member in range(_MEMBERS):
+        simulated = dataclasses.replace(plan, selection=SELECTION)
+        core = Core(InMemoryStorage(), "estimate", simulated)
+        outcome = simulate(Family(member, plan.epochs), simulated, workers, core=core)
+        spans = [
+            (plan.fork, max(t.intermediate_values, default=plan.fork))
+            for t in core.trials.get_trials(deepcopy=False)
+        ]
+        spans += [(0, plan.epochs)] * len(plan.qualities)
+        epochs.append(outcome.epochs_spent)
+        waits.append(outcome.time)
+        tests.append(sum(begin < epoch <= end for begin, end in spans for epoch in template.test_epochs))
+    baseline_epochs = plan.epochs * len(plan.qualities)
+    epoch = pace.step * template.training.steps_per_epoch
+    epoch += pace.val * len(template.val_epochs) / plan.epochs
+    testing = float(np.mean(tests)) * pace.test
+    work = (float(np.mean(epochs)) + baseline_epochs) * epoch + testing
+    wall = float(np.mean(waits)) * epoch + testing / workers
+    return Estimate(float(np.mean(epochs)), baseline_epochs, wall / 3600, gpus_per_trial * work / 3600)

@@ -1,0 +1,195 @@
+"""Follows a running search from its records: shows it, brings it to MLflow, keeps its report fresh."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from lic.machine import processors
+from search.base.space import BASELINE, CONFIRMATION, Plan
+from search.records.folder import SearchFolder
+from search.records.progress import Progress, progress_of
+from search.records.search_records import FINISHED, RUNNING, STOPPED, RecordReader, SearchRecords, TrialRecord
+from search.session.metrics import Gauges
+from search.session.terminal import View
+from search.store.find import TRIALS_FOLDER
+from search.tracking.publishing import Publisher
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two looks at the records, and between two at the memory in use.
+_LOOK_EVERY, _MEMORY_EVERY = 1.0, 60.0
+
+#: Seconds between two times that the gauges are set: Ray forgets one that was not set for 20.
+_GAUGES_EVERY = 5.0
+
+#: Reading the records takes no more than one part in so many of the time, the report of the machine's.
+_READING, _REPORTING = 20, 200
+
+#: Processor seconds that a report is expected to take before one was made.
+_FIRST_REPORT = 30.0
+
+
+class Monitor:
+    """Reads the records in a thread of its own, over a connection of its own, whenever the engine says that
+    something `changed`; nothing in the engine's loop waits for it."""
+
+    def __init__(
+        self,
+        opened: SearchFolder,
+        plan: Plan,
+        test_set: str,
+        workers: int,
+        publisher: Publisher,
+        view: View,
+        gauges: Gauges | None = None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._plan, self._workers, self._publisher, self._view = plan, workers, publisher, view
+        self._gauges, self._watch, self._checkpoints = gauges, watch, opened.checkpoints
+        self._progress: Progress | None = None
+        self._reader = RecordReader(opened.studies(), plan, test_set)
+        #: How many trainings are planned to confirm what the search found.
+        self.confirming = 0
+        self._memory_seen = 0.0
+        #: When the following began, in seconds since 1970.
+        self.since = time.time()
+        self._told: set[str] = set()
+        for record in self.records().everything():
+            if record.state != RUNNING:
+                self._told.add(record.name)
+                self._prune(record)
+        self._report = _Report(opened.path)
+        #: Largest memory of this process and all below it so far, MiB.
+        self.peak_memory = 0.0
+        self._news, self._over = threading.Event(), threading.Event()
+        self._watch()
+        self._thread = threading.Thread(target=self._follow, name="monitor", daemon=True)
+        self._thread.start()
+
+    def changed(self) -> None:
+        """Something was proposed, measured or ended. Returns at once."""
+        self._news.set()
+
+    def records(self) -> SearchRecords:
+        return self._reader.read()
+
+    def groups(self) -> list[SearchRecords]:
+        """The records of the search, and of each confirmation seed."""
+        return [self.records(), *(self._reader.read_confirmation() if self.confirming else ())]
+
+    def close(self) -> None:
+        """Look a last time, and stop."""
+        self._over.set()
+        self._news.set()
+        self._thread.join()
+        self._try_to_look()
+        self._report.stop()
+        self._view.close()
+
+    def _follow(self) -> None:
+        while not self._over.is_set():
+            idle_until = time.monotonic() + _MEMORY_EVERY
+            while not self._news.wait(_GAUGES_EVERY) and time.monotonic() < idle_until:
+                self._set_gauges()
+            self._news.clear()
+            began = time.monotonic()
+            self._try_to_look()
+            self._over.wait(max(_LOOK_EVERY, _READING * (time.monotonic() - began)))
+
+    def _try_to_look(self) -> None:
+        try:
+            self._look()
+        except Exception:  # the search goes on: what it finds is in Optuna's storage
+            _log.exception("the search could not be followed")
+
+    def _look(self) -> None:
+        self._watch()
+        groups = self.groups()
+        progress = progress_of(groups, self._plan, self.confirming, self._workers, self.since, time.time())
+        news = [r for r in progress.trainings if r.state != RUNNING and r.name not in self._told]
+        news.sort(key=lambda record: record.ended or 0.0)
+        self._view.show(replace(progress, trouble=self._publisher.trouble, news=news))
+        self._told |= {record.name for record in news}
+        for record in news:
+            self._prune(record)
+        self._publisher.offer(groups)
+        self._progress = progress
+        self._set_gauges()
+        if any(trial.state == FINISHED for trial in groups[0].trials):
+            self._report.refresh()
+        if time.monotonic() - self._memory_seen > _MEMORY_EVERY:
+            self._memory_seen = time.monotonic()
+            self.peak_memory = max(self.peak_memory, tree_memory())
+
+    def _prune(self, record: TrialRecord) -> None:
+        """Of a training that has ended nothing goes on: one checkpoint is enough, and of a trial that was
+        stopped, which can no longer win, none. Trials begin with that of their baseline at the fork."""
+        confirming = "-s" in record.name
+        training = f"{CONFIRMATION if confirming else TRIALS_FOLDER}/{record.name}"
+        fork = self._plan.fork if record.role == BASELINE and not confirming else 0
+        with contextlib.suppress(OSError):  # it takes space, no more
+            self._checkpoints.drop(training, but=0 if record.state == STOPPED else 1, keep=fork)
+
+    def _set_gauges(self) -> None:
+        if self._gauges is not None and self._progress is not None:
+            self._gauges.show(self._progress, self._publisher.behind)
+
+
+class _Report:
+    """The search's report, made again now and then by a process of the lowest priority."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen | None = None
+        self._opened = self._began = time.monotonic()
+        self._spent, self._next = 0.0, _FIRST_REPORT
+        self._processors = processors()
+
+    def refresh(self) -> None:
+        now = time.monotonic()
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            self._process, self._next = None, now - self._began
+            self._spent += self._next
+        machine = (now - self._opened) * self._processors
+        if machine >= _REPORTING * (self._spent + self._next):
+            self._process, self._began = start_report(self._folder), now
+            psutil.Process(self._process.pid).nice(19)
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def start_report(folder: Path) -> subprocess.Popen:
+    """Start making the report of the search in this folder; what it has to say goes to search.log."""
+    with (folder / "search.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dashboards.report", str(folder)], stdin=subprocess.DEVNULL, stdout=log,
+            stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, process_group=0,  # no Ctrl-C for it
+        )  # fmt: skip
+
+
+def tree_memory() -> float:
+    """Memory of this process and all below it, MiB: the sum of their proportional set sizes, in
+    which a page that several share counts once."""
+    own, total = psutil.Process(), 0
+    for process in (own, *own.children(recursive=True)):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:
+            continue  # ended meanwhile
+    return total / 2**20

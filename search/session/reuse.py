@@ -1,0 +1,87 @@
+"""Baselines of earlier searches that were trained just as this one would train them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lic.data.sets import ImageSet
+from lic.trial import TrialConfig
+from search.base.space import baseline_name
+from search.decide.core import SETUP, SOURCE, Core, readings_of
+from search.records.folder import SearchFolder
+from search.store.find import TRIALS_FOLDER, FolderError, searches_in
+from search.store.storage import StorageError
+
+_log = logging.getLogger(__name__)
+
+#: What a trial's training does not depend on, or what is told apart by the rate.
+_POINT = ("lmbda", "alpha", "strategy")
+
+
+def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
+    """A fingerprint of everything that a baseline's figures depend on besides its rate: the model, the
+    weights it starts from, the training, the pixels of all images, the versions of torch and compressai."""
+    training = {k: v for k, v in dataclasses.asdict(template.training).items() if k not in _POINT}
+    if training["optimizer"] == "adam":  # as it was before there was a choice
+        del training["optimizer"]
+    start = hashlib.sha256(Path(template.start).read_bytes()).hexdigest() if template.start else ""
+    parts = {
+        "model": [template.model, template.width, template.latent_width, start, template.device],
+        "training": training,
+        "speed": dataclasses.asdict(template.speed),
+        "images": [part.images.fingerprint for part in images],
+        "measured": [template.val_epochs, template.test_epochs, template.images.val_crop],
+        "versions": [version(name) for name in ("torch", "compressai")],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def reuse_baselines(core: Core, own: SearchFolder) -> dict[int, str]:
+    """Take over the baselines that other searches beside this one's folder have finished, with their last
+    checkpoints and those of the fork, wherever each search keeps its own; per quality the search each came
+    from. A search that cannot be read, or whose checkpoints are not there or cannot be copied, is passed
+    over; nothing of it is changed."""
+    wanted = [q for q in core.plan.qualities if core.baseline(q) is None]
+    taken: dict[int, str] = {}
+    for path in reversed([path for path in searches_in(own.path.parent) if path != own.path]):
+        if len(taken) == len(wanted):
+            break
+        try:
+            other = SearchFolder.read(path)
+            finished = [trial for trial in other.baselines() if trial.state == TrialState.COMPLETE]
+        except FolderError as error:
+            _log.warning("the baselines of %s are not taken over: %s", path, error)
+            continue
+        for trial in finished:
+            quality = trial.user_attrs["quality"]
+            if quality not in wanted or quality in taken or not _same(trial, core):
+                continue
+            if not _take_over(other, own, f"{TRIALS_FOLDER}/{baseline_name(quality)}", core.plan.fork):
+                continue  # nothing to export from, or for trials to begin with
+            attributes = {**trial.user_attrs, SOURCE: path.name}
+            core.baselines.add_trial(
+                create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs=attributes)
+            )
+            taken[quality] = path.name
+    return dict(sorted(taken.items()))
+
+
+def _take_over(other: SearchFolder, own: SearchFolder, training: str, fork: int) -> bool:
+    try:
+        return own.checkpoints.take_over(other.checkpoints, training, keep=fork)
+    except (OSError, StorageError) as error:
+        _log.warning("%s of %s is not taken over: %s", training, other.path, error)
+        return False
+
+
+def _same(trial: FrozenTrial, core: Core) -> bool:
+    attributes = trial.user_attrs
+    same = attributes.get(SETUP) == core.setup and attributes["seed"] == core.plan.seed
+    return bool(core.setup) and same and core.plan.epochs in readings_of(trial)

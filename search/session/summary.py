@@ -1,0 +1,123 @@
+"""The result of a search in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from rich.console import Console
+
+from search.base.formats import MISSING, NONE_BETTER, fixed, format_db, interval, percent, signed, weight
+from search.base.text_table import TextTable
+from search.records.confirm import Confirmed
+from search.records.convergence import statement
+from search.records.results import StrategyResult, bd_rate_text, rate_table
+from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords
+
+
+def rates(records: SearchRecords) -> TextTable:
+    """Per rate the point that is kept; a trial has rate changes, in percent, the baseline has none."""
+    head = (
+        "quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM",
+        f"rate change, {records.test_set}", f"expected, {records.selection}", "luckiest reading",
+    )  # fmt: skip
+    rows = [
+        (
+            str(row["quality"]), f"{row['lambda']:g}", weight(row["alpha"]), str(row["strategy"]),
+            str(row["trial"]), fixed(row["bpp"], 4), fixed(row["psnr"], 2), fixed(row["ms_ssim"], 4),
+            percent(row["rate_change"]) if row["alpha"] else MISSING, _expected(row), _luckiest(row),
+        )
+        for row in rate_table(records).to_dict("records")
+    ]  # fmt: skip
+    title = f"Best per rate, measured on {records.test_set} after {records.epochs} epochs"
+    return TextTable(title, head, rows)
+
+
+def _expected(row: dict[Hashable, Any]) -> str:
+    """What the model expects of a trial, with its standard deviation."""
+    if not row["alpha"] or not row["expected_sigma"]:
+        return MISSING
+    return f"{signed(row['expected_rate_change'])} ± {row['expected_sigma']:.2f} %"
+
+
+def _luckiest(row: dict[Hashable, Any]) -> str:
+    """Where one reading would have chosen otherwise, which trial it is."""
+    if row["luckiest_trial"] == MISSING:
+        return MISSING
+    other = "" if row["luckiest_trial"] == row["trial"] else f" ({row['luckiest_trial']})"
+    return f"{percent(row['luckiest_rate_change'])}{other}"
+
+
+def convergence(records: SearchRecords) -> list[str]:
+    """What the last quarter of training still gained, and whether what is kept is more than that."""
+    kept = {
+        row["quality"]: row["rate_change"] for row in rate_table(records).to_dict("records") if row["alpha"]
+    }
+    return statement(records, {quality: change for quality, change in kept.items() if change is not None})
+
+
+def strategies(records: SearchRecords, results: list[StrategyResult]) -> TextTable:
+    """Per strategy the Bjontegaard figures, in the layout of the paper's Table I."""
+    head = ("strategy", "BD-rate", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned rates")
+    rows = [
+        (
+            row.strategy, bd_rate_text(row, row.bd_rate_psnr), _bd_quality(row, row.bd_psnr),
+            bd_rate_text(row, row.bd_rate_msssim), _bd_quality(row, row.bd_msssim),
+            f"{row.tuned} of {len(records.baselines)}",
+        )
+        for row in results
+    ]  # fmt: skip
+    title = f"Against the baselines on {records.test_set}, with 95 % intervals over images"
+    return TextTable(title, head, rows)
+
+
+def _bd_quality(row: StrategyResult, figure: float | None) -> str:
+    return format_db(figure) if row.tuned or figure is None else NONE_BETTER
+
+
+def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
+    """Per confirmed point its rate change on fresh seeds."""
+    head = ("quality", "trial", "alpha", "strategy", "seeds", f"rate change, {test_set}")
+    rows = [
+        (
+            str(item.quality), item.trial, weight(item.alpha), item.strategy, str(item.seeds),
+            interval(item.rate_change),
+        )
+        for item in found
+    ]  # fmt: skip
+    title = "Confirmed on fresh seeds, with 95 % intervals over seeds and images"
+    return TextTable(title, head, rows, names=2)
+
+
+def effort(records: SearchRecords, wall: float, workers: int, memory: float, since: float) -> str:
+    """What the search took: epochs, trials by end, share of the workers' time spent on work in the `wall`
+    seconds `since` this moment (seconds since 1970); `memory` is the most that all its processes on this
+    machine held together, MiB."""
+    trials = records.trials
+    count = {state: sum(t.state == state for t in trials) for state in (FINISHED, STOPPED, FAILED)}
+    seconds = {kind: records.seconds(kind, since) for kind in ("train", "eval")}
+    spent, full = sum(t.trained for t in trials), records.epochs * max(1, len(trials))
+    measured = [f for record in records.trained_here() for f in record.readings.values()]
+    peak = max((f.get("memory/peak_mib", 0) for f in measured), default=0)
+    busy = 100 * sum(seconds.values()) / (wall * workers)
+    return (
+        f"{len(trials)} trials: {count[FINISHED]} trained in full, {count[STOPPED]} stopped early, "
+        f"{count[FAILED]} failed; {100 * spent / full:.0f} % of the epochs of full training\n"
+        f"{busy:.0f} % of {workers} x {wall / 60:.1f} min went into "
+        f"training ({seconds['train'] / 60:.1f} min) and evaluation ({seconds['eval'] / 60:.1f} min); "
+        f"largest worker {peak:.0f} MiB, all processes here {memory:.0f} MiB"
+    )
+
+
+def show(records: SearchRecords, results: list[StrategyResult], console: Console) -> None:
+    """Print both tables, and why a figure is missing."""
+    console.print(rates(records))
+    console.print(strategies(records, results))
+    for reason in dict.fromkeys(row.refused for row in results if row.refused):
+        names = ", ".join(row.strategy for row in results if row.refused == reason)
+        console.print(f"figures missing for {names}: {reason}", markup=False)
+    for sentence in convergence(records):
+        console.print(sentence, markup=False)
+    beaten = [q for q, b in records.baselines.items() if b.state == FAILED]
+    if beaten:
+        console.print(f"no result for quality {beaten}: its baseline failed", markup=False)

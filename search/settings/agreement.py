@@ -1,0 +1,119 @@
+"""What settings that nobody gave are to be, worked out from those that somebody gave and from the machine.
+
+A default and a preset's value give way: where one disagrees with a given value, it becomes the nearest that
+agrees. Two given values that disagree are refused (search.settings.complaints)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lic.architectures import (
+    architecture,
+    check_strategy,
+    check_width,
+    has_latent_width,
+    least_latent_width,
+    starter_path,
+    starter_sizes,
+    starting_weights,
+    strategies,
+)
+from lic.recipe import LEARNING_RATES, ON_CPU, ON_GPU
+from search.base.space import alpha_range, enough_epochs, leaves_no_rung
+from search.settings.addresses import storage_address
+
+if TYPE_CHECKING:
+    from search.settings.config import Settings
+
+
+def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], int]) -> dict[str, Any]:
+    """The values that differ from those in `settings`, by name. `given` are the names of the settings that a
+    person gave. Raises ModelError, ConfigError."""
+    changes = _model(settings, given) | _length(settings, given) | _device(settings, given, gpus)
+    if settings.lr is None:
+        changes["lr"] = LEARNING_RATES[settings.optimizer][changes["start"] != "scratch"]
+    low, high = alpha_range(settings.alpha_min, settings.alpha_max, given)
+    changes |= {"alpha_min": low, "alpha_max": high}
+    if settings.storage is not None:
+        changes["storage"] = storage_address(settings.storage)
+    return {key: value for key, value in changes.items() if value != getattr(settings, key)}
+
+
+def _model(settings: Settings, given: Collection[str]) -> dict[str, Any]:
+    """Strategies, widths, and the weights to begin with."""
+    name = settings.model
+    architecture(name)
+    chosen = settings.strategies or strategies(name)
+    for strategy in chosen:
+        check_strategy(name, strategy)
+    width, latent = _widths(settings, given)
+    check_width(name, width, latent)
+    start = starting_weights(settings.start, name, width, latent)
+    chosen = tuple(dict.fromkeys(chosen))
+    return {"strategies": chosen, "width": width, "latent_width": latent, "start": start}
+
+
+def _widths(settings: Settings, given: Collection[str]) -> tuple[int, int | None]:
+    """Channels and latent channels (None: as many), as the weights to begin with and each other want them."""
+    name, width, latent = settings.model, settings.width, settings.latent_width
+    found = None if {"width", "latent_width"} <= set(given) else _widths_at_start(settings, given)
+    if found is not None:
+        width = width if "width" in given else found[0]
+        if "latent_width" not in given:
+            latent = None if found[1] == width else found[1]
+    if latent is not None and latent != width and not has_latent_width(name):
+        if "latent_width" not in given:
+            latent = None
+        elif "width" not in given:
+            width = latent
+    least = least_latent_width(name)
+    if latent is None and width < least:
+        latent = least
+    return width, latent
+
+
+def _widths_at_start(settings: Settings, given: Collection[str]) -> tuple[int, int] | None:
+    """Channels and latent channels of the weights that somebody gave to begin with, as far as they decide."""
+    name, start = settings.model, settings.start
+    if "start" not in given or start in ("scratch", "auto"):
+        return None
+    if start == "starter":
+        if starter_path(name, settings.width, settings.latent_width).is_file():
+            return None
+        own = [size for size in starter_sizes(name) if "width" not in given or size[0] == settings.width]
+        return min(own, key=lambda size: abs(size[0] - settings.width), default=None)
+    if "width" in given and not has_latent_width(name):
+        return None
+    from lic.weights import read_weights, widths_of  # takes seconds
+
+    return widths_of(read_weights(Path(starting_weights(start, name, settings.width))))
+
+
+def _length(settings: Settings, given: Collection[str]) -> dict[str, Any]:
+    """Epochs that leave some on both sides of the fork and after the grace, and a grace that leaves some."""
+    epochs, grace, fork_at = settings.epochs, settings.grace, settings.fork_at
+    if "epochs" not in given:
+        epochs = enough_epochs(epochs, fork_at, grace if "grace" in given and settings.stopping else 0)
+    left = epochs - round(fork_at * epochs)
+    if "grace" not in given and settings.stopping and leaves_no_rung(grace, left):
+        grace = left - 1
+    return {"epochs": epochs, "grace": grace}
+
+
+def _device(settings: Settings, given: Collection[str], gpus: Callable[[], int]) -> dict[str, Any]:
+    """Trials on each GPU, and what is fastest there or on the CPU."""
+    trials = settings.trials_per_gpu
+    if trials is None:
+        trials = 1 if gpus() else 0
+    elif trials == "auto" and not gpus():
+        trials = 0
+    changes: dict[str, Any] = {"trials_per_gpu": trials}
+    for key, value in asdict(ON_GPU if trials else ON_CPU).items():
+        # What a preset for GPUs says of the precision is said of GPUs.
+        elsewhere = key == "precision" and key not in given and not trials
+        if getattr(settings, key) in ("auto", None) or elsewhere:
+            changes[key] = value and settings.fused_adam if key == "graph" else value
+    return changes

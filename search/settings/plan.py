@@ -1,0 +1,75 @@
+"""From the settings to what the decision core and the trials need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lic.data.cache import default_cache
+from lic.recipe import Speed, TrainingConfig
+from lic.trial import ImagesConfig, TrialConfig
+from search.base.space import Plan, rungs, three_quarters
+from search.settings.config import Settings
+
+
+def plan_of(settings: Settings) -> Plan:
+    """What the decision core needs of the settings."""
+    return Plan(
+        qualities=settings.rates,
+        strategies=settings.strategies,
+        alpha_min=settings.alpha_min,
+        alpha_max=settings.alpha_max,
+        epochs=settings.epochs,
+        rungs=_rungs(settings) if settings.stopping else (),
+        eta=settings.eta,
+        budget=settings.budget,
+        seed=settings.seed,
+        sampler=settings.sampler,
+        selection=settings.select_on,
+        fork=settings.fork,
+    )
+
+
+def _rungs(settings: Settings) -> tuple[int, ...]:
+    return rungs(settings.epochs, settings.grace, settings.eta, settings.fork)
+
+
+def template_of(settings: Settings) -> TrialConfig:
+    """A trial's configuration, with the candidate's point still to be filled in.
+
+    Paths are absolute: workers run in folders of their own.
+    """
+    at_rungs = (*_rungs(settings), settings.epochs)
+    every_epoch = tuple(range(1, settings.epochs + 1))
+    dense = settings.cadence == "dense"
+    deciding, reported = (every_epoch, at_rungs) if dense else (at_rungs, (settings.epochs,))
+    on_validation = settings.select_on == "val"
+    training = {
+        key: getattr(settings, key)
+        for key in TrainingConfig.__dataclass_fields__
+        if key in Settings.model_fields
+    }
+    return TrialConfig(
+        model=settings.model,
+        width=settings.width,
+        latent_width=settings.latent_width,
+        start=None if settings.start == "scratch" else str(Path(settings.start).resolve()),
+        training=TrainingConfig(lmbda=0.0, **training),
+        images=ImagesConfig(
+            data=_absolute(settings.data),
+            kodak=_absolute(settings.kodak),
+            test=settings.test if settings.test == "auto" else str(_absolute(settings.test)),
+            test_images=settings.test_images,
+            val_images=settings.val_images,
+            val_crop=settings.val_crop,
+            cache=str(Path(settings.cache or default_cache()).resolve()),
+        ),
+        val_epochs=deciding if on_validation else (),
+        test_epochs=reported if on_validation else deciding,
+        device="cuda" if settings.gpus_per_trial else "cpu",
+        speed=Speed(**{key: getattr(settings, key) for key in Speed.__dataclass_fields__}),
+        rest_epoch=three_quarters(settings.epochs) if on_validation else None,
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path in (None, "", "deadleaves") else str(Path(path).resolve())

@@ -1,0 +1,67 @@
+"""Where a search came from: its settings, code, machine and images, as its folder and MLflow keep them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from lic.cli import command
+from search.base.secrets import public
+from search.settings.config import SETTINGS
+
+if TYPE_CHECKING:
+    from lic.data.sets import ImageSet
+
+ENVIRONMENT = "environment.json"
+
+#: What is recorded there of the images that a search reports on: the set's name, which its figures begin
+#: with, and why they have no MS-SSIM, if they have none.
+TEST_SET, WITHOUT_MS_SSIM = "test_set", "without_ms_ssim"
+
+_VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy")
+
+
+def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
+    """Code, command, machine, versions and images (training, validation, test) of this search."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {
+        "git_commit": commit,
+        "command": public(command("search.run", *sys.argv[1:])),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **{f"version_{name}": version(name) for name in _VERSIONS},
+        **{
+            f"{role}_fingerprint": part.images.fingerprint
+            for role, part in zip(("train", "val", "test"), images, strict=True)
+        },
+        TEST_SET: images[2].name,
+        **({WITHOUT_MS_SSIM: reason} if (reason := without_ms_ssim(images[2])) else {}),
+    }
+
+
+def without_ms_ssim(images: ImageSet) -> str:
+    """Why the set has no MS-SSIM; empty if it has one."""
+    from lic.msssim import unmeasurable
+
+    return unmeasurable((image.name, image.height, image.width) for image in images.images.images)
+
+
+def parent_description(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Params and tags of the MLflow run of the search in this folder, from the files there."""
+    settings = yaml.safe_load((folder / SETTINGS).read_text())
+    environment = json.loads((folder / ENVIRONMENT).read_text())
+    params = {key: str(value) for key, value in settings.items()}
+    return params, {f"lictune.{key}": value for key, value in environment.items()}

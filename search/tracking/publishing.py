@@ -1,0 +1,113 @@
+"""The newest records brought to MLflow by a thread of its own, so that a slow server delays no trial."""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from search.records.search_records import SearchRecords
+from search.tracking.tracker import Tracker, first_line
+
+#: Seconds until MLflow is tried again after it failed.
+_AGAIN = 5.0
+
+#: Seconds that the end of a search waits for MLflow.
+_PATIENCE = 60.0
+
+
+def write_end(
+    tracker: Tracker,
+    groups: list[SearchRecords],
+    strategies: tuple[str, ...],
+    figures: Mapping[str, float],
+    status: str,
+) -> None:
+    """Write everything of a search that is over: the records, its figures as a whole, how it ended."""
+    tracker.write(groups, strategies, live=False)
+    tracker.conclude(figures, groups[0])
+    tracker.artifacts()
+    tracker.close(status)
+
+
+class Publisher:
+    """Gives a tracker the records. Its queue holds one snapshot, the newest: it says all that the earlier
+    ones said, so nothing is lost and memory does not grow while MLflow is away."""
+
+    def __init__(self, tracker: Tracker, strategies: tuple[str, ...], say: Callable[[str], None]) -> None:
+        self._tracker, self._strategies, self._say = tracker, strategies, say
+        self._queue: queue.Queue[Callable[[], None]] = queue.Queue(maxsize=1)
+        self._last: Callable[[], None] | None = None
+        #: Why MLflow cannot be written to at the moment; empty if it can.
+        self.trouble = ""
+        #: Since when MLflow lacks something that was offered, on the monotonic clock.
+        self._lacking: float | None = None
+        self._thread = threading.Thread(target=self._follow, name="publishing", daemon=True)
+        self._thread.start()
+
+    @property
+    def behind(self) -> float:
+        """Seconds for which MLflow has lacked something that was offered; 0 if it has everything."""
+        since = self._lacking
+        return 0.0 if since is None else time.monotonic() - since
+
+    def offer(self, groups: list[SearchRecords]) -> None:
+        """The records so far, of the search and of each confirmation seed. Returns at once."""
+        if self._lacking is None:
+            self._lacking = time.monotonic()
+        self._replace(functools.partial(self._write, groups))
+
+    def close(self, groups: list[SearchRecords], figures: Mapping[str, float], status: str) -> bool:
+        """Write the last records, the figures of the search as a whole, and how it ended; whether MLflow
+        took them in time."""
+        self._last = functools.partial(write_end, self._tracker, groups, self._strategies, figures, status)
+        self._replace(self._last)
+        self._thread.join(_PATIENCE)
+        return not self._thread.is_alive()
+
+    def _replace(self, job: Callable[[], None]) -> None:
+        self._take()
+        self._queue.put_nowait(job)
+
+    def _take(self) -> Callable[[], None] | None:
+        """What waits in the queue, if anything does."""
+        try:
+            job = self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        self._queue.task_done()
+        return job
+
+    def _write(self, groups: list[SearchRecords]) -> None:
+        self._tracker.write(groups, self._strategies, live=True)
+        self._tracker.artifacts()
+
+    def _follow(self) -> None:
+        while True:
+            job = self._queue.get()
+            while not self._done(job):
+                time.sleep(_AGAIN)
+                job = self._take() or job
+            self._queue.task_done()
+            if self._queue.empty():
+                self._lacking = None
+            if job is self._last:
+                return
+
+    def _done(self, job: Callable[[], None]) -> bool:
+        try:
+            job()
+        except Exception as error:  # whatever MLflow and its store raise, the search goes on
+            if not self.trouble:
+                self._say(
+                    f"MLflow cannot be written to ({first_line(error)}); the search goes on, and what is "
+                    "missing is written when it answers again"
+                )
+            self.trouble = first_line(error)
+            return False
+        if self.trouble:
+            self._say("MLflow answers again and has everything")
+            self.trouble = ""
+        return True

@@ -1,0 +1,55 @@
+"""The model that MLflow loads from its registry (search.tracking.registry): this file is the model's code."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from PIL import Image
+
+from lic import zoo
+from lic.bitstream import decode, encode, pack, unpack
+from lic.data.images import read_rgb
+
+
+class RegisteredCodec(PythonModel):
+    """Column `content`: image files in, coded files out (task 'encode'), or coded files in, PNGs out
+    (task 'decode')."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the zoo's weights."""
+        weights, config = (Path(context.artifacts[name]) for name in ("weights", "config"))
+        self.model, self.mark = zoo.read_model(weights, config)
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002  (MLflow's signature)
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Encode or decode each row. Raises ValueError for another task or a file that cannot be used."""
+        task = (params or {}).get("task", "encode")
+        if task not in ("encode", "decode"):
+            raise ValueError(f"the task is 'encode' or 'decode', not '{task}'")
+        code = self._encode if task == "encode" else self._decode
+        return pd.DataFrame({"content": [code(bytes(content)) for content in model_input["content"]]})
+
+    def _encode(self, content: bytes) -> bytes:
+        pixels: np.ndarray = read_rgb(io.BytesIO(content))
+        return pack(encode(self.model, pixels), self.mark)
+
+    def _decode(self, content: bytes) -> bytes:
+        parsed = unpack(content)
+        if parsed.model != self.mark:
+            raise ValueError(f"the file is of the model {parsed.model.hex()}, and this is {self.mark.hex()}")
+        png = io.BytesIO()
+        Image.fromarray(decode(self.model, parsed)).save(png, "png")
+        return png.getvalue()
+
+
+mlflow.models.set_model(RegisteredCodec())

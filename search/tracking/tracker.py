@@ -1,0 +1,408 @@
+"""MLflow as a view of the search: a parent run, a child run per baseline, trial and confirmation.
+
+What MLflow is to hold is a function of the records, so Optuna's storage is the journal of all that it
+does not hold yet. A `Tracker` is given the records so far, again and again, and writes what is missing;
+a server that was away, or a new process, only makes the next writing longer. Nothing is written twice:
+runs are found by their tag, and MLflow takes the same figure of the same step and time only once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lic.errors import LictuneError
+from lic.files import one_line
+from search.base.secrets import public
+from search.base.space import BASELINE
+from search.records.results import best_so_far
+from search.records.search_records import (
+    FAILED,
+    FINISHED,
+    MEASURED_AT,
+    RUNNING,
+    STOPPED,
+    SearchRecords,
+    TrialRecord,
+)
+from search.settings.config import SETTINGS, is_name
+from search.store.provenance import ENVIRONMENT, parent_description
+from search.store.storage import sqlite_address, sqlite_file
+from search.tracking.views import final_figure, install_views
+
+# MLflow asks for these when it is imported: fail in seconds when the server is away.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+# Two lines on the terminal for every run that ends, otherwise.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+TRIAL_TAG = "lictune.trial"
+ROLE_TAG = "lictune.role"
+SEARCH_TAG = "lictune.search"
+STATE_TAG = "lictune.state"
+PARENT_TAG = "mlflow.parentRunId"
+PARENT = "search"
+
+INTERRUPTED = "interrupted"
+
+#: How MLflow calls the end of a training, by state; one still running when its search ends was interrupted.
+STATUS = {RUNNING: "KILLED", FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
+
+#: Most metrics that MLflow takes in one request.
+_BATCH = 1000
+
+#: The MLflow of a database, against the one that is installed.
+_OLDER, _NEWER = "an older", "a newer"
+
+#: Answers of MLflow's that no later attempt changes.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
+
+
+def tracking_address(given: str | None, results: Path) -> str:
+    """Where MLflow is: as given, or as the environment says, or an SQLite file in the results folder."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(results / "mlflow.db")
+
+
+def is_file(uri: str) -> bool:
+    """Whether MLflow's store at this address is a file that needs no server."""
+    return sqlite_file(uri) is not None
+
+
+def missing_file(uri: str) -> Path | None:
+    """The file of MLflow's store at this address if it is not there: MLflow would make it when asked."""
+    file = sqlite_file(uri)
+    return file if file is not None and not file.is_file() else None
+
+
+class TrackingError(LictuneError):
+    """MLflow cannot be written to; the message names the address."""
+
+
+def readable(alpha: float) -> str:
+    """A number as a person writes it, and one string for ever: MLflow's params are immutable."""
+    return f"{alpha:.3g}"
+
+
+@dataclass
+class _Run:
+    """One training's run and what it holds: per epoch the names of its figures, and the epochs to which
+    nothing can be added."""
+
+    run_id: str
+    figures: dict[int, set[str]] = field(default_factory=dict)
+    settled: set[int] = field(default_factory=set)
+    status: str = "RUNNING"
+
+
+class Tracker:
+    """The runs of one search. Every method may raise what MLflow and its store raise; called again with
+    the records, it goes on where it was."""
+
+    def __init__(self, uri: str, search: str, folder: Path) -> None:
+        """Find or create the experiment of a search and its parent run, with what its folder says of it.
+        An embedded store (SQLite) keeps artifacts in that folder, a server where it keeps them. Raises
+        TrackingError if MLflow cannot be reached."""
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        for chatty in ("mlflow", "alembic"):
+            # Errors too: they reach us as exceptions, and a store that is away would fill the log.
+            logging.getLogger(chatty).setLevel(logging.CRITICAL)
+
+        self.search, self._folder = search, folder
+        params, tags = parent_description(folder)
+        #: Trainings whose run MLflow refuses, by name, with its reason.
+        self.refused: dict[str, str] = {}
+        self._runs: dict[str, _Run] = {}
+        self._complete: set[str] = set()
+        self._progress = 0
+        self._in_doubt = self._viewed = False
+        self._sent: dict[Path, int] = {}
+        try:
+            if (file := missing_file(uri)) is not None:
+                _make_store(file)
+            self._client = MlflowClient(uri)
+            self.experiment = self._open_experiment(folder / "artifacts" if is_file(uri) else None)
+            self._known = self._sweep()
+            self.parent = self._known.get("") or self._start(search, PARENT, {}, None)
+            self._client.update_run(self.parent, status="RUNNING")
+            held = self._client.get_run(self.parent).data.params
+            # A search that goes on with a larger budget keeps the param it began with: they never change.
+            fresh = {key: value for key, value in params.items() if key not in held}
+            self._describe(self.parent, fresh, tags)
+        except (MlflowException, OSError) as error:
+            raise TrackingError(
+                f"MLflow cannot be written to ({first_line(error)}); {_remedy(error, uri)}"
+            ) from error
+
+    def _open_experiment(self, artifacts: Path | None) -> str:
+        found = self._client.get_experiment_by_name(self.search)
+        if found is not None:
+            return found.experiment_id
+        location = artifacts.resolve().as_uri() if artifacts else None
+        return self._client.create_experiment(self.search, artifact_location=location)
+
+    def _sweep(self) -> dict[str, str]:
+        """The runs that are there already, by the name of their training, the parent's by ''. Runs that
+        another process left half made, or twice, are deleted."""
+        found: dict[str, str] = {}
+        for run in sorted(runs_of(self._client, self.experiment), key=lambda run: run.info.start_time):
+            role, name = run.data.tags.get(ROLE_TAG), run.data.tags.get(TRIAL_TAG, "")
+            if role is None or (not name and role != PARENT):
+                continue  # not ours
+            if name in found:
+                self._client.delete_run(run.info.run_id)
+            else:
+                found[name] = run.info.run_id
+        return found
+
+    def sweep_others(self, broken_off: Callable[[str], bool]) -> list[str]:
+        """End the runs of other searches whose process was killed and left them RUNNING; `broken_off`
+        tells by a search's name. Returns their names."""
+        query = f"tags.`{ROLE_TAG}` = '{PARENT}' and attributes.status = 'RUNNING'"
+        everywhere = [e.experiment_id for e in self._client.search_experiments(max_results=1000)]
+        ended = []
+        for parent in self._client.search_runs(everywhere, query, max_results=1000):
+            name = parent.data.tags.get(SEARCH_TAG, "")
+            # Others write to a server too, and the name is looked up as a folder.
+            if parent.info.run_id == self.parent or not is_name(name) or not broken_off(name):
+                continue
+            for run in runs_of(self._client, parent.info.experiment_id, "attributes.status = 'RUNNING'"):
+                self._client.set_tag(run.info.run_id, STATE_TAG, INTERRUPTED)
+                self._client.set_terminated(run.info.run_id, "KILLED")
+            ended.append(name)
+        return ended
+
+    def write(self, groups: Iterable[SearchRecords], strategies: tuple[str, ...], live: bool) -> None:
+        """Write what MLflow lacks of the records: of the search, first, and of each confirmation seed.
+        Unless the search is `live`, trainings that have not ended were interrupted."""
+        from mlflow.exceptions import MlflowException
+
+        for number, records in enumerate(groups):
+            if not self._viewed:
+                sets = (records.test_set, records.selection)
+                install_views(self._client, self.experiment, *sets, records.qualities)
+                self._viewed = True
+            for record in records.everything():
+                if record.name in self._complete:
+                    continue
+                try:
+                    self._write_training(records, record, live)
+                except MlflowException as error:
+                    if error.error_code not in _REFUSALS:
+                        raise
+                    self.refused[record.name] = first_line(error)
+                    self._complete.add(record.name)
+            if number == 0:
+                self._write_progress(records, strategies)
+
+    def _write_training(self, records: SearchRecords, record: TrialRecord, live: bool) -> None:
+        run = self._runs.get(record.name) or self._open_run(record)
+        metrics, sent = [], []
+        for epoch, readings in record.readings.items():
+            if epoch in run.settled:
+                continue
+            held = run.figures.setdefault(epoch, set())
+            figures = {**readings, **records.derived(record, epoch), **_final(records, record, epoch)}
+            fresh = {key: figures[key] for key in figures.keys() - held - {MEASURED_AT}}
+            metrics += _metrics(fresh, record.measured_at(epoch), epoch)
+            sent.append((epoch, fresh.keys(), records.comparable(record, epoch)))
+        self._log(run.run_id, metrics)
+        for epoch, names, settled in sent:
+            run.figures[epoch] |= names
+            if settled:
+                run.settled.add(epoch)
+                del run.figures[epoch]
+        over = record.state != RUNNING or not live
+        status = STATUS[record.state] if over else "RUNNING"
+        if status != run.status:
+            if over:
+                self._describe(run.run_id, {}, _end_tags(record))
+                ended = None if record.ended is None else round(1000 * record.ended)
+                self._client.set_terminated(run.run_id, status, ended)
+            else:  # it was interrupted, and goes on
+                self._describe(run.run_id, {}, {STATE_TAG: RUNNING})
+                self._client.update_run(run.run_id, status=status)
+            run.status = status
+        if record.state != RUNNING and len(run.settled) == len(record.readings):
+            self._complete.add(record.name)
+
+    def _open_run(self, record: TrialRecord) -> _Run:
+        title = BASELINE if not record.alpha else f"{record.strategy} {readable(record.alpha)}"
+        params = {
+            "role": record.role,
+            "quality": str(record.quality),
+            "lambda": readable(record.lmbda),
+            "strategy": record.strategy or "none",
+            "alpha": readable(record.alpha),
+            "log10_alpha": f"{math.log10(record.alpha):.3f}" if record.alpha else "none",
+            "seed": str(record.seed),
+        }
+        if self._in_doubt:
+            self._known |= self._sweep()
+        run_id, status = self._known.get(record.name), "RUNNING"
+        if run_id is not None:
+            status = self._client.get_run(run_id).info.status
+        else:
+            own = {TRIAL_TAG: record.name, PARENT_TAG: self.parent}
+            self._in_doubt = True  # a server may make the run and its answer still be lost
+            began = round(1000 * record.began)
+            run_id = self._start(f"q{record.quality} {title}", record.role, own, began)
+            self._known[record.name] = run_id
+        self._in_doubt = False
+        self._describe(run_id, params, {})
+        return self._runs.setdefault(record.name, _Run(run_id, status=status))
+
+    def _write_progress(self, records: SearchRecords, strategies: tuple[str, ...]) -> None:
+        """How good the search's result was after each finished trial, on the parent run."""
+        finished = sorted(records.finished(), key=lambda trial: (trial.ended or 0.0, trial.name))
+        for count in range(self._progress + 1, len(finished) + 1):
+            last = finished[count - 1]
+            figures = best_so_far(records, finished[:count], strategies)
+            self._log(self.parent, _metrics(figures, last.ended or 0.0, count))
+            self._progress = count
+
+    def conclude(self, figures: Mapping[str, float], records: SearchRecords) -> None:
+        """The figures of the search as a whole, on the parent run."""
+        ended = max((r.ended or 0.0 for r in records.everything()), default=0.0)
+        self._log(self.parent, _metrics(figures, ended, 0))
+
+    def artifacts(self) -> None:
+        """Put the files of the search's folder that people look at on the parent run, as they change."""
+        patterns = (SETTINGS, ENVIRONMENT, "report.html", "figures/*.png", "tables/*.csv")
+        for path in (path for pattern in patterns for path in sorted(self._folder.glob(pattern))):
+            changed = path.stat().st_mtime_ns
+            if self._sent.get(path) != changed:
+                below = path.parent.relative_to(self._folder).as_posix()
+                self._client.log_artifact(self.parent, str(path), None if below == "." else below)
+                self._sent[path] = changed
+
+    def close(self, status: str) -> None:
+        """End the parent run."""
+        self._describe(self.parent, {}, {STATE_TAG: status.lower()})
+        self._client.set_terminated(self.parent, status)
+
+    def _start(self, name: str, role: str, tags: dict[str, str], began: int | None) -> str:
+        tags = {ROLE_TAG: role, SEARCH_TAG: self.search, **tags}
+        return self._client.create_run(self.experiment, began, tags, name).info.run_id
+
+    def _describe(self, run: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        if params or tags:
+            self._client.log_batch(
+                run,
+                params=[Param(key, value[:500]) for key, value in params.items()],
+                tags=[RunTag(key, value[:5000]) for key, value in tags.items()],
+            )
+
+    def _log(self, run: str, metrics: list[Any]) -> None:
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + _BATCH])
+
+
+def _make_store(file: Path) -> None:
+    """Make MLflow's SQLite store, whole or not at all: its tables take seconds, and where that was broken off
+    MLflow cannot open the store again. Raises what MLflow raises, OSError."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
+        made = Path(folder) / file.name
+        MlflowClient(sqlite_address(made)).search_experiments(max_results=1)
+        try:
+            os.link(made, file)
+        except FileExistsError:  # another search has made it meanwhile
+            pass
+        except OSError:  # a file system without links
+            made.replace(file)
+
+
+def held_runs(uri: str, search: str) -> dict[str, Any]:
+    """The MLflow runs of a search's trainings by name; none if MLflow does not know it. Raises TrackingError
+    if MLflow cannot be reached."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    if missing_file(uri):
+        return {}
+    try:
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(search)
+        runs = runs_of(client, found.experiment_id, f"tags.`{TRIAL_TAG}` != ''") if found else []
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"MLflow cannot be read ({first_line(error)}); {_remedy(error, uri)}") from error
+    return {run.data.tags[TRIAL_TAG]: run for run in runs}
+
+
+def _metrics(figures: Mapping[str, float], at: float, step: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    return [Metric(name, value, round(1000 * at), step) for name, value in sorted(figures.items())]
+
+
+def _final(records: SearchRecords, record: TrialRecord, epoch: int) -> dict[str, float]:
+    """The rate change at full length under a name of its own: early readings are not to be ranked with it."""
+    change = records.rate_change(record, epoch, records.selection) if epoch == records.epochs else None
+    return {} if change is None else {final_figure(records.selection): change}
+
+
+def _end_tags(record: TrialRecord) -> dict[str, str]:
+    tags = {STATE_TAG: INTERRUPTED if record.state == RUNNING else record.state}
+    tags["lictune.epochs"] = str(record.last_epoch)
+    if record.reason:
+        tags["lictune.reason"] = record.reason
+    if record.source:
+        tags["lictune.taken_from"] = record.source
+    return tags
+
+
+def runs_of(client: Any, experiment: str, query: str = "") -> list[Any]:
+    """All runs of an experiment that are not deleted, with their tags and params."""
+    found, token = [], None
+    while token != "":
+        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
+        found += page
+        token = page.token or ""
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, on one short line; MLflow's own errors show the address with its password."""
+    if age := _age(error):
+        return f"its database is that of {age} MLflow than {version('mlflow')}, which is installed"
+    lines = public(str(error)).strip().splitlines()
+    # SQLAlchemy may put how it came about before what it was.
+    told = [line for line in lines if not line.startswith("(raised as a result")]
+    return one_line(([*told, *lines, type(error).__name__])[0])
+
+
+def _remedy(error: BaseException, uri: str) -> str:
+    """What to do about an error of MLflow's at this address."""
+    if _age(error) == _OLDER:
+        return f"back it up, then run: mlflow db upgrade {shlex.quote(public(uri))}"
+    if _age(error) == _NEWER:
+        return "install the MLflow that wrote it, or name another place by --tracking-uri"
+    return "check --tracking-uri"
+
+
+def _age(error: BaseException) -> str:
+    """Whether the database is not of this MLflow, which itself calls every other one out of date; else
+    empty."""
+    found = re.search(r"database schema \(found version (\w+), but expected", str(error))
+    if found is None:
+        return ""
+    from alembic.script import ScriptDirectory
+    from mlflow.store import db_migrations
+
+    known = ScriptDirectory(str(Path(db_migrations.__file__).parent)).walk_revisions()
+    return _OLDER if found[1] in {script.revision for script in known} else _NEWER

@@ -1,0 +1,289 @@
+"""Choose, verify and write the best models of a search: `python -m search.export`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lic import zoo
+from lic.architectures import ModelError, architecture
+from lic.errors import LictuneError
+from lic.files import one_line
+from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
+from search.records.folder import OpenedSearch, final_weights, open_search
+from search.records.search_records import TrialRecord
+from search.settings.config import Settings
+from search.zoo import card
+from search.zoo.card import Choice
+
+OWN_ERROR = 1
+FORMATS = ("safetensors", "compressai")
+
+
+class ExportError(LictuneError):
+    """An export that cannot be done; one sentence."""
+
+
+def export(args: argparse.Namespace) -> int:
+    """The whole export; the zoo appears under its name only when it is complete."""
+    from lic.verification import VerificationError
+
+    qualities, formats = _rates(args.rates), _formats(args.format)
+    search = open_search(args.search, args.results)
+    target = args.out / architecture(search.settings.model)
+    _check_target(target, args.overwrite)
+    image_set, images = _images(args.images, search.settings) if args.verify else ("", [])
+    choices = choose(search, qualities)
+    for quality, choice in choices.items():
+        for reason in choice.passed_over:
+            print(f"quality {quality}: passed over {reason}")
+        print(f"quality {quality}: {describe(choice.record)}")
+    try:
+        with _workplace(target) as work:
+            models = write_models(search, choices, work / "zoo", work / "baselines", args.with_baseline)
+            if "compressai" in formats:
+                _write_compressai(search, work / "zoo", models)
+            table = _verify(models, images, args.processes) if args.verify else None
+            records = {quality: choice.record for quality, choice in choices.items()}
+            figures = card.Figures.of(search, records, table, image_set)
+            _write_documents(search, choices, work / "zoo", figures, args.data_licence)
+            _publish(work / "zoo", target)
+    except VerificationError as error:
+        print(f"lictune: {error}; no zoo was written", file=sys.stderr)
+        return OWN_ERROR
+    print(f"wrote {target}; lic.zoo.load('{target}', quality={next(iter(choices))}) loads a model")
+    if args.register:
+        from search.tracking.registry import register
+
+        for name, version in register(target, search).items():
+            print(f"registered {name}, version {version}, as champion")
+    return 0
+
+
+def _rates(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return Settings(rates=text).rates  # type: ignore[arg-type]
+    except ValueError:
+        raise ExportError(
+            f"--rates {one_line(text, 60)}: write qualities from 1 to 6, such as 1-6 or 1,3,5"
+        ) from None
+
+
+def _formats(text: str) -> set[str]:
+    asked = {part.strip() for part in text.split(",")}
+    if unknown := asked - set(FORMATS):
+        raise ExportError(f"--format {one_line(min(unknown), 60)}: choose among {', '.join(FORMATS)}")
+    return asked
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Raise ExportError unless the zoo may be written there; mend what a killed export left."""
+    aside = _aside(target)
+    if aside.is_dir() and not target.exists():
+        aside.rename(target)  # killed between the two renames of `_publish`
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ExportError(f"{target} is there already; give --overwrite, or another --out")
+    if not (target / zoo.MANIFEST).is_file():
+        raise ExportError(f"{target} is not a zoo (it has no {zoo.MANIFEST}), so it is not overwritten")
+
+
+def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
+    """The images to verify on, and what to call them: 'kodak' only if they are. Raises ImageError."""
+    from lic.data.cache import default_cache
+    from lic.data.folders import look_through, note
+    from lic.data.images import ImageError
+    from lic.data.kodak import check_kodak, fetch_kodak
+    from lic.data.sets import set_name
+
+    if given is None:
+        folder = Path(settings.kodak or fetch_kodak(Path(settings.cache or default_cache())))
+        return "kodak", check_kodak(folder)
+    found = look_through(given)
+    if found.left_out:
+        print(f"verifying on {len(found.files)} images of {given}{note(found.left_out)}")
+    with contextlib.suppress(ImageError):
+        if check_kodak(given) == found.files:
+            return "kodak", found.files
+    return set_name(given), found.files
+
+
+def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> dict[int, Choice]:
+    """The best training of every rate (of these rates) whose checkpoint can be read, else the next best,
+    the baseline last. Rates whose baseline is not yet trained in full are left out. Raises ExportError
+    if none is left, or a rate that was asked for by name is missing."""
+    from lic.training import CheckpointError
+
+    records, chosen = search.records, {}
+    for quality in qualities or records.qualities:
+        baseline = records.baselines.get(quality)
+        if baseline is None or baseline.last_epoch < records.epochs:
+            if qualities:
+                raise ExportError(
+                    f"quality {quality} has no baseline trained in full; leave it out of --rates"
+                )
+            continue
+        left, passed_over = [*records.finished(quality), baseline], []
+        while left and quality not in chosen:
+            record = records.best(left) or baseline
+            try:
+                weights = final_weights(search, record)
+            except (CheckpointError, FileNotFoundError) as error:
+                passed_over.append(f"{record.name}: {error}")
+                left.remove(record)
+                continue
+            chosen[quality] = Choice(record, weights, tuple(passed_over))
+        if quality not in chosen:
+            raise ExportError(f"quality {quality} has no readable checkpoint: {'; '.join(passed_over)}")
+    if not chosen:
+        raise ExportError(f"{search.folder} has no rate whose baseline is trained in full yet")
+    return chosen
+
+
+def describe(record: TrialRecord) -> str:
+    """Which training it is, in a few words."""
+    if not record.alpha:
+        return "the baseline: no trial is expected to save bits"
+    return f"{record.name}, strategy {record.strategy}, alpha {record.alpha:.3g}"
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A folder beside the target to build in; whatever is in it at the end is removed."""
+    work = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _publish(built: Path, target: Path) -> None:
+    """Put the finished zoo in its place; the one that was there goes only once the new one is."""
+    for path in [*built.rglob("*"), built]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    shutil.rmtree(_aside(target), ignore_errors=True)
+    if target.exists():
+        target.rename(_aside(target))
+    built.rename(target)
+    shutil.rmtree(_aside(target), ignore_errors=True)
+
+
+def write_models(
+    search: OpenedSearch, choices: dict[int, Choice], tuned: Path, baselines: Path, with_baseline: bool
+) -> list[ZooModel]:
+    """Write every rate's model, and its baseline: into the zoo if it is wanted there, else into the folder
+    `baselines`. Baselines whose checkpoint cannot be read are left out. Raises ZooError."""
+    written = []
+    for quality, choice in choices.items():
+        written.append(_write_model(search, choice.record, choice.weights, tuned / f"q{quality}"))
+        record = search.records.baselines[quality]
+        try:
+            weights = choice.weights if record is choice.record else final_weights(search, record)
+        except (ValueError, RuntimeError, FileNotFoundError) as error:
+            print(f"quality {quality}: the baseline is left out: {error}")
+            continue
+        place = tuned / f"q{quality}" / BASELINE if with_baseline else baselines / f"q{quality}"
+        written.append(_write_model(search, record, weights, place, baseline=True))
+    return written
+
+
+def _write_model(
+    search: OpenedSearch, record: TrialRecord, weights: dict[str, Any], folder: Path, baseline: bool = False
+) -> ZooModel:
+    from lic.models import build
+
+    settings = search.settings
+    config = ModelConfig(
+        architecture(settings.model), settings.width, settings.latent_width, record.quality, record.lmbda,
+        record.alpha, record.strategy, settings.scale, record.seed, record.name,
+    )  # fmt: skip
+    model = build(config.architecture, config.width, config.latent_width)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise ZooError(f"the checkpoint of {record.name} does not fit {config.name} ({first})") from error
+    zoo.write_model(folder, zoo.prepare(model), config)
+    digest = hashlib.sha256((folder / zoo.WEIGHTS).read_bytes()).hexdigest()
+    return ZooModel(folder, digest, config, baseline)
+
+
+def _write_compressai(search: OpenedSearch, root: Path, models: list[ZooModel]) -> None:
+    name = architecture(search.settings.model)
+    for entry in models:
+        if not entry.folder.is_relative_to(root):
+            continue  # a baseline that is only verified
+        folder = root / "compressai" / (BASELINE if entry.baseline else "")
+        try:
+            zoo.write_compressai(folder, entry.load(), f"{name}-{entry.config.quality}")
+        except ModelError as error:
+            print(f"no checkpoints for CompressAI's own tools: {error}")
+            return
+
+
+def _verify(models: list[ZooModel], images: list[Path], processes: int | None) -> pd.DataFrame:
+    from lic.verification import verify
+
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console()
+    if not console.is_terminal:
+        print(f"verifying {len(models)} models on {len(images)} images ...", flush=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        return verify(
+            models, images, processes, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+def _write_documents(
+    search: OpenedSearch,
+    choices: dict[int, Choice],
+    root: Path,
+    figures: card.Figures,
+    data_licence: str | None,
+) -> None:
+    """Figure, results, card, and last the manifest."""
+    from search.records.figures import rd_figure
+    from search.tracking.registry import run_ids
+
+    if figures.images is not None:
+        figures.images.to_csv(root / "verification.csv", index=False)
+    for name, document in card.results(search, figures).items():
+        (root / name).write_text(json.dumps(document, indent=2) + "\n")
+    rd_figure(search.records, search.plan.strategies, root / "rd.png")
+    (root / "README.md").write_text(card.readme(search, figures, choices, root, data_licence))
+    runs, about = run_ids(search), {}
+    for folder in sorted(path.parent for path in root.rglob(zoo.WEIGHTS)):
+        config = json.loads((folder / zoo.CONFIG).read_text())
+        role = BASELINE if folder.name == BASELINE else TUNED
+        about[folder.relative_to(root).as_posix()] = {
+            "role": role,
+            "mlflow_run": runs.get(config["trial"]),
+            "figures": figures.of_model(config["quality"], role),
+        }
+    manifest = zoo.manifest_of(root, card.provenance(search, figures.verified), about)
+    (root / zoo.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
