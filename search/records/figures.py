@@ -52,6 +52,11 @@ def strategy_style(strategy: str) -> dict[str, Any]:
 
 
 def rd_figure(records: SearchRecords, strategies: tuple[str, ...], path: Path) -> Path:
+    """Write the rate-distortion curves as PNG; the path. Raises OSError."""
+    return save(rd_plot(records, strategies), path)
+
+
+def rd_plot(records: SearchRecords, strategies: tuple[str, ...]) -> Figure:
     """PSNR and MS-SSIM over bpp on the test set: baselines, each strategy's best, the kept."""
     from search.records.results import best_per_rate, best_trial_per_rate
 
@@ -62,7 +67,7 @@ def rd_figure(records: SearchRecords, strategies: tuple[str, ...], path: Path) -
         curves.append(_drawn(records, best, f"best of {strategy}", strategy_style(strategy)))
     curves.append(_drawn(records, best_per_rate(records), "kept", KEPT_STYLE))
     title = f"{records.name}: {len(records.trials)} trials, measured on {records.test_set}"
-    return save(rd_curves(curves, title), path)
+    return rd_curves(curves, title)
 
 
 def _drawn(

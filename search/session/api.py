@@ -1,0 +1,224 @@
+"""The search from Python: `search.tune`, `search.resume`, `search.load` and `search.Simulation`.
+
+A search runs in a process of its own, the same as `python -m search.run`, so that it works in a notebook,
+under pytest and in a thread, answers Ctrl-C as the command does, and leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import yaml
+
+from lic.architectures import STRATEGIES, architecture
+from lic.bdrate import CurveError, Interval
+from lic.errors import LictuneError
+from search.base.signals import INTERRUPTED
+from search.base.space import ALPHA_MAX, ALPHA_MIN, Plan, rungs
+from search.records.folder import OpenedSearch, open_search
+from search.records.results import (
+    OVERALL,
+    best_per_rate,
+    rate_table,
+    strategy_results,
+    strategy_table,
+    trial_table,
+)
+from search.records.search_records import TrialRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from search.simulation.simulator import Outcome
+
+_PACKAGE = Path(__file__).resolve().parents[2]
+
+#: Seconds that a search which is interrupted has to save its epochs and end.
+_GRACE = 40.0
+
+
+class SearchError(LictuneError):
+    """A search that ended without a result: the sentence that the command says."""
+
+
+class SearchInterruptedError(SearchError):
+    """A search that was interrupted; `search.resume` goes on with it."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that was opened: finished, running or broken off."""
+
+    opened: OpenedSearch
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        return self.opened.folder
+
+    @cached_property
+    def best(self) -> dict[int, TrialRecord]:
+        """By quality the training that is kept, with `alpha` (0: the baseline), `strategy` and `lmbda`."""
+        return best_per_rate(self.opened.records)
+
+    def table(self, name: Literal["rates", "strategies", "trials"] = "rates") -> pd.DataFrame:
+        """What is kept per rate, the Bjontegaard figures per strategy, or every training: the tables of the
+        results folder. Raises ValueError for another name."""
+        if name == "rates":
+            return rate_table(self.opened.records)
+        if name == "strategies":
+            return strategy_table(self._strategies)
+        if name == "trials":
+            return trial_table(self.opened.records)
+        raise ValueError(f"there is no table {name!r}; choose rates, strategies or trials")
+
+    def bd_rate(self, strategy: str = OVERALL, metric: Literal["psnr", "msssim"] = "psnr") -> Interval:
+        """The BD-rate in percent (negative saves bits) of a strategy's best points against the baselines,
+        with its 95 % interval over images. Raises CurveError, which says why, where there is none."""
+        for result in self._strategies:
+            if result.strategy == strategy:
+                figure = getattr(result, f"bd_rate_{metric}")
+                if figure is None:
+                    raise CurveError(result.refused or f"{strategy} has no trial that was trained in full")
+                return figure
+        known = ", ".join(result.strategy for result in self._strategies)
+        raise ValueError(f"there is no strategy {strategy!r}; choose among {known}")
+
+    @cached_property
+    def _strategies(self) -> list[Any]:
+        return strategy_results(self.opened.records, self.opened.plan.strategies)
+
+    def plot(self, name: Literal["rd"] = "rd") -> Figure:
+        """The rate-distortion curves, as a figure of matplotlib. Raises ValueError for another name."""
+        from search.records.figures import rd_plot
+
+        if name != "rd":
+            raise ValueError(f"there is no plot {name!r}; choose rd")
+        return rd_plot(self.opened.records, self.opened.plan.strategies)
+
+    def export(self, out: Path | str = "zoo", **options: Any) -> Path:
+        """Write the best model of every rate as a zoo into a folder, with the options of `search.export`
+        (`verify=True`, `overwrite=True`, ...); the zoo's folder. Raises SearchError."""
+        _run("search.export", [str(self.folder.resolve()), "--out", str(out), *_options(options)])
+        return Path(out) / architecture(self.opened.settings.model)
+
+
+def load(name: str = "last", results: Path | str = "results") -> Search:
+    """A search by its name in the folder of results, by its folder, or the last one. Raises FolderError."""
+    return Search(open_search(str(name), Path(results)))
+
+
+def tune(*, verbose: bool = False, **settings: Any) -> Search:
+    """Search, and open what was found. `settings` are those of `python -m search.run` (`model="cheng"`,
+    `budget=64`, `data="photos"`, ...); what is not given comes from the environment and the preset.
+
+    `verbose` lets the search print what it prints. Raises SearchError with the command's sentence, and
+    SearchInterruptedError if it was interrupted; KeyboardInterrupt ends the search in time and is raised on.
+    """
+    name = settings.pop("name", None) or _new_name(str(settings.get("model", "cheng")))
+    results = settings.get("results", "results")
+    with tempfile.TemporaryDirectory(prefix="lictune-") as folder:
+        file = Path(folder) / "settings.yaml"
+        file.write_text(yaml.safe_dump({key: _plain(value) for key, value in settings.items()}))
+        _run("search.run", ["--config", str(file), "--name", name], verbose)
+    return load(name, results)
+
+
+def resume(name: str = "last", *, results: Path | str = "results", verbose: bool = False) -> Search:
+    """Go on with a search, and open what was found. Raises as `tune` does."""
+    _run("search.run", ["--resume", str(name), "--results", str(results)], verbose)
+    return load(name, results)
+
+
+def _run(module: str, arguments: Sequence[str], verbose: bool = False) -> None:
+    """Run a command to its end, in a process group of its own: a terminal's Ctrl-C comes to it by us."""
+    command = [sys.executable, "-m", module, *arguments]
+    path = os.pathsep.join(filter(None, [str(_PACKAGE), os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL,
+            stdout=None if verbose else subprocess.DEVNULL, stderr=complaints, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_GRACE)
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        if status:
+            complaints.seek(0)
+            kind = SearchInterruptedError if status == INTERRUPTED else SearchError
+            raise kind(_last_sentence(complaints.read()) or f"the search ended with status {status}")
+
+
+def _last_sentence(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith("lictune: ")] or text.splitlines()[-1:]
+    return lines[-1].removeprefix("lictune: ") if lines else ""
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as a command line has them."""
+    found = []
+    for key, value in options.items():
+        option = f"--{key.replace('_', '-')}"
+        if value is True:
+            found.append(option)
+        elif value not in (False, None):
+            found += [option, str(value)]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _new_name(model: str) -> str:
+    return f"{model}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The search's decisions on a simulated clock. `curve(alpha, strategy, lmbda, epoch, seed)` gives the
+    rate change in percent of a trial after an epoch; negative saves bits."""
+
+    curve: Callable[[float, str, float, int, int], float]
+    budget: int = 64
+    workers: int = 2
+    epochs: int = 9
+    grace: int = 1
+    eta: int = 3
+    stopping: bool = True
+    sampler: str = "surrogate"
+    seed: int = 0
+    qualities: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    strategies: tuple[str, ...] = STRATEGIES
+
+    def run(self) -> Outcome:
+        """Simulate it to its end. Raises SurfaceError if the curve fails or gives no finite number."""
+        from search.simulation.simulator import SELECTION, simulate
+
+        steps = rungs(self.epochs, self.grace, self.eta) if self.stopping else ()
+        plan = Plan(
+            self.qualities, self.strategies, ALPHA_MIN, ALPHA_MAX, self.epochs, steps, self.eta, self.budget,
+            self.seed, self.sampler, SELECTION,
+        )  # fmt: skip
+        return simulate(self.curve, plan, self.workers)
