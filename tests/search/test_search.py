@@ -72,8 +72,10 @@ def test_a_search_ends_with_its_tables(real: tuple[Path, subprocess.CompletedPro
     assert rates[["bpp", "psnr", "ms_ssim", "rate_change"]].notna().all().all()
     strategies = pd.read_csv(folder / "tables" / "strategies.csv")
     assert list(strategies["strategy"]) == ["y", "z", "y+z", "best of all"]
-    overall = strategies.iloc[3]
-    assert overall["bd_rate_psnr_low"] <= overall["bd_rate_psnr"] <= overall["bd_rate_psnr_high"]
+    # After so few steps two rates can be too alike for an interval, which is said.
+    whole = strategies[strategies["refused"].isna()]
+    assert len(whole) and (whole["bd_rate_psnr_low"] <= whole["bd_rate_psnr"]).all()
+    assert (whole["bd_rate_psnr"] <= whole["bd_rate_psnr_high"]).all()
     assert (folder / "figures" / "rd.png").stat().st_size > 20_000
     environment = json.loads((folder / "environment.json").read_text())
     assert {"git_commit", "version_torch", "train_fingerprint", "command"} <= environment.keys()

@@ -75,7 +75,7 @@ def test_only_a_ray_address_sends_the_driver_away() -> None:
 
 
 def test_what_would_make_trials_incomparable_is_refused_by_name(begun: Path) -> None:
-    for key, value in (("lr", "1e-3"), ("model", "cheng"), ("seed", "1"), ("storage", "s3://b")):
+    for key, value in (("lr", "2e-3"), ("model", "cheng"), ("seed", "1"), ("storage", "s3://b")):
         with pytest.raises(ConfigError, match=f"^{key} was .* cannot change when it goes on"):
             resolve_again({key: value, "tracking_uri": "sqlite:///here.db"}, begun, lambda _: 0)
     with pytest.raises(ConfigError, match="give --tracking-uri again"):
