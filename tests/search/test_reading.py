@@ -20,6 +20,7 @@ import search.records.folder
 from search import export, track
 from search.decide.core import Core, make_studies
 from search.records.folder import STUDY, FolderError, SearchFolder, open_search
+from search.records.results import strategy_results, write_tables
 from search.session.monitor import Monitor
 from search.session.reuse import reuse_baselines
 from search.settings.config import SETTINGS, Settings
@@ -210,3 +211,22 @@ def test_a_server_is_only_read(database: Database, monkeypatch: pytest.MonkeyPat
     with pytest.raises(StorageInternalError) as caught:
         storage.create_new_study([StudyDirection.MINIMIZE], "other")
     assert "read-only transaction" in str(caught.value.__cause__)
+
+
+#: A search of before there were optimizers to choose from and rooms to lie in, without its checkpoints.
+BEFORE = Path(__file__).parent / "before"
+
+
+def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its tables come out as they were written then, and its settings are what it was trained with."""
+    folder = tmp_path / "eq"
+    shutil.copytree(BEFORE, folder)
+    opened = open_search(str(folder), tmp_path)
+    assert (opened.settings.optimizer, opened.settings.lr) == ("adam", pytest.approx(4e-4))
+    write_tables(
+        opened.records, strategy_results(opened.records, opened.plan.strategies), tmp_path / "tables"
+    )
+    written = sorted(path.name for path in (BEFORE / "tables").iterdir())
+    assert written == sorted(path.name for path in (tmp_path / "tables").iterdir())
+    for name in written:
+        assert (tmp_path / "tables" / name).read_text() == (BEFORE / "tables" / name).read_text(), name
