@@ -28,15 +28,15 @@ def statement(records: SearchRecords, reported: Mapping[int, float]) -> list[str
     if not gains:
         return []
     each = ", ".join(f"{percent(gain)} at quality {quality}" for quality, gain in gains.items())
-    last = f"last {records.epochs - (begin or 0)} of {records.epochs} epochs"
-    found = [f"the baselines' {last} changed their rate on {records.selection} by {each}"]
+    last = f"the last {records.epochs - (begin or 0)} of {records.epochs} epochs"
+    found = [f"over {last} the baselines' rate change on {records.selection} was {each}"]
     moving = {q: change for q, change in reported.items() if q in gains and abs(gains[q]) > abs(change)}
     if moving:
         pairs = ", ".join(
-            f"{percent(change)} against {percent(gains[q])} at quality {q}" for q, change in moving.items()
+            f"{percent(change)} at quality {q}, against {percent(gains[q])}" for q, change in moving.items()
         )
         found.append(
-            f"warning: that is more than the difference that is reported ({pairs}): the baselines had not "
-            "come to rest, and a longer training (--epochs, --optimizer soap or muon) can turn such a result"
+            f"warning: the baselines had not converged: they still gained more than is reported ({pairs}); "
+            "before relying on it train longer (--epochs), or with --optimizer soap or muon"
         )
     return found
