@@ -31,11 +31,9 @@ _REFRESH_EVERY, _LONGEST_SIDE, _BETAS = 10, 1024, (0.95, 0.95)
 
 #: More steps than any training has.
 _NEVER = 2**62
-MERGE = False
 
 #: CUDA streams that the weights are spread over; the update of each is a chain of small kernels.
 _STREAMS = 8
-
 
 #: Runs some work on the device, or replays it from a graph.
 Run = Callable[[Callable[[], None]], object]
@@ -59,7 +57,7 @@ def state_bytes(name: Optimizer, weights: Sequence[Tensor]) -> int:
     total = 0
     for weight in weights:
         moments = 1 if name == "muon" and weight.ndim == 4 else 2
-        sides = sum(2 * side**2 for side in weight.shape if side <= _LONGEST_SIDE and weight.ndim > 1)
+        sides = sum(2 * side**2 for side in _sides(weight) if side <= _LONGEST_SIDE and weight.ndim > 1)
         total += moments * weight.numel() + (sides if name == "soap" else 0)
     return 4 * total
 
@@ -134,8 +132,7 @@ def _soap(weight: Tensor) -> _Stand:
     and without its refresh (lic.eigenbases)."""
     from pytorch_optimizer.optimizer.soap import SOAP  # brings a hundred others
 
-    shape = (*weight.shape[:2], -1) if weight.ndim == 4 and MERGE else weight.shape
-    tensor = torch.zeros(weight.shape, device=weight.device).reshape(shape)
+    tensor = weight.new_zeros(_sides(weight), requires_grad=False)
     inner = SOAP(
         [tensor], lr=1.0, betas=_BETAS, weight_decay=0.0, precondition_frequency=_NEVER,
         max_precondition_dim=_LONGEST_SIDE, merge_dims=False, correct_bias=False,
@@ -147,6 +144,11 @@ def _soap(weight: Tensor) -> _Stand:
         return math.sqrt(1 - _BETAS[1] ** steps) / (1 - _BETAS[0] ** steps) if steps else 0.0
 
     return _Stand(tensor, inner, _ADAM_MOMENTS, factor)
+
+
+def _sides(weight: Tensor) -> tuple[int, ...]:
+    """The sides that get an eigenbasis: the places of a convolution kernel are one."""
+    return (*weight.shape[:2], weight[0, 0].numel()) if weight.ndim == 4 else tuple(weight.shape)
 
 
 def _muon(weight: Tensor) -> _Stand:

@@ -146,7 +146,8 @@ def test_soap_is_the_librarys(steps: int) -> None:
     shapes = [(12, 6, 3, 3), (6, 6), (12,), (12, 3, 1)]
     draw = torch.Generator().manual_seed(1)
     ours = [torch.randn(shape, generator=draw) for shape in shapes]
-    theirs = [weight.clone() for weight in ours]
+    # The places of a kernel are one side.
+    theirs = [weight.clone().flatten(2) if weight.ndim == 4 else weight.clone() for weight in ours]
     mine = Preconditioned("soap", ours)
     library = SOAP(
         theirs,
@@ -157,12 +158,14 @@ def test_soap_is_the_librarys(steps: int) -> None:
         merge_dims=False,
     )
     mine.set_rate(0.01)
-    for _ in zip(gradients(ours, steps), gradients(theirs, steps), strict=True):
+    for _ in gradients(ours, steps):
+        for own, other in zip(ours, theirs, strict=True):
+            other.grad = own.grad.reshape(other.shape)
         mine.take_gradients()
         mine.step()
         library.step()
     for own, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(own, expected, rtol=0, atol=0.01 * 0.1)
+        torch.testing.assert_close(own.reshape(expected.shape), expected, rtol=0, atol=0.01 * 0.1)
 
 
 def test_muon_is_torchs() -> None:
