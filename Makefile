@@ -6,7 +6,7 @@ PHOTOGRAPHS := $(if $(IMAGES),--data $(IMAGES))
 KODAK := $(if $(wildcard ../shared/data/kodak),--kodak ../shared/data/kodak)
 GPU_PYTHON ?= python3
 
-.PHONY: search test lint audit ui bench bench-gpu reproduce reproduce-gpu chaos soak stack screenshots starter lock smoke clean
+.PHONY: search test test-slow lint audit ui bench bench-gpu reproduce reproduce-gpu chaos soak stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked. Compiled once: where
 # PYTHONDONTWRITEBYTECODE is set every process would do that again, which doubles what a search needs to start.
@@ -31,8 +31,13 @@ lint: .venv
 audit: .venv
 	$(BIN)/python -m tests.audit
 
+# Lint, types, contracts, and what a change needs, one whole search among it.
 test: lint audit
 	$(BIN)/python -m pytest
+
+# The rest: two hosts, a browser, servers that come and go, fuzzing at full size.
+test-slow: .venv
+	$(BIN)/python -m pytest -m slow
 
 # Three trials of every supported model, and several at once on a device: minutes each.
 smoke: .venv

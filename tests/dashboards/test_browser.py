@@ -18,7 +18,7 @@ from search.records.folder import OpenedSearch, open_search
 from search.records.search_records import TrialRecord
 from tests.browser import MISSING, chromium, fresh_page
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 

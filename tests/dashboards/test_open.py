@@ -53,6 +53,7 @@ def test_a_search_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "there is no search 'mine'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_everything_answers_and_ends_with_the_command(real: Real) -> None:
     report = real[0] / "real" / "report.html"
     report.unlink(missing_ok=True)
@@ -85,6 +86,7 @@ def test_everything_answers_and_ends_with_the_command(real: Real) -> None:
     assert (real[0] / "real" / "study.db").read_bytes() == study
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_them_too(real: Real) -> None:
     with opened(real[0], "--port", str(usable_port(0))) as (process, _):
         started = psutil.Process(process.pid).children(recursive=True)
@@ -117,6 +119,7 @@ def test_views_are_installed_once(tmp_path: Path) -> None:
     assert all(views[1][key] != views[2][key] for key in views[0])
 
 
+@pytest.mark.slow
 def test_a_tracking_server_is_linked_to(real: Real, capsys: pytest.CaptureFixture[str]) -> None:
     from dashboards.links import _mlflow
     from dashboards.servers import Servers

@@ -18,6 +18,8 @@ from search.engine.remote import _for_head, remote_address
 from search.settings.config import ConfigError, Settings
 from tests.fuzz.mutation import at_most
 
+pytestmark = pytest.mark.slow
+
 EACH = 125
 
 #: Of every command its function, its options, and what every list for it has, so that nothing is started and

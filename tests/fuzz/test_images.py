@@ -17,6 +17,8 @@ from PIL import Image
 from lic.data.images import MAX_PIXELS, ImageError, read_rgb
 from tests.fuzz.mutation import at_most, mutated
 
+pytestmark = pytest.mark.slow
+
 COUNT = 10_000
 
 

@@ -36,6 +36,8 @@ from search.store.provenance import ENVIRONMENT
 from search.store.storage import sqlite_address
 from tests.fuzz.mutation import at_most, mutated
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINTS, FORGED_CHECKPOINTS = 700, 150
 SETTINGS_FILES, DATABASES, FORGED_TRIALS = 120, 80, 50
 MANIFESTS, FORGED_WEIGHTS, CODED, FORGED_CODED = 240, 80, 700, 100

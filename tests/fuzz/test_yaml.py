@@ -16,6 +16,8 @@ from lic.recipe import LAMBDAS
 from search.settings.config import ConfigError, Settings, resolve
 from tests.fuzz.mutation import Hang, at_most, mutated
 
+pytestmark = pytest.mark.slow
+
 MUTATED, STRUCTURED = 1200, 800
 
 REAL = b"""\

@@ -115,6 +115,7 @@ def random_image(seed: int) -> Image.Image:
 @pytest.mark.parametrize(
     "name,seeds", [("bmshj2018-hyperprior", range(188)), ("cheng2020-anchor", range(188, 200))]
 )
+@pytest.mark.slow
 def test_two_hundred_images_of_any_size_through_the_command(
     name: str, seeds: range, zoos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

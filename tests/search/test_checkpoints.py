@@ -199,6 +199,7 @@ def test_a_storage_that_can_be_used_is_left_as_it_was(place: Checkpoints) -> Non
     assert Checkpoints(place.storage)._list(Checkpoints(place.storage).root) == []
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_an_object_store_is_said(store: ObjectStore) -> None:
     elsewhere = store.url("x").replace(objects.BUCKET, "elsewhere")
     nobody = "s3://lictune/x?endpoint_override=http://127.0.0.1:9"

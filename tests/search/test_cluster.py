@@ -24,7 +24,7 @@ from search.settings.plan import template_of
 from tests.conftest import assert_as_trained_alone
 from tests.hosts import MISSING, Host, TwoHosts, two_hosts
 
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 SMALL = [
     *("--preset", "tiny", "--width", "8", "--start", "scratch", "--no-stopping", "--strategies", "y"),

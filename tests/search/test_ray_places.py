@@ -12,6 +12,8 @@ from ray._private.utils import validate_socket_filepath
 
 from search.engine.cluster import _SOCKET, _short_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
 @pytest.mark.parametrize("length", [4, 20, 36, 60, 120])

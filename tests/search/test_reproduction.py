@@ -244,6 +244,7 @@ def command(photographs: Path) -> Callable[[Path], list[str]]:
     return lambda state: [*options, "--test", str(photographs), "--state", str(state)]
 
 
+@pytest.mark.slow
 def test_slices_give_what_one_training_gives(
     tmp_path: Path, photographs: Path, command: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -256,6 +256,7 @@ def test_a_killed_worker_is_trained_on_from_its_checkpoint(tmp_path: Path) -> No
         assert_as_trained_alone(record, template_of(settings_of(tmp_path, "killed")))
 
 
+@pytest.mark.slow
 def test_a_search_needs_neither_a_reader_nor_a_quiet_environment(tmp_path: Path) -> None:
     """Its output is closed, and the environment names another Ray, another run of MLflow and ASCII."""
     arguments = ["--model", "hyperprior", *SMALL, "--rates", "1", "--budget", "1", "--no-stopping"]
@@ -297,6 +298,7 @@ def test_a_search_that_is_told_to_end_does_so_within_30_seconds(tmp_path: Path) 
     assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_killed(tmp_path: Path) -> None:
     arguments = ["--model", "cheng", *SMALL, "--rates", "1,6", "--budget", "4", "--seed", "5"]
     confirm = ("--confirm", "1", "--seeds", "2")
@@ -417,6 +419,7 @@ def test_a_forked_search_goes_on_after_anything_and_confirms_in_full(tmp_path: P
         assert [path.name for path in kept] == ["epoch-0004.pt"]
 
 
+@pytest.mark.slow
 def test_a_search_whose_every_trial_fails_says_why_and_is_open_to_this_machine_alone(tmp_path: Path) -> None:
     seen: set[tuple[str, str, int]] = set()
     with watched(seen):

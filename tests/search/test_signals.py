@@ -18,6 +18,8 @@ from search.base import signals
 from search.base.limits import Limits
 from search.base.signals import ENDING, ends_on_signal
 
+pytestmark = pytest.mark.slow
+
 TO_TEST = [*ENDING, signal.SIGALRM]
 
 

@@ -35,6 +35,7 @@ def _password(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_password")
+@pytest.mark.slow
 def test_a_search_decides_the_same_while_its_database_restarts(database: Database) -> None:
     said: list[str] = []
     core = Core(open_storage(database.url("lictune"), said.append), "restarts", PLAN)

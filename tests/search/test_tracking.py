@@ -242,6 +242,7 @@ def stop(server: subprocess.Popen) -> None:
         server.wait()
 
 
+@pytest.mark.slow
 def test_a_server_killed_and_started_again_holds_everything(
     search: OpenedSearch, folder: Path, tmp_path: Path,
     server: Callable[[], tuple[subprocess.Popen, str]], monkeypatch: pytest.MonkeyPatch,
