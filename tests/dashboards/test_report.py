@@ -16,7 +16,7 @@ from dashboards.page import _effort, _times
 from lic.recipe import LAMBDAS
 from search.base.formats import percent
 from search.records.folder import open_search
-from search.records.results import OVERALL, bd_rate, best_per_rate, strategy_results
+from search.records.results import OVERALL, bd_rate_text, best_per_rate, strategy_results
 from search.records.search_records import FAILED, FINISHED, RUNNING, STOPPED, SearchRecords, TrialRecord
 from tests.dashboards.test_injection import made_of
 
@@ -47,8 +47,8 @@ def test_the_tables_equal_the_records(real: Real, page: str) -> None:
     found = {row[0]: row[1:] for row in cells(page, "Against the baselines")}
     for result in strategy_results(records, search.plan.strategies):
         rates = f"{result.tuned} of {len(records.baselines)}"
-        assert found[result.strategy][0] == bd_rate(result, result.bd_rate_psnr)
-        assert found[result.strategy][2] == bd_rate(result, result.bd_rate_msssim)
+        assert found[result.strategy][0] == bd_rate_text(result, result.bd_rate_psnr)
+        assert found[result.strategy][2] == bd_rate_text(result, result.bd_rate_msssim)
         assert found[result.strategy][4] == rates
     assert found["the paper's best"][0] == "-1.17 %" and OVERALL in found
     by_quality = {row[0]: row for row in cells(page, "Best per rate")}
