@@ -83,9 +83,10 @@ def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
         ({"preset": "paper", "optimizer": "adam"}, "adam", 1e-4),  # which is its own
         ({"preset": "paper", "optimizer": "soap"}, "soap", 3e-3),
         ({"preset": "paper", "optimizer": "soap", "lr": "2e-3"}, "soap", 2e-3),
-        ({"preset": "tiny"}, "muon", 1e-3),
-        ({"preset": "tiny", "start": "scratch"}, "muon", 3e-3),
-        ({"preset": "tiny", "optimizer": "adam"}, "adam", 4e-4),
+        ({"preset": "tiny", "model": "cheng"}, "adam", 4e-4),
+        ({"preset": "tiny", "model": "hyperprior"}, "muon", 1e-3),
+        ({"preset": "tiny", "model": "hyperprior", "start": "scratch"}, "muon", 3e-3),
+        ({"preset": "tiny", "model": "hyperprior", "optimizer": "adam"}, "adam", 4e-4),
         ({"preset": "fast", "model": "hyperprior"}, "soap", 3e-3),
         ({"preset": "fast", "model": "cheng"}, "muon", 3e-3),
     ],
