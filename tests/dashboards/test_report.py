@@ -18,6 +18,7 @@ from search.base.formats import percent
 from search.records.folder import open_search
 from search.records.results import OVERALL, bd_rate_text, best_per_rate, strategy_results
 from search.records.search_records import FAILED, FINISHED, RUNNING, STOPPED, SearchRecords, TrialRecord
+from search.session import summary
 from tests.dashboards.test_injection import made_of
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
@@ -51,6 +52,8 @@ def test_the_tables_equal_the_records(real: Real, page: str) -> None:
         assert found[result.strategy][2] == bd_rate_text(result, result.bd_rate_msssim)
         assert found[result.strategy][4] == rates
     assert found["the paper's best"][0] == "-1.17 %" and OVERALL in found
+    told = summary.convergence(records)
+    assert told and all(html.escape(f"{sentence[1:]}.") in page for sentence in told)
     by_quality = {row[0]: row for row in cells(page, "Best per rate")}
     for quality, record in best_per_rate(records).items():
         figures = record.readings[records.epochs]
