@@ -141,7 +141,7 @@ def _misfit(weights: dict[str, Tensor], needed: Mapping[str, Tensor]) -> str:
     if lacking := [key for key in needed if key not in weights]:
         return f"'{lacking[0]}' is not among them"
     if more := [key for key in weights if key not in needed]:
-        return f"'{more[0]}' is none of the model's"
+        return f"'{min(more)}' is none of the model's"  # a file's own order is that of a hash
     return ""
 
 
