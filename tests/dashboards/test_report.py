@@ -53,7 +53,7 @@ def test_the_tables_equal_the_records(real: Real, page: str) -> None:
         assert found[result.strategy][4] == rates
     assert found["the paper's best"][0] == "-1.17 %" and OVERALL in found
     told = summary.convergence(records)
-    assert told and all(html.escape(f"{sentence[1:]}.") in page for sentence in told)
+    assert told and all(f"{sentence[1:]}.</p>" in html.unescape(page) for sentence in told)
     by_quality = {row[0]: row for row in cells(page, "Best per rate")}
     for quality, record in best_per_rate(records).items():
         figures = record.readings[records.epochs]
