@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lic.architectures import architecture
-from lic.recipe import LEARNING_RATES
+from lic.recipe import learning_rate
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -19,5 +19,4 @@ def geometry(model: str, preset: str) -> dict[str, Any]:
     for name, own in values.pop("models", {}).items():
         if architecture(name) == architecture(model):
             values |= own
-    trained = values["start"] != "scratch"
-    return {"lr": LEARNING_RATES[values.get("optimizer", "adam")][trained], **values}
+    return {"lr": learning_rate(values.get("optimizer", "adam"), values["start"]), **values}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -85,6 +86,12 @@ class LatentTap:
     ) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+@functools.cache
+def parameters_of(name: str, width: int, latent_width: int | None) -> tuple[Tensor, ...]:
+    """The parameters of a model of this size, shapes without values (torch's meta device)."""
+    return tuple(part.detach().to("meta") for part in build(name, width, latent_width).parameters())
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -193,7 +193,8 @@ class Preconditioned:
         self._on_device = torch.zeros(len(self._weights), device=self._weights[0].device)
         self._factors = list(self._on_device.unbind())
         for group in self._groups():
-            group.update({"capturable": True} if "capturable" in group else {})
+            if "capturable" in group:
+                group["capturable"] = True
 
     def set_rate(self, lr: float) -> None:
         """The learning rate of the steps to come."""
@@ -212,9 +213,9 @@ class Preconditioned:
     def step(self, finite: Tensor | None = None, run: Run = _as_it_is) -> None:  # noqa: ARG002
         """Move the weights by the gradients that were taken. `run` runs what it is given, or replays it."""
         self._count()  # a capture that failed has counted, too
-        factors = [self._rate * stand.factor(self._steps) for stand in self._stands]
+        factors: list[Any] = [self._rate * stand.factor(self._steps) for stand in self._stands]
         if self._on_device is None:
-            self._factors = list(factors)
+            self._factors = factors
         else:
             self._on_device.copy_(torch.tensor(factors))
         if self._steps:
@@ -244,7 +245,8 @@ class Preconditioned:
     def _count(self) -> None:
         """Let the libraries' own counts be this one: a graph that is replayed does not count."""
         for group in self._groups():
-            group.update({"step": self._steps} if "step" in group else {})
+            if "step" in group:
+                group["step"] = self._steps
 
     def state_dict(self) -> dict[str, Any]:
         """The state, the same wherever it was computed."""

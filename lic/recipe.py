@@ -24,6 +24,12 @@ LEARNING_RATES: dict[str, tuple[float, float]] = {
     "muon": (3e-3, 1e-3),
 }
 
+
+def learning_rate(optimizer: Optimizer, start: str) -> float:
+    """The learning rate that suits an optimizer, from scratch or from the weights that `start` names."""
+    return LEARNING_RATES[optimizer][start != "scratch"]
+
+
 #: 'paper': L as the plain sum; 'reference': scaled to the paper's geometry (lic.decorrelation).
 Scale = Literal["paper", "reference"]
 

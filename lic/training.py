@@ -164,8 +164,9 @@ class Trainer:
         def measure(images: Tensor) -> Tensor:
             row = self._measure(tap, images, precision)
             if not self.optimiser.waits:
-                self.optimiser.step(_finite(row))
-                self._move_quantiles(_finite(row))
+                finite = _finite(row)
+                self.optimiser.step(finite)
+                self._move_quantiles(finite)
             return row
 
         row = run("measure", measure, images)

@@ -34,13 +34,13 @@ def trial_memory(template: TrialConfig) -> float:
 def _beyond_adam(template: TrialConfig) -> float:
     """Bytes that the optimiser takes more than Adam: its state, its stand-ins for the weights and their
     gradients. On a GPU they are not the host's."""
-    from lic.models import build
+    from lic.models import parameters_of
     from lic.optimisers import state_bytes
 
     optimizer = template.training.optimizer
     if template.device != "cpu" or optimizer in ("adam", "adamw"):
         return 0
-    weights = list(build(template.model, template.width, template.latent_width).parameters())
+    weights = parameters_of(template.model, template.width, template.latent_width)
     stand_ins = 2 * 4 * sum(weight.numel() for weight in weights)
     return max(0, state_bytes(optimizer, weights) + stand_ins - state_bytes("adam", weights))
 

@@ -20,7 +20,7 @@ from lic.data.cache import default_cache
 from lic.machine import usable_cores
 from lic.models import build
 from lic.paper import STEPS
-from lic.recipe import LEARNING_RATES, TrainingConfig
+from lic.recipe import TrainingConfig, learning_rate
 from lic.trial import ImagesConfig, open_images
 from lic.weights import load_weights
 from search.base.limits import Limits
@@ -95,7 +95,7 @@ def _adam(values: dict) -> dict:
     """Learning rate and decay for Adam, with which the paper trains, if the preset's are for another."""
     if values.get("optimizer", "adam") == "adam":
         return {}
-    return {"lr": LEARNING_RATES["adam"][values["start"] != "scratch"], "decay_to": TrainingConfig.decay_to}
+    return {"lr": learning_rate("adam", values["start"]), "decay_to": TrainingConfig.decay_to}
 
 
 def _absolute(path: Path | None) -> str | None:

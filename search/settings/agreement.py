@@ -21,7 +21,7 @@ from lic.architectures import (
     starting_weights,
     strategies,
 )
-from lic.recipe import LEARNING_RATES, ON_CPU, ON_GPU
+from lic.recipe import ON_CPU, ON_GPU, learning_rate
 from search.base.space import alpha_range, enough_epochs, leaves_no_rung
 from search.settings.addresses import storage_address
 
@@ -34,7 +34,7 @@ def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], in
     person gave. Raises ModelError, ConfigError."""
     changes = _model(settings, given) | _length(settings, given) | _device(settings, given, gpus)
     if settings.lr is None:
-        changes["lr"] = LEARNING_RATES[settings.optimizer][changes["start"] != "scratch"]
+        changes["lr"] = learning_rate(settings.optimizer, changes["start"])
     low, high = alpha_range(settings.alpha_min, settings.alpha_max, given)
     changes |= {"alpha_min": low, "alpha_max": high}
     if settings.storage is not None:

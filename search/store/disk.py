@@ -64,10 +64,10 @@ class Need:
 def need_of(template: TrialConfig, plan: Plan, workers: int) -> Need:
     """What a search needs if none of its checkpoints can be removed: of a training that runs two, of one that
     has ended one, a copy of the best of every rate, and, if trials fork, what those of a rate begin with."""
-    from lic.models import build
+    from lic.models import parameters_of
     from lic.optimisers import state_bytes
 
-    weights = list(build(template.model, template.width, template.latent_width).parameters())
+    weights = parameters_of(template.model, template.width, template.latent_width)
     size = 4 * sum(weight.numel() for weight in weights) + state_bytes(template.training.optimizer, weights)
     size += 4 * _PER_TENSOR * len(weights)
     rates = len(plan.qualities)

@@ -32,7 +32,7 @@ from lic.acceleration import keep_freed_memory
 from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.sets import training_and_validation
 from lic.evaluation import aggregate, evaluate
-from lic.recipe import LAMBDAS, LEARNING_RATES
+from lic.recipe import LAMBDAS, LEARNING_RATES, learning_rate
 from lic.training import DivergedError
 from tests.bench import machine
 from tests.bench.optimizer_tables import tables
@@ -74,7 +74,7 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
             for quality in args.qualities:
                 for wanted in args.optimizers:
                     name, lr, times = optimizer_of(wanted)
-                    lr = lr or LEARNING_RATES[name][values["start"] != "scratch"]
+                    lr = lr or learning_rate(name, values["start"])
                     steps = args.steps or values["epochs"] * values["steps_per_epoch"]
                     total = round(steps * times / args.parts) * args.parts
                     geometry_ = [values[key] for key in ("width", "latent_width", "start", "batch", "patch")]

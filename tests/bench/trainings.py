@@ -18,7 +18,7 @@ from lic.data.cache import PackedImages, default_cache
 from lic.data.crops import RandomCrops
 from lic.data.sets import training_and_validation
 from lic.models import build
-from lic.recipe import LAMBDAS, LEARNING_RATES, ON_CPU, ON_GPU, Speed, TrainingConfig
+from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig, learning_rate
 from lic.training import Trainer
 from lic.weights import load_weights
 from tests.bench import machine
@@ -35,7 +35,7 @@ def config_of(model: str, preset: str, **changes: Any) -> TrainingConfig:
     values = geometry(model, preset)
     given = {key: values[key] for key in TrainingConfig.__dataclass_fields__ if key in values}
     if values.get("optimizer", "adam") != "adam":
-        given |= {"optimizer": "adam", "lr": LEARNING_RATES["adam"][values["start"] != "scratch"]}
+        given |= {"optimizer": "adam", "lr": learning_rate("adam", values["start"])}
     return TrainingConfig(**{**given, "lmbda": LAMBDAS[3], "alpha": 1e-7, "strategy": "y+z", **changes})
 
 

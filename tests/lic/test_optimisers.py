@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ from lic.models import build
 from lic.optimisers import Preconditioned, state_bytes
 from lic.recipe import LEARNING_RATES, Optimizer, Speed, TrainingConfig
 from lic.training import CheckpointError, Trainer
+from tests.lic.test_acceleration import Replayed
 
 #: Long enough for SOAP to refresh its bases after the first epoch.
 CONFIG = TrainingConfig(
@@ -93,13 +94,6 @@ def test_a_step_that_is_not_finite_changes_nothing(
     assert len(seen[3]) == len(seen[4])
     assert all(map(torch.equal, seen[3], seen[4]))
     assert not all(map(torch.equal, seen[4], seen[5]))
-
-
-class Replayed:
-    """In place of StepGraph where there is no GPU: every part of a step runs as it is."""
-
-    def __call__(self, work: Callable[..., Any], *inputs: Tensor) -> Any:
-        return work(*inputs)
 
 
 @pytest.mark.parametrize("optimizer", ["soap", "muon"])
