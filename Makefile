@@ -105,11 +105,11 @@ screenshots: .venv
 
 # The weights that the tiny preset and the reproduction start from; a folder of photographs as IMAGES.
 starter: .venv
-	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --quality 6 --epochs 28 $(PHOTOGRAPHS)
-	$(BIN)/python -m lic.starter hyperprior --width 32 --latent-width 96 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --threads 2 $(PHOTOGRAPHS)
-	$(BIN)/python -m lic.starter cheng --width 16 --epochs 35 $(PHOTOGRAPHS)
-	$(BIN)/python -m lic.starter cheng --width 32 --quality 6 --epochs 30 --half $(PHOTOGRAPHS)
-	$(BIN)/python -m lic.starter cheng --width 32 --quality 6 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --half --threads 2 $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.training.starter hyperprior --width 32 --latent-width 96 --quality 6 --epochs 28 $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.training.starter hyperprior --width 32 --latent-width 96 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --threads 2 $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.training.starter cheng --width 16 --epochs 35 $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.training.starter cheng --width 32 --quality 6 --epochs 30 --half $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.training.starter cheng --width 32 --quality 6 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --half --threads 2 $(PHOTOGRAPHS)
 
 # Pins the newest versions that pyproject.toml allows, with their hashes.
 lock:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lic.architectures import architecture
+from lic.models.architectures import architecture
 from lic.recipe import learning_rate
 
 PRESETS = Path(__file__).parent / "presets"

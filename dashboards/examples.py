@@ -11,8 +11,8 @@ from torch import nn
 
 from lic.data.sets import ImageSet, test_set
 from lic.errors import LictuneError
-from lic.example import Example
-from lic.models import build
+from lic.evaluation.example import Example
+from lic.models.build import build
 from lic.paper import CORRELATION_RATIOS
 from search.records.folder import OpenedSearch, final_weights
 from search.records.results import best_per_rate

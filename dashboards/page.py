@@ -14,10 +14,10 @@ from plotly.offline import get_plotlyjs
 from dashboards import plots, png
 from dashboards.examples import Examples, ExamplesError, examples
 from dashboards.images import gradient, map_uri, picture_uri
-from lic import durable
-from lic.architectures import architecture
-from lic.example import Example
-from lic.latents import correlation_sum
+from lic import atomic_io
+from lic.evaluation.example import Example
+from lic.evaluation.latents import correlation_sum
+from lic.models.architectures import architecture
 from lic.paper import BD_RATES, TRAINING_TIME
 from search.base.formats import fixed, interval, percent
 from search.base.space import BASELINE
@@ -42,7 +42,7 @@ def write(args: argparse.Namespace) -> None:
         _figures(search, found),
         strategy_results(search.records, search.plan.strategies),
     )
-    durable.write(target, page(search, by_strategy, figures, found, why_none))
+    atomic_io.write(target, page(search, by_strategy, figures, found, why_none))
     folder = args.png or (None if args.out else search.folder / "figures")
     pictures = png.write(figures, found, folder) if folder else []
     if not args.out:

@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.examples import Examples
-from lic.architectures import architecture
-from lic.decibels import ms_ssim_to_db
+from lic.evaluation.decibels import ms_ssim_to_db
+from lic.models.architectures import architecture
 from lic.recipe import LAMBDAS
 from search.base.formats import percent, weight
 from search.decide.belief import Expectation

@@ -12,7 +12,7 @@ LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483}
 #: Of a training's arithmetic: see Speed.
 Precision = Literal["fp32", "tf32", "bf16"]
 
-#: What moves the weights: see lic.optimisers.
+#: What moves the weights: see lic.training.optimizers.
 Optimizer = Literal["adam", "adamw", "soap", "muon"]
 
 #: Of each optimiser, the learning rate that suits it from scratch and from weights that were trained before
@@ -30,7 +30,7 @@ def learning_rate(optimizer: Optimizer, start: str) -> float:
     return LEARNING_RATES[optimizer][start != "scratch"]
 
 
-#: 'paper': L as the plain sum; 'reference': scaled to the paper's geometry (lic.decorrelation).
+#: 'paper': L as the plain sum; 'reference': scaled to the paper's geometry (lic.losses.decorrelation).
 Scale = Literal["paper", "reference"]
 
 

@@ -9,7 +9,7 @@
       q1/baseline/    the same for the model trained without decorrelation, if it was asked for
 
 Weights are safetensors: nothing here unpickles. For `compress` and `decompress` of the same image use one
-number of threads (lic.bitstream does).
+number of threads (lic.codec.bitstream does).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lic.architectures import ARCHITECTURES, STRATEGIES, WEIGHTS, ModelError
-from lic.bitstream import mark_of
-from lic.compressai_parts import EntropyModel
+from lic.codec.bitstream import mark_of
 from lic.errors import LictuneError
 from lic.files import one_line, read_regular, shown, user_path
-from lic.models import build
+from lic.models.architectures import ARCHITECTURES, STRATEGIES, WEIGHTS, ModelError
+from lic.models.build import build
+from lic.models.compressai_parts import EntropyModel
 from lic.recipe import LAMBDAS
 
 MANIFEST, CONFIG = "manifest.json", "config.json"

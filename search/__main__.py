@@ -16,8 +16,8 @@ COMMANDS = {
     "track": ("search.track", "write a search's MLflow runs again"),
     "simulate": ("search.simulate", "try the search's decisions on a simulated clock"),
     "reproduce": ("search.reproduce", "train the paper's protocol and compare with its tables"),
-    "encode": ("lic.codec", "code an image with a model of a zoo"),
-    "decode": ("lic.codec", "decode a file of encode"),
+    "encode": ("lic.codec.__main__", "code an image with a model of a zoo"),
+    "decode": ("lic.codec.__main__", "decode a file of encode"),
 }
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module = COMMANDS[name][0]
     # The codec has two commands of its own.
-    rest = arguments if module == "lic.codec" else arguments[1:]
+    rest = arguments if module == "lic.codec.__main__" else arguments[1:]
     sys.argv = [sys.argv[0], *rest]  # a search records how it was called
     return importlib.import_module(module).main(rest)
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lic.data.cache import PackedImages
 from lic.data.deadleaves import pack_dead_leaves
-from lic.trial import Trial, TrialConfig
+from lic.training.trial import Trial, TrialConfig
 from search.base.space import Candidate
 from search.engine.tune import training_config_of
 from search.records.search_records import TrialRecord

@@ -27,7 +27,7 @@ COMMANDS = {
     "dashboards.open": ["last"],
     "lic.codec encode": ["a.png", "a.lic", "--zoo", "zoo"],
     "lic.codec decode": ["a.lic", "a.png"],
-    "lic.starter": ["cheng", "--width", "8"],
+    "lic.training.starter": ["cheng", "--width", "8"],
 }
 
 
@@ -45,7 +45,7 @@ def imported(command: str, *arguments: str) -> tuple[int, str, set[str]]:
     return done.returncode, said, found
 
 
-@pytest.mark.parametrize("command", ["lic.codec", *COMMANDS])
+@pytest.mark.parametrize("command", ["lic.codec.__main__", *COMMANDS])
 def test_help_imports_nothing_heavy(command: str) -> None:
     status, said, found = imported(command, "--help")
     assert status == 0 and said.startswith("usage: ") and not found & HEAVY

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from lic import zoo
-from lic.architectures import ModelError
-from lic.models import build
-from lic.training import CheckpointError, _sealed, read_checkpoint
-from lic.weights import load_weights
+from lic.models.architectures import ModelError
+from lic.models.build import build
+from lic.training.trainer import CheckpointError, _sealed, read_checkpoint
+from lic.training.weights import load_weights
 from lic.zoo import ModelConfig, ZooError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lic import durable
+from lic import atomic_io
 from lic.data.images import ImageError, read_rgb
 from lic.files import home, one_line
 
@@ -148,7 +148,7 @@ def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
 
     packed = pack(key, decoded, cache)
     with contextlib.suppress(OSError):  # the cache may be one to read from alone
-        durable.write(seen, key)
+        atomic_io.write(seen, key)
     return packed
 
 
@@ -185,7 +185,7 @@ def pack(
             return packed
         path = _packed_file(cache, key)
         entries, skipped, offset = [], {}, 0
-        with durable.replacing(path) as partial:
+        with atomic_io.replacing(path) as partial:
             with partial.open("wb") as file:
                 for name, image in images():
                     if isinstance(image, ImageError):
@@ -201,7 +201,7 @@ def pack(
         listed = [asdict(entry) for entry in entries]
         index = {"format": _FORMAT, "fingerprint": key, "skipped": skipped, "images": listed}
         # The index comes last: a packed file counts only once its index is there.
-        durable.write(path.with_suffix(".json"), json.dumps(index))
+        atomic_io.write(path.with_suffix(".json"), json.dumps(index))
         return PackedImages(path)
 
 

@@ -7,7 +7,7 @@ import http.client
 import urllib.request
 from pathlib import Path
 
-from lic import durable
+from lic import atomic_io
 from lic.data.cache import kept_in
 from lic.data.images import ImageError
 from lic.files import one_line
@@ -76,7 +76,7 @@ def fetch_kodak(cache: Path, timeout: float = 10.0) -> Path:
             path = folder / name
             if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
                 continue
-            durable.write(path, _fetch(name, timeout))
+            atomic_io.write(path, _fetch(name, timeout))
     return folder
 
 

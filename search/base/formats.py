@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lic.bdrate import Interval
+    from lic.evaluation.bdrate import Interval
 
 #: In place of a figure that there is not.
 MISSING = "-"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lic.bdrate import Interval
+from lic.evaluation.bdrate import Interval
 
 _RESAMPLES = 1000
 

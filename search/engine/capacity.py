@@ -10,7 +10,7 @@ from search.engine import cluster
 from search.settings.config import Settings
 
 if TYPE_CHECKING:
-    from lic.trial import TrialConfig
+    from lic.training.trial import TrialConfig
 
 #: Bytes of the host's memory that a worker takes besides what grows with its batches: the peaks of the tiny
 #: preset, 1.0 GiB on the CPU and 2.1 on a GPU, with Ray's part of 0.3 (docs/benchmarks.md, Memory).
@@ -34,8 +34,8 @@ def trial_memory(template: TrialConfig) -> float:
 def _beyond_adam(template: TrialConfig) -> float:
     """Bytes that the optimiser takes more than Adam: its state, its stand-ins for the weights and their
     gradients. On a GPU they are not the host's."""
-    from lic.models import parameters_of
-    from lic.optimisers import state_bytes
+    from lic.models.build import parameters_of
+    from lic.training.optimizers import state_bytes
 
     optimizer = template.training.optimizer
     if template.device != "cpu" or optimizer in ("adam", "adamw"):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lic.architectures import strategies
 from lic.machine import usable_memory
+from lic.models.architectures import strategies
 from lic.recipe import LAMBDAS
-from lic.trial import Trial, TrialConfig
+from lic.training.trial import Trial, TrialConfig
 from search.engine.cluster import ClusterError, last_line
 
 #: How much of a GPU's memory trials may take, and what one trial more must add to the images per second.

@@ -19,8 +19,8 @@ from ray.tune.search import Searcher
 
 from lic.data.cache import DamagedCacheError
 from lic.recipe import LAMBDAS
-from lic.training import CheckpointError, DivergedError, TornError
-from lic.trial import Readings, Trial, TrialConfig
+from lic.training.trainer import CheckpointError, DivergedError, TornError
+from lic.training.trial import Readings, Trial, TrialConfig
 from search.base.limits import Limits
 from search.base.space import BASELINE, Candidate, Plan, baseline_name
 from search.engine import cluster

@@ -14,7 +14,7 @@ import pandas as pd
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lic.bdrate import CurveError, Interval, bd_rate_interval
+from lic.evaluation.bdrate import CurveError, Interval, bd_rate_interval
 from lic.recipe import LAMBDAS
 from search.base.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
 from search.decide.core import attributes_of, images_of, readings_of

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lic import durable
-from lic.example import Example
+from lic import atomic_io
+from lic.evaluation.example import Example
 from search.base.formats import fixed
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def rd_curves(curves: Sequence[Drawn], title: str) -> Figure:
 
 def save(figure: Figure, path: Path, dpi: int = _DPI) -> Path:
     """Write a figure as PNG, whole or not at all; the path. Raises OSError."""
-    with durable.replacing(path) as partial, warnings.catch_warnings():
+    with atomic_io.replacing(path) as partial, warnings.catch_warnings():
         # A name in a script that matplotlib's font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure.savefig(partial, dpi=dpi)

@@ -238,7 +238,7 @@ def last_checkpoint(search: OpenedSearch, name: str) -> StoredFile:
 def _newest_state(search: OpenedSearch, name: str) -> tuple[dict[str, Any], str]:
     """The state in the newest checkpoint of a trial, and where that is. Raises CheckpointError,
     FileNotFoundError."""
-    from lic.training import CheckpointError, read_checkpoint
+    from lic.training.trainer import CheckpointError, read_checkpoint
 
     try:
         file = last_checkpoint(search, name)
@@ -255,7 +255,7 @@ def _newest_state(search: OpenedSearch, name: str) -> tuple[dict[str, Any], str]
 
 def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
     """The weights of a training at its end. Raises CheckpointError, FileNotFoundError."""
-    from lic.training import CheckpointError, read_checkpoint
+    from lic.training.trainer import CheckpointError, read_checkpoint
 
     settings, kept = search.settings, search.folder / "best" / f"q{record.quality}.pt"
     try:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lic import durable
-from lic.bdrate import CurveError, Interval, bd_quality, bd_rate, bd_rate_interval
+from lic import atomic_io
+from lic.evaluation.bdrate import CurveError, Interval, bd_quality, bd_rate, bd_rate_interval
 from search.base.formats import NONE_BETTER, interval
 from search.records.search_records import MS_SSIM, PSNR, SearchRecords, TrialRecord
 
@@ -220,7 +220,7 @@ def write_tables(records: SearchRecords, by_strategy: list[StrategyResult], fold
     tables = {"rates": rate_table(records), "strategies": strategy_table(by_strategy),
               "trials": trial_table(records)}  # fmt: skip
     for name, table in tables.items():
-        durable.write(folder / f"{name}.csv", table.to_csv(index=False))
+        atomic_io.write(folder / f"{name}.csv", table.to_csv(index=False))
 
 
 def parent_figures(results: list[StrategyResult], test_set: str) -> dict[str, float]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from optuna import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
-from lic.architectures import STRATEGIES
-from lic.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
-from lic.decibels import ms_ssim_to_db
+from lic.evaluation.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
+from lic.evaluation.decibels import ms_ssim_to_db
 from lic.files import shown
+from lic.models.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.base.space import (
     BASELINE,

@@ -10,19 +10,19 @@ import torch
 from filelock import FileLock, Timeout
 
 from configs import geometry
-from lic.architectures import (
+from lic.data.cache import default_cache
+from lic.machine import usable_cores
+from lic.models.architectures import (
     architecture,
     check_strategy,
     starting_weights,
     strategies,
 )
-from lic.data.cache import default_cache
-from lic.machine import usable_cores
-from lic.models import build
+from lic.models.build import build
 from lic.paper import STEPS
 from lic.recipe import TrainingConfig, learning_rate
-from lic.trial import ImagesConfig, open_images
-from lic.weights import load_weights
+from lic.training.trial import ImagesConfig, open_images
+from lic.training.weights import load_weights
 from search.base.limits import Limits
 from search.base.signals import INTERRUPTED
 from search.reproduction import FRACTION_ON_CPU, report, trainings

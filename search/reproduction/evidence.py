@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from lic.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval
-from lic.decibels import ms_ssim_to_db
+from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval
+from lic.evaluation.decibels import ms_ssim_to_db
 from lic.recipe import LAMBDAS
 from search.base.space import BASELINE, CONFIRMATION, TRIAL
 from search.decide.objective import image_costs, rate_change_interval

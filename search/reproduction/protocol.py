@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lic import durable
+from lic import atomic_io
 from lic.errors import LictuneError
 from lic.files import shown
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, TrainingConfig
-from lic.trial import ImagesConfig, TrialConfig
+from lic.training.trial import ImagesConfig, TrialConfig
 from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate
 from search.decide.objective import rate_change
 
@@ -70,7 +70,7 @@ class Protocol:
 
     def save(self, state: Path) -> None:
         """Write it into the folder of the state. Raises OSError."""
-        durable.write(state / PROTOCOL_FILE, json.dumps(asdict(self), indent=2) + "\n")
+        atomic_io.write(state / PROTOCOL_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod
     def load(state: Path) -> Protocol:
@@ -118,10 +118,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Record(Candidate):
-    """What one training gave, of `steps` steps on a `device` (lic.acceleration.device_name). `curve` holds by
-    epoch the seconds of its steps and, where they were measured, the validation images' means (bpp, mse);
+    """What one training gave, of `steps` steps on a `device` (lic.models.acceleration.device_name). `curve` holds
+    by epoch the seconds of its steps and, where they were measured, the validation images' means (bpp, mse);
     `images` at the end the columns per image of both sets ('val/bpp', 'kodak/psnr', ...); `correlation` by
-    image the summed correlation of y's channels (lic.latents.correlation_sum)."""
+    image the summed correlation of y's channels (lic.evaluation.latents.correlation_sum)."""
 
     steps: int
     curve: dict[int, dict[str, float]]
@@ -180,7 +180,7 @@ class Records(Mapping[str, Record]):
         """Keep one more, on disk as well. Raises OSError."""
         # With the digits that a later slice will read, so that it decides alike.
         self._found[record.name] = Record.of_line(record.line())
-        durable.write(state / RECORDS_FILE, "".join(f"{found.line()}\n" for found in self._found.values()))
+        atomic_io.write(state / RECORDS_FILE, "".join(f"{found.line()}\n" for found in self._found.values()))
 
     def __getitem__(self, name: str) -> Record:
         return self._found[name]

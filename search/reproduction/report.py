@@ -13,12 +13,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lic import durable
-from lic.architectures import architecture
-from lic.bdrate import Interval
-from lic.decibels import ms_ssim_to_db
-from lic.example import Example
-from lic.latents import Examined
+from lic import atomic_io
+from lic.evaluation.bdrate import Interval
+from lic.evaluation.decibels import ms_ssim_to_db
+from lic.evaluation.example import Example
+from lic.evaluation.latents import Examined
+from lic.models.architectures import architecture
 from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
 from lic.recipe import LAMBDAS
 from search.base.formats import MISSING, interval
@@ -39,7 +39,7 @@ Parts = list[str | TextTable]
 def write(protocol: Protocol, records: Records, state: Path) -> Parts:
     """Write tables.md and figures/ into the state's folder; returns the tables. Raises OSError."""
     parts = tables(protocol, records)
-    durable.write(state / TABLES, markdown(parts))
+    atomic_io.write(state / TABLES, markdown(parts))
     drawn = {"rd": rd_curves(protocol, records), "response": response(protocol, records),
              "correlation": correlation(protocol, records)}  # fmt: skip
     if (found := load_examples(state)) is not None:
@@ -342,7 +342,7 @@ def save_examples(found: tuple[Record, list[Example]], state: Path) -> None:
                     arrays[f"{number}/{role}/{key}"] = (
                         part.astype(np.float32) if part.dtype == float else part
                     )
-    with durable.replacing(state / EXAMPLES) as partial:
+    with atomic_io.replacing(state / EXAMPLES) as partial:
         np.savez_compressed(partial, **arrays)
 
 

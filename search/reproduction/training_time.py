@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lic.bdrate import Interval
+from lic.evaluation.bdrate import Interval
 from search.base.space import BASELINE
 
 _RESAMPLES = 1000

@@ -26,15 +26,15 @@ from pathlib import Path, PurePosixPath
 
 from torch import nn
 
-from lic import durable
-from lic.acceleration import device_name
-from lic.example import Example
-from lic.latents import correlation_sum, examine
-from lic.models import build
+from lic import atomic_io
+from lic.evaluation.example import Example
+from lic.evaluation.latents import correlation_sum, examine
+from lic.models.acceleration import device_name
+from lic.models.build import build
 from lic.paper import CORRELATION_RATIOS
-from lic.training import CheckpointError, DivergedError
-from lic.trial import ImagesConfig, Trial, TrialConfig, open_images
-from lic.weights import load_weights, save_weights
+from lic.training.trainer import CheckpointError, DivergedError
+from lic.training.trial import ImagesConfig, Trial, TrialConfig, open_images
+from lic.training.weights import load_weights, save_weights
 from search.base.formats import percent
 from search.base.limits import Limits
 from search.base.signals import ENDING, ends_on_signal
@@ -79,7 +79,7 @@ class Parts:
         parts = [content[start : start + PART] for start in range(0, len(content), PART)]
         for number, part in enumerate(parts):
             name = f"{self.name}.e{epoch:02d}.{number}of{len(parts)}.{self.suffix}"
-            durable.write(self.folder / name, part)
+            atomic_io.write(self.folder / name, part)
         self.remove(but=epoch)
 
     def newest(self) -> bytes | None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from lic import durable
-from lic.architectures import STARTERS, architecture
+from lic import atomic_io
 from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
+from lic.models.architectures import STARTERS, architecture
 from search.base.secrets import public
 from search.base.space import Plan
 from search.engine import cluster
@@ -60,7 +60,7 @@ def _complete(resolved: Resolved, folder: Path) -> Resolved:
 
 def show_plan(resolved: Resolved, price: float | None) -> int:
     """Print what the search would take on this machine, without starting it."""
-    from lic.trial import check_start, open_images
+    from lic.training.trial import check_start, open_images
     from search.engine.capacity import default_workers
     from search.session.estimate import estimate, measure
     from search.session.terminal import duration
@@ -100,7 +100,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     with."""
     resolved = _complete(resolved, folder)
     ignored = cluster.prepare(resolved.settings.address)
-    from lic.trial import check_start, open_images
+    from lic.training.trial import check_start, open_images
     from search.base.text_table import text_console
     from search.engine.capacity import default_workers
     from search.session import session
@@ -244,8 +244,8 @@ def _record_start(resolved: Resolved, folder: Path, images: tuple[ImageSet, ...]
     """Make the results folder with the settings and where everything came from; of a search that goes on,
     only the settings can be new."""
     if not (folder / ENVIRONMENT).exists():
-        durable.write(folder / ENVIRONMENT, json.dumps(provenance(images), indent=2) + "\n")
-    durable.write(folder / SETTINGS, public(resolved.report()) + "\n")
+        atomic_io.write(folder / ENVIRONMENT, json.dumps(provenance(images), indent=2) + "\n")
+    atomic_io.write(folder / SETTINGS, public(resolved.report()) + "\n")
     (folder / "tables").mkdir(exist_ok=True)
 
 

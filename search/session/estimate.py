@@ -9,7 +9,7 @@ import numpy as np
 from optuna.storages import InMemoryStorage
 
 from lic.recipe import LAMBDAS
-from lic.trial import Trial, TrialConfig
+from lic.training.trial import Trial, TrialConfig
 from search.base.space import Plan
 from search.decide.core import Core
 from search.simulation.simulator import SELECTION, simulate

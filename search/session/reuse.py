@@ -12,7 +12,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.data.sets import ImageSet
-from lic.trial import TrialConfig
+from lic.training.trial import TrialConfig
 from search.base.space import baseline_name
 from search.decide.core import SETUP, SOURCE, Core, readings_of
 from search.records.folder import SearchFolder

@@ -15,9 +15,9 @@ from typing import Any
 
 from rich.console import Console
 
-from lic import durable
+from lic import atomic_io
 from lic.cli import command
-from lic.trial import TrialConfig
+from lic.training.trial import TrialConfig
 from search.base.formats import interval
 from search.base.limits import Limits
 from search.base.secrets import PublicFormatter
@@ -287,7 +287,7 @@ class Session:
         """The confirmed points: table, file, and BD-rates over seeds and images."""
         found = confirm.confirmed(confirmation, records.test_set)
         table = confirm.table_of(found).to_csv(index=False)
-        durable.write(self.folder / "tables" / "confirmation.csv", table)
+        atomic_io.write(self.folder / "tables" / "confirmation.csv", table)
         self.console.print(summary.confirmation(found, records.test_set))
         for label, figure in confirm.bd_rates(confirmation, records).items():
             text = figure if isinstance(figure, str) else interval(figure)
@@ -348,7 +348,7 @@ def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> l
         index[target.name] = {"trial": record.name, "lambda": record.lmbda, "alpha": record.alpha,
                               "strategy": record.strategy, "seed": record.seed,
                               "figures": record.readings[records.epochs]}  # fmt: skip
-    durable.write(listed, json.dumps(index, indent=2) + "\n")
+    atomic_io.write(listed, json.dumps(index, indent=2) + "\n")
     return lacking
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lic.architectures import (
+from lic.models.architectures import (
     architecture,
     check_strategy,
     check_width,
@@ -87,7 +87,7 @@ def _widths_at_start(settings: Settings, given: Collection[str]) -> tuple[int, i
         return min(own, key=lambda size: abs(size[0] - settings.width), default=None)
     if "width" in given and not has_latent_width(name):
         return None
-    from lic.weights import read_weights, widths_of  # takes seconds
+    from lic.training.weights import read_weights, widths_of  # takes seconds
 
     return widths_of(read_weights(Path(starting_weights(start, name, settings.width))))
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from lic.architectures import ALIASES, ARCHITECTURES, ModelError
 from lic.files import shown, user_path
+from lic.models.architectures import ALIASES, ARCHITECTURES, ModelError
 from lic.recipe import LAMBDAS, Optimizer, Precision, Scale, TrainingConfig
 from search.base.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
 from search.settings import plain_yaml
@@ -345,7 +345,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], l
     ignored = []
     for name, value in environment.items():
         key = name.removeprefix(ENVIRONMENT).lower()
-        if not name.startswith(ENVIRONMENT) or key == "zoo":  # lic.codec's
+        if not name.startswith(ENVIRONMENT) or key == "zoo":  # lic.codec.__main__'s
             continue
         if key in Settings.model_fields:
             found[key] = value

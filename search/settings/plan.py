@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lic.data.cache import default_cache
 from lic.recipe import Speed, TrainingConfig
-from lic.trial import ImagesConfig, TrialConfig
+from lic.training.trial import ImagesConfig, TrialConfig
 from search.base.space import Plan, rungs, three_quarters
 from search.settings.config import Settings
 

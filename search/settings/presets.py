@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from configs import PRESETS
-from lic.architectures import ALIASES
 from lic.files import shown
+from lic.models.architectures import ALIASES
 from lic.recipe import Optimizer
 from search.settings import plain_yaml
 from search.settings.complaints import ConfigError, nearest

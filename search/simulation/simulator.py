@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from optuna.storages import InMemoryStorage
 
-from lic.architectures import STRATEGIES
+from lic.models.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.base.formats import MISSING, percent, signed, weight
 from search.base.space import ALPHA_MAX, ALPHA_MIN, BASELINE, Candidate, Plan, alpha_range, fork_epoch, rungs

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
-from lic import durable
+from lic import atomic_io
 from lic.errors import StorageError
 from search.settings.addresses import CREDENTIALS
 
@@ -69,7 +69,7 @@ class StoredFile:
     def copy_to(self, target: Path) -> None:
         """Copy it to a file of this machine, which is the old or the new one if this breaks off. Raises
         OSError, StorageError."""
-        with durable.replacing(target) as partial:
+        with atomic_io.replacing(target) as partial:
             _copy(_open(self.storage)[0], self.path, LocalFileSystem(), str(partial))
 
 
@@ -155,7 +155,7 @@ class Checkpoints:
             return False
         for file in wanted:
             with file.local() as path, self.saving(training, _epoch(file.path), keep) as target:
-                durable.write(target, path.read_bytes())
+                atomic_io.write(target, path.read_bytes())
         return True
 
     def keep(self, folder: Path, *names: str) -> None:
@@ -258,7 +258,7 @@ def _open(storage: str) -> tuple[FileSystem, str]:
 
 def _copy(source: FileSystem, path: str, target: FileSystem, to: str) -> None:
     if isinstance(source, LocalFileSystem) and isinstance(target, LocalFileSystem) and Path(path).is_file():
-        with durable.replacing(Path(to)) as partial:
+        with atomic_io.replacing(Path(to)) as partial:
             shutil.copyfile(path, partial)  # pyarrow's own says less of what went wrong
         return
     # Uploads by several threads can wait for one another for ever: Arrow's issue 32372.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lic.trial import TrialConfig
+from lic.training.trial import TrialConfig
 from search.base.space import Plan
 from search.settings.config import ConfigError
 from search.store.checkpoints import Checkpoints
@@ -64,8 +64,8 @@ class Need:
 def need_of(template: TrialConfig, plan: Plan, workers: int) -> Need:
     """What a search needs if none of its checkpoints can be removed: of a training that runs two, of one that
     has ended one, a copy of the best of every rate, and, if trials fork, what those of a rate begin with."""
-    from lic.models import parameters_of
-    from lic.optimisers import state_bytes
+    from lic.models.build import parameters_of
+    from lic.training.optimizers import state_bytes
 
     weights = parameters_of(template.model, template.width, template.latent_width)
     size = 4 * sum(weight.numel() for weight in weights) + state_bytes(template.training.optimizer, weights)

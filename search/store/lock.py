@@ -23,7 +23,7 @@ import psutil
 from filelock import FileLock, Timeout
 from optuna import Study
 
-from lic import durable
+from lic import atomic_io
 from search.settings.config import ConfigError
 
 #: Seconds between two signs of life, and for how long one that stands still is watched.
@@ -54,7 +54,7 @@ def only_driver(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with driver_lock(folder).acquire(timeout=0):
-            durable.write(folder / _HOLDER, json.dumps(_self()))
+            atomic_io.write(folder / _HOLDER, json.dumps(_self()))
             yield
     except Timeout as error:
         try:

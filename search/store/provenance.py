@@ -54,7 +54,7 @@ def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
 
 def without_ms_ssim(images: ImageSet) -> str:
     """Why the set has no MS-SSIM; empty if it has one."""
-    from lic.msssim import unmeasurable
+    from lic.evaluation.msssim import unmeasurable
 
     return unmeasurable((image.name, image.height, image.width) for image in images.images.images)
 

@@ -13,7 +13,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
 
 from lic import zoo
-from lic.bitstream import decode, encode, pack, unpack
+from lic.codec.bitstream import decode, encode, pack, unpack
 from lic.data.images import read_rgb
 
 

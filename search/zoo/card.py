@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lic.architectures import architecture
-from lic.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
-from lic.decibels import ms_ssim_to_db
+from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
+from lic.evaluation.decibels import ms_ssim_to_db
+from lic.models.architectures import architecture
 from lic.zoo import BASELINE, TUNED
 from search.base.formats import NONE_BETTER, fixed, interval, percent
 from search.records.folder import OpenedSearch
@@ -57,7 +57,7 @@ class Figures:
     ) -> Figures:
         """The figures of what was verified, else those that the search recorded at full length."""
         if verified is not None:
-            from lic.verification import means
+            from lic.codec.verification import means
 
             return Figures(verified_on, means(verified), verified)
         rows: list[dict[str, Any]] = []
@@ -109,7 +109,7 @@ class Figures:
 
     @staticmethod
     def _without_ms_ssim(images: pd.DataFrame) -> str:
-        from lic.msssim import unmeasurable
+        from lic.evaluation.msssim import unmeasurable
 
         distinct = images.drop_duplicates("image")
         return unmeasurable(zip(distinct["image"], distinct["height"], distinct["width"], strict=True))

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lic import zoo
-from lic.architectures import ModelError, architecture
 from lic.errors import LictuneError
 from lic.files import one_line
+from lic.models.architectures import ModelError, architecture
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search.records.folder import OpenedSearch, final_weights, open_search
 from search.records.search_records import TrialRecord
@@ -39,7 +39,7 @@ class ExportError(LictuneError):
 
 def export(args: argparse.Namespace) -> int:
     """The whole export; the zoo appears under its name only when it is complete."""
-    from lic.verification import VerificationError
+    from lic.codec.verification import VerificationError
 
     qualities, formats = _rates(args.rates), _formats(args.format)
     search = open_search(args.search, args.results)
@@ -128,7 +128,7 @@ def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> di
     """The best training of every rate (of these rates) whose checkpoint can be read, else the next best,
     the baseline last. Rates whose baseline is not yet trained in full are left out. Raises ExportError
     if none is left, or a rate that was asked for by name is missing."""
-    from lic.training import CheckpointError
+    from lic.training.trainer import CheckpointError
 
     records, chosen = search.records, {}
     for quality in qualities or records.qualities:
@@ -214,7 +214,7 @@ def write_models(
 def _write_model(
     search: OpenedSearch, record: TrialRecord, weights: dict[str, Any], folder: Path, baseline: bool = False
 ) -> ZooModel:
-    from lic.models import build
+    from lic.models.build import build
 
     settings = search.settings
     config = ModelConfig(
@@ -246,7 +246,7 @@ def _write_compressai(search: OpenedSearch, root: Path, models: list[ZooModel]) 
 
 
 def _verify(models: list[ZooModel], images: list[Path], processes: int | None) -> pd.DataFrame:
-    from lic.verification import verify
+    from lic.codec.verification import verify
 
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console()

@@ -22,11 +22,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lic.acceleration import keep_freed_memory
-from lic.architectures import STRATEGIES
-from lic.decorrelation import decorrelation
-from lic.models import LatentTap
-from lic.training import Trainer
+from lic.losses.decorrelation import decorrelation
+from lic.models.acceleration import keep_freed_memory
+from lic.models.architectures import STRATEGIES
+from lic.models.build import LatentTap
+from lic.training.trainer import Trainer
 from tests.bench.trainings import DEVICE, add_arguments, show, train_images, trainer_of, turn
 
 #: Steps of a turn: on a GPU one alone would be timed with the host's part of it.

@@ -1,7 +1,7 @@
 """How long Kodak takes to be measured: `python -m tests.bench.evaluation --kodak ../shared/data/kodak`.
 
-bpp (entropy estimate), PSNR and MS-SSIM of all images, by this package (lic.evaluation, images from the
-packed cache, memory kept as in a trial) and by `compressai.utils.eval_model` with --entropy-estimation (its
+bpp (entropy estimate), PSNR and MS-SSIM of all images, by this package (lic.evaluation.evaluate, images from
+the packed cache, memory kept as in a trial) and by `compressai.utils.eval_model` with --entropy-estimation (its
 own code in a process of its own, whose imports do not count; it reads the files), same model, same device,
 one thread each on a CPU. The sides take turns, --rounds times; the medians, their ratio, and how far the
 figures of the two lie apart.
@@ -24,11 +24,11 @@ import pandas as pd
 import torch
 
 from configs import geometry
-from lic.acceleration import keep_freed_memory
 from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.folders import find_images
 from lic.data.sets import training_and_validation
-from lic.evaluation import aggregate, evaluate
+from lic.evaluation.evaluate import aggregate, evaluate
+from lic.models.acceleration import keep_freed_memory
 from tests.bench.trainings import BEST, DEVICE, add_arguments, finish, model_of, show, trainer_of, turn
 
 

@@ -29,9 +29,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lic.bdrate import CurveError, bd_rate_interval
+from lic.evaluation.bdrate import CurveError, bd_rate_interval
 from lic.files import number_argument, path_argument, whole_argument
-from lic.trial import Trial
+from lic.training.trial import Trial
 from search.base.space import BASELINE, Candidate
 from search.engine.tune import training_config_of
 from search.records.folder import OpenedSearch, open_search

@@ -42,7 +42,7 @@ from search.settings.config import Settings, recorded_settings
 from search.settings.plan import plan_of, template_of
 from search.tracking.tracker import ROLE_TAG, TRIAL_TAG
 from tests.conftest import assert_as_trained_alone, meanwhile
-from tests.database import Database
+from tests.support.database import Database
 
 VICTIMS = ("driver", "worker", "raylet", "mlflow", "database")
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lic.criterion import PEAK
+from lic.losses.criterion import PEAK
 from lic.recipe import LAMBDAS
 
 SIDE = 16

@@ -26,12 +26,12 @@ from mlflow.entities import Metric, Param
 
 from dashboards.links import serve_mlflow
 from dashboards.servers import HOST, Servers
-from lic.architectures import STRATEGIES
+from lic.models.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.base.space import TRIAL, trial_name
 from search.tracking.tracker import PARENT, PARENT_TAG, ROLE_TAG, SEARCH_TAG, TRIAL_TAG, readable
 from search.tracking.views import LEADERBOARD, final_figure, install_views, link
-from tests.browser import MISSING, chromium, fresh_page
+from tests.support.browser import MISSING, chromium, fresh_page
 
 NAME, EPOCHS = "large", 9
 METRICS = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lic.acceleration import device_name
+from lic.models.acceleration import device_name
 
 
 def described(*packages: str) -> str:

@@ -37,14 +37,14 @@ import torch
 from numpy.typing import NDArray
 
 from configs import geometry
-from lic.acceleration import keep_freed_memory
 from lic.data.cache import PackedImages, pack
 from lic.data.crops import RandomCrops
 from lic.data.deadleaves import dead_leaves
 from lic.data.images import ImageError
-from lic.evaluation import evaluate
+from lic.evaluation.evaluate import evaluate
+from lic.models.acceleration import keep_freed_memory
 from lic.recipe import ON_CPU
-from lic.training import Trainer
+from lic.training.trainer import Trainer
 from tests.bench import machine
 from tests.bench.trainings import BEST, config_of, model_of
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from lic.bdrate import Curve, CurveError, bd_rate, point_bd_rate
+from lic.evaluation.bdrate import Curve, CurveError, bd_rate, point_bd_rate
 from lic.recipe import LAMBDAS
 
 #: What is alike in trainings that are compared.

@@ -28,12 +28,12 @@ import pandas as pd
 import torch
 
 from configs import geometry
-from lic.acceleration import keep_freed_memory
 from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.sets import training_and_validation
-from lic.evaluation import aggregate, evaluate
+from lic.evaluation.evaluate import aggregate, evaluate
+from lic.models.acceleration import keep_freed_memory
 from lic.recipe import LAMBDAS, LEARNING_RATES, learning_rate
-from lic.training import DivergedError
+from lic.training.trainer import DivergedError
 from tests.bench import machine
 from tests.bench.optimizer_tables import tables
 from tests.bench.trainings import BEST, DEVICE, PRESET, add_turn, trainer_of, turn

@@ -18,7 +18,7 @@ import torch
 
 from configs import geometry
 from lic.data.cache import default_cache
-from lic.trial import ImagesConfig, TrialConfig
+from lic.training.trial import ImagesConfig, TrialConfig
 from search.engine.sharing import Footprint, Probe, choose
 from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, show, turn
 

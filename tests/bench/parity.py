@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 
 from configs import geometry
-from lic.acceleration import keep_freed_memory
 from lic.data.cache import default_cache
 from lic.data.sets import training_and_validation
-from lic.evaluation import aggregate, evaluate
+from lic.evaluation.evaluate import aggregate, evaluate
+from lic.models.acceleration import keep_freed_memory
 from lic.recipe import LAMBDAS, ON_GPU, Speed
 from tests.bench.trainings import DEVICE, add_arguments, show, trainer_of
 

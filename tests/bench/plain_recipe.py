@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 
-from lic.decorrelation import scale_factor
-from lic.models import build
+from lic.losses.decorrelation import scale_factor
+from lic.models.build import build
 from lic.recipe import LAMBDAS, TrainingConfig
-from lic.weights import load_weights
+from lic.training.weights import load_weights
 from search.engine import cluster
 
 cluster.prepare(None)  # Ray reads its environment when it is imported

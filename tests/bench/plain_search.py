@@ -46,7 +46,7 @@ from pathlib import Path
 import pandas as pd
 
 from lic.data.sets import ImageSet
-from lic.trial import open_images
+from lic.training.trial import open_images
 from search.records.folder import OpenedSearch, open_search
 from search.settings.config import Settings
 from search.settings.plan import template_of

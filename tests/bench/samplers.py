@@ -34,7 +34,7 @@ import optuna
 import pandas as pd
 from optuna.storages import InMemoryStorage
 
-from lic.architectures import STRATEGIES
+from lic.models.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.base.space import Plan, rungs
 from search.decide.core import Core

@@ -29,7 +29,7 @@ import pandas as pd
 import psutil
 from rich.console import Console
 
-from lic import durable
+from lic import atomic_io
 from lic.recipe import LAMBDAS
 from search.engine import cluster
 
@@ -80,7 +80,7 @@ class Instant(tune.Trainable):
         done = not self.ours and self.epoch >= EPOCHS
         if self.ours:  # Ray saves those of its own side
             with self.config["checkpoints"].saving(self.config["training"], self.epoch) as path:
-                durable.write(path, str(self.epoch))
+                atomic_io.write(path, str(self.epoch))
         return {**figures, "readings": [readings], "rd_cost": cost, "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

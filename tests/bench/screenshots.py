@@ -14,7 +14,7 @@ from pathlib import Path
 from dashboards.links import serve
 from dashboards.servers import Servers
 from search.records.folder import open_search
-from tests.browser import MISSING, chromium, fresh_page
+from tests.support.browser import MISSING, chromium, fresh_page
 
 WITHOUT_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 

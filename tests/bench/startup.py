@@ -28,7 +28,7 @@ COMMANDS = {
     "search.run": [], "search.simulate": [], "search.export": ["last"], "search.track": ["last"],
     "search.reproduce": [], "dashboards.report": ["last"], "dashboards.open": ["last"], "lic.codec": [],
     "lic.codec encode": ["a.png", "a.lic", "--zoo", "zoo"], "lic.codec decode": ["a.lic", "a.png"],
-    "lic.starter": ["cheng", "--width", "8"],
+    "lic.training.starter": ["cheng", "--width", "8"],
 }  # fmt: skip
 
 SEARCH = [
@@ -44,7 +44,7 @@ import importlib.abc, importlib.machinery, json, os, sys, time
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "lic.training":
+        if name != "lic.training.trainer":
             return None
         sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path)

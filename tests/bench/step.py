@@ -25,9 +25,9 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lic.acceleration import free_latents_and_entropy_models, keep_freed_memory
+from lic.models.acceleration import free_latents_and_entropy_models, keep_freed_memory
 from lic.recipe import ON_GPU, Speed
-from lic.training import Trainer
+from lic.training.trainer import Trainer
 from tests.bench import machine
 from tests.bench.trainings import (
     DEVICE,

@@ -13,14 +13,14 @@ import torch
 from filelock import FileLock
 
 from configs import geometry
-from lic.architectures import starter_path
 from lic.data.cache import PackedImages, default_cache
 from lic.data.crops import RandomCrops
 from lic.data.sets import training_and_validation
-from lic.models import build
+from lic.models.architectures import starter_path
+from lic.models.build import build
 from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig, learning_rate
-from lic.training import Trainer
-from lic.weights import load_weights
+from lic.training.trainer import Trainer
+from lic.training.weights import load_weights
 from tests.bench import machine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

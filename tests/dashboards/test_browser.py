@@ -16,7 +16,7 @@ from dashboards.links import serve
 from dashboards.servers import Servers
 from search.records.folder import OpenedSearch, open_search
 from search.records.search_records import TrialRecord
-from tests.browser import MISSING, chromium, fresh_page
+from tests.support.browser import MISSING, chromium, fresh_page
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 

@@ -18,9 +18,9 @@ from PIL import Image
 from dashboards import report
 from dashboards.examples import Examples, examples
 from dashboards.images import map_uri
-from lic.evaluation import batch_of
-from lic.example import CROP, most_different
-from lic.models import build
+from lic.evaluation.evaluate import batch_of
+from lic.evaluation.example import CROP, most_different
+from lic.models.build import build
 from search.records.figures import SEQUENTIAL
 from search.records.folder import OpenedSearch, last_checkpoint, open_search
 from search.records.results import best_per_rate

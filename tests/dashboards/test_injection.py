@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 import dashboards.page
 from dashboards.examples import Example, Examples
-from lic.latents import Examined
+from lic.evaluation.latents import Examined
 from lic.recipe import LAMBDAS
 from search.records.folder import OpenedSearch
 from search.records.results import strategy_results
@@ -22,7 +22,7 @@ from search.records.search_records import FAILED, FINISHED, SearchRecords, Trial
 from search.settings.config import Settings
 from search.settings.plan import plan_of
 from search.zoo import card
-from tests import browser
+from tests.support import browser
 
 HARMLESS = "harmless"
 HOSTILE = (

@@ -20,7 +20,7 @@ from dashboards.open import main
 from dashboards.servers import HOST, fetch, usable_port
 from search.records.folder import OpenedSearch, open_search
 from search.tracking.views import LEADERBOARD, VIEW_TAG, install_views
-from tests.sockets import is_local, waiting
+from tests.support.sockets import is_local, waiting
 
 Real = tuple[Path, subprocess.CompletedProcess[str]]
 

@@ -12,11 +12,11 @@ import pytest
 
 from dashboards import open as opening
 from dashboards import report
-from lic import codec
+from lic.codec import __main__ as codec
 from search import export, run, simulate, track
 from search.engine.remote import _for_head, remote_address
 from search.settings.config import ConfigError, Settings
-from tests.fuzz.mutation import at_most
+from tests.support.mutation import at_most
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from lic.data.images import MAX_PIXELS, ImageError, read_rgb
-from tests.fuzz.mutation import at_most, mutated
+from tests.support.mutation import at_most, mutated
 
 pytestmark = pytest.mark.slow
 

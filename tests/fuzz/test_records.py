@@ -20,12 +20,12 @@ import torch
 from torch import nn
 
 from lic import zoo
-from lic.bitstream import BitstreamError, decode, encode, pack, unpack
+from lic.codec.bitstream import BitstreamError, decode, encode, pack, unpack
 from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
-from lic.models import build
+from lic.models.build import build
 from lic.recipe import LAMBDAS, TrainingConfig
-from lic.training import CheckpointError, Trainer, read_checkpoint
+from lic.training.trainer import CheckpointError, Trainer, read_checkpoint
 from lic.zoo import MANIFEST, WEIGHTS, ModelConfig, ZooError
 from search.decide.core import Core
 from search.records.folder import OpenedSearch, open_search
@@ -34,7 +34,7 @@ from search.settings.plan import plan_of
 from search.store.find import STUDY, FolderError, find_folder, is_search
 from search.store.provenance import ENVIRONMENT
 from search.store.storage import sqlite_address
-from tests.fuzz.mutation import at_most, mutated
+from tests.support.mutation import at_most, mutated
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +143,7 @@ def test_forged_checkpoints_change_nothing_but_the_error(
             state = {**sound, key: wrong[int(draw.integers(len(wrong)))]}
         if not {"config", "step", "model", "optimiser"} <= state.keys():
             continue  # which read_checkpoint refuses
-        monkeypatch.setattr("lic.training.read_checkpoint", lambda _, state=state: state)
+        monkeypatch.setattr("lic.training.trainer.read_checkpoint", lambda _, state=state: state)
         try:
             run.load(checkpoint)
             ends["loaded"] += 1
@@ -151,7 +151,7 @@ def test_forged_checkpoints_change_nothing_but_the_error(
             ends["refused"] += 1
         assert type(run.step) is int and 0 <= run.step <= CONFIG.total_steps
     assert ends["refused"] > FORGED_CHECKPOINTS // 2, ends
-    monkeypatch.setattr("lic.training.read_checkpoint", lambda _: sound)
+    monkeypatch.setattr("lic.training.trainer.read_checkpoint", lambda _: sound)
     run.load(checkpoint)
     assert run.step == 1 and math.isfinite(run.run_epoch()["loss"])
 
@@ -454,7 +454,7 @@ def test_a_small_file_is_not_believed_to_be_a_large_image(side: int) -> None:
 
 
 def test_a_flat_image_is_padded_until_it_is_believed(model: nn.Module) -> None:
-    from lic.bitstream import Coded
+    from lic.codec.bitstream import Coded
 
     large = np.broadcast_to(np.uint8(0), (9000, 9000, 3))
     content = pack(Coded([b"ab"], large, 0.0), bytes(8))

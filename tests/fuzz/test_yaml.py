@@ -14,7 +14,7 @@ import yaml
 from configs import PRESETS
 from lic.recipe import LAMBDAS
 from search.settings.config import ConfigError, Settings, resolve
-from tests.fuzz.mutation import Hang, at_most, mutated
+from tests.support.mutation import Hang, at_most, mutated
 
 pytestmark = pytest.mark.slow
 

@@ -35,16 +35,16 @@ print(json.dumps({
         type(models["cheng2020-anchor"]) is compressai.models.Cheng2020Anchor,
         type(models["mbt2018"]) is model_architectures["mbt2018"],
         type(models["bmshj2018-hyperprior"]) is compressai.models.ScaleHyperprior is ScaleHyperprior,
-        compressai.entropy_models.EntropyModel is lic.compressai_parts.EntropyModel,
+        compressai.entropy_models.EntropyModel is lic.models.compressai_parts.EntropyModel,
         isinstance(compressai.datasets.ImageFolder, type),
     ],
 }))
 """
 
 BUILD = """
-import lic.compressai_parts
-from lic.architectures import ARCHITECTURES
-from lic.models import build
+import lic.models.compressai_parts
+from lic.models.architectures import ARCHITECTURES
+from lic.models.build import build
 models = {name: build(name, 16) for name in ARCHITECTURES}
 """
 
@@ -65,9 +65,9 @@ def test_all_of_compressai_is_there_whether_it_is_imported_afterwards_or_before(
 
 TRAIN = """
 import torch
-from lic.models import build
+from lic.models.build import build
 from lic.recipe import TrainingConfig
-from lic.training import Trainer
+from lic.training.trainer import Trainer
 
 class Crops:
     def batch(self, step):

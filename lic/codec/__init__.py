@@ -1,0 +1,1 @@
+"""Images as real bits: streams, the file around them, and checks against the estimate."""

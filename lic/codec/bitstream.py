@@ -1,0 +1,358 @@
+"""An image as real bits: entropy coding with a model, and the file that holds the streams.
+
+    magic 'LICT' | version u8 | model, 8 bytes | width u32 | height u32 | streams u8 |
+    per stream: length u32, bytes | checksum, 8 bytes
+
+Integers are little-endian. `model` is the start of the SHA-256 of the model's weights file, `checksum` that
+of the SHA-256 of all before it.
+
+So that no small file can claim an image which takes all memory, an image has at most 2^20 pixels and 2^14
+more for each byte of its streams; zeros at the end of the last stream, which mean nothing, make up for what
+an even flatter image lacks.
+
+Everything runs on the CPU with one thread: the probabilities that the decoder works out must be those of
+the encoder to the last bit, and another number of threads may add in another order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lic.data.images import MAX_PIXELS
+from lic.errors import LictuneError
+from lic.evaluation.evaluate import STRIDE, batch_of, padding_of
+from lic.files import one_line
+from lic.losses.criterion import PEAK
+from lic.models.compressai_parts import EntropyModel, RansDecoder
+
+MAGIC, VERSION = b"LICT", 1
+_HEAD, _LENGTH, _MARK = struct.Struct("<4sB8sIIB"), struct.Struct("<I"), 8
+
+#: No coded file of an image that can be coded is larger.
+MAX_BYTES = 1 << 30
+
+#: More streams than any model here makes, and the pixels that a file may have, in all and per byte.
+_MOST_STREAMS, _FREE_PIXELS, _PIXELS_PER_BYTE = 16, 1 << 20, 1 << 14
+
+#: Called with the share that is done, 0 to 1; may raise to break off.
+Progress = Callable[[float], None]
+
+
+class BitstreamError(LictuneError):
+    """A file that cannot be decoded: foreign, cut off, altered, or of another model."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """An image coded by a model.
+
+    `reconstruction` is what the encoder knows the decoder must produce, H x W x 3 uint8; `ideal_bits` the
+    information of the coded symbols under the model's probabilities, before the range coder rounds those.
+    A symbol that lies outside its table, and so is coded by an escape, counts as what the escape takes.
+    """
+
+    streams: list[bytes]
+    reconstruction: NDArray[np.uint8]
+    ideal_bits: float
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a file holds: the mark of its model, the size of its image, and the streams."""
+
+    model: bytes
+    width: int
+    height: int
+    streams: list[bytes]
+
+
+def mark_of(sha256: str) -> bytes:
+    """How a file names its model: the first 8 bytes of the SHA-256 (hex) of its weights."""
+    return bytes.fromhex(sha256)[:_MARK]
+
+
+def pack(coded: Coded, model: bytes) -> bytes:
+    """The file of a coded image."""
+    height, width, _ = coded.reconstruction.shape
+    streams = list(coded.streams)
+    if streams:
+        streams[-1] += bytes(max(0, _least_bytes(width * height) - sum(map(len, streams))))
+    parts = [_HEAD.pack(MAGIC, VERSION, model, width, height, len(streams))]
+    for stream in streams:
+        parts += [_LENGTH.pack(len(stream)), stream]
+    body = b"".join(parts)
+    return body + _checksum(body)
+
+
+def _least_bytes(pixels: int) -> int:
+    return -(-max(0, pixels - _FREE_PIXELS) // _PIXELS_PER_BYTE)
+
+
+def unpack(content: bytes) -> Parsed:
+    """The parts of a file. Raises BitstreamError for anything that `pack` did not write."""
+    if not content.startswith(MAGIC):
+        raise BitstreamError("it is not a file of this codec (its first bytes are not 'LICT')")
+    body, checksum = content[:-_MARK], content[-_MARK:]
+    if len(body) > len(MAGIC) and body[len(MAGIC)] != VERSION:
+        raise BitstreamError(f"it is of version {body[len(MAGIC)]}, and this program reads version {VERSION}")
+    if len(body) < _HEAD.size or _checksum(body) != checksum:
+        raise BitstreamError("it is damaged or cut off (its checksum does not fit)")
+    _, _, model, width, height, count = _HEAD.unpack_from(body)
+    if not 0 < width * height <= MAX_PIXELS:
+        raise BitstreamError(f"it says that its image has {width} x {height} pixels")
+    if count > _MOST_STREAMS:
+        raise BitstreamError(f"it says that it has {count} streams")
+    if len(content) < _least_bytes(width * height):
+        raise BitstreamError(f"it is too small for an image of {width} x {height} pixels")
+    streams, place = [], _HEAD.size
+    for _ in range(count):
+        if place + _LENGTH.size > len(body):
+            raise BitstreamError("its streams end too early")
+        (length,) = _LENGTH.unpack_from(body, place)
+        place += _LENGTH.size
+        streams.append(body[place : place + length])
+        place += length
+    if place != len(body):
+        raise BitstreamError("its streams do not fill it")
+    return Parsed(model, width, height, streams)
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()[:_MARK]
+
+
+@torch.no_grad()
+def encode(model: nn.Module, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Coded:
+    """Code an image, H x W x 3 uint8, with a model whose entropy tables are there (lic.zoo.load)."""
+    height, width, _ = pixels.shape
+    padding, _ = padding_of(height, width)
+    with _one_thread(), _progress_of(model, height, width, progress), _CodingTap(model) as tap:
+        output = model.compress(nn.functional.pad(batch_of(pixels), padding))  # type: ignore[operator]
+        latent = output["y_hat"] if "y_hat" in output else tap.latent()
+        reconstruction = _pixels(model.g_s(latent), height, width)  # type: ignore[operator]
+        return Coded([streams[0] for streams in output["strings"]], reconstruction, tap.bits())
+
+
+@torch.no_grad()
+def decode(model: nn.Module, parsed: Parsed, progress: Progress | None = None) -> NDArray[np.uint8]:
+    """The image in a file of the same model, H x W x 3 uint8. Raises BitstreamError."""
+    rows, columns = (STRIDE * -(-side // STRIDE) for side in (parsed.height, parsed.width))
+    # The range decoder reads on where a forged stream ends too early: let it find zeros there.
+    tail = bytes(8 * (rows * columns // 256) * _channels(model) + 64)
+    streams = [[stream + tail] for stream in parsed.streams]
+    with _one_thread(), _progress_of(model, parsed.height, parsed.width, progress), _quick_tables(model):
+        try:
+            output = model.decompress(streams, _latent_shape(model, rows, columns))  # type: ignore[operator]
+        except MemoryError as error:
+            raise BitstreamError("there is not enough memory for its image") from error
+        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, OverflowError) as error:
+            raise BitstreamError(f"its streams are not of this model ({one_line(error)})") from error
+        return _pixels(output["x_hat"], parsed.height, parsed.width)
+
+
+def _pixels(x_hat: Tensor, height: int, width: int) -> NDArray[np.uint8]:
+    _, cropping = padding_of(height, width)
+    image = nn.functional.pad(x_hat, cropping)[0].clamp(0, 1).mul(PEAK).round()
+    return image.to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _channels(model: nn.Module) -> int:
+    """Latent channels M."""
+    return next(m for m in model.g_s.modules() if hasattr(m, "in_channels")).in_channels  # type: ignore[union-attr, return-value]
+
+
+def _latent_shape(model: nn.Module, rows: int, columns: int) -> Any:
+    """The `shape` that CompressAI's `compress` gives for a padded image of this size: of z, or of y in
+    a model without z, or of all its codecs."""
+    side = (rows // STRIDE, columns // STRIDE)
+    if not hasattr(model, "latent_codec"):
+        return torch.Size(side if hasattr(model, "h_a") else (rows // 16, columns // 16))
+    groups = getattr(model.latent_codec["y"], "groups", None)  # type: ignore[index]
+    sizes = [torch.Size((c, rows // 16, columns // 16)) for c in groups or [_channels(model)]]
+    return {"y": sizes if groups else sizes[0], "hyper": torch.Size(side)}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _progress_of(model: nn.Module, height: int, width: int, progress: Progress | None) -> Iterator[None]:
+    """Report how far a model has come that codes its latent position by position; the others take a
+    moment and report nothing."""
+    if progress is None or not hasattr(model, "_compress_ar"):
+        yield
+        return
+    positions, seen = (-(-height // STRIDE) * 4) * (-(-width // STRIDE) * 4), 0
+
+    def count(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        progress(seen / positions)
+
+    handle = model.get_submodule("entropy_parameters").register_forward_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _quick_tables(model: nn.Module) -> Iterator[None]:
+    """Have a model that decodes position by position hand the range decoder only the tables of that
+    position's symbols: CompressAI hands it all of them each time, which takes most of its time."""
+    if not hasattr(model, "_decompress_ar"):
+        yield
+        return
+    model.__dict__["_decompress_ar"] = partial(_decompress_in_turn, model)
+    try:
+        yield
+    finally:
+        del model.__dict__["_decompress_ar"]
+
+
+def _decompress_in_turn(
+    model: Any, stream: bytes, y_hat: Tensor, params: Tensor, rows: int, columns: int, window: int, edge: int
+) -> None:
+    """CompressAI's `_decompress_ar`: fill y_hat (1 x M x (rows + 2 edge) x (columns + 2 edge)) in place."""
+    coder = model.gaussian_conditional
+    lengths, offsets = coder.cdf_length.tolist(), coder.offset.tolist()
+    tables = [table[:n] for table, n in zip(coder.quantized_cdf.tolist(), lengths, strict=True)]
+    weight, bias = model.context_prediction.weight, model.context_prediction.bias
+    decoder = RansDecoder()
+    decoder.set_stream(stream)
+    for row in range(rows):
+        for column in range(columns):
+            seen = y_hat[:, :, row : row + window, column : column + window]
+            context = nn.functional.conv2d(seen, weight, bias=bias)
+            here = params[:, :, row : row + 1, column : column + 1]
+            scales, means = model.entropy_parameters(torch.cat((here, context), dim=1)).chunk(2, 1)
+            chosen = coder.build_indexes(scales).flatten().tolist()
+            values = decoder.decode_stream(
+                list(range(len(chosen))),
+                [tables[i] for i in chosen],
+                [lengths[i] for i in chosen],
+                [offsets[i] for i in chosen],
+            )
+            symbols = torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
+            y_hat[:, :, row + edge : row + edge + 1, column + edge : column + edge + 1] = symbols + means
+
+
+class _CodingTap:
+    """Listens to a model's `compress`: which symbols it codes, with which scales, into which latent.
+
+    CompressAI's `compress` keeps these to itself, but all its models get their symbols from
+    `EntropyModel.quantize` and choose the tables by `GaussianConditional.build_indexes`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._entropy_models = [m for m in model.modules() if isinstance(m, EntropyModel)]
+        self._symbols: dict[nn.Module, list[tuple[Tensor, Tensor | None]]] = {}
+        self._indexes: dict[nn.Module, list[Tensor]] = {}
+        self._sequential: Tensor | None = None
+
+    def __enter__(self) -> _CodingTap:
+        for module in self._entropy_models:
+            self._symbols[module], self._indexes[module] = [], []
+            self._wrap(module, "quantize", self._quantized(module))
+            if hasattr(module, "build_indexes"):
+                self._wrap(module, "build_indexes", self._indexed(module))
+        if hasattr(self._model, "_compress_ar"):
+            self._wrap(self._model, "_compress_ar", self._coded_in_turn)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module in (*self._entropy_models, self._model):
+            for name in ("quantize", "build_indexes", "_compress_ar"):
+                module.__dict__.pop(name, None)
+
+    @staticmethod
+    def _wrap(module: nn.Module, name: str, after: Callable[..., None]) -> None:
+        method = getattr(module, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            after(result, *args, **kwargs)
+            return result
+
+        module.__dict__[name] = wrapped
+
+    def _quantized(self, module: nn.Module) -> Callable[..., None]:
+        def keep(symbols: Tensor, _inputs: Tensor, mode: str, means: Tensor | None = None) -> None:
+            if mode == "symbols":
+                self._symbols[module].append((symbols, means))
+
+        return keep
+
+    def _indexed(self, module: nn.Module) -> Callable[..., None]:
+        def keep(indexes: Tensor, _scales: Tensor) -> None:
+            self._indexes[module].append(indexes)
+
+        return keep
+
+    def _coded_in_turn(self, _stream: bytes, y_hat: Tensor, *args: Any) -> None:
+        edge = args[-1]  # its context model's padding
+        self._sequential = y_hat[:, :, edge:-edge, edge:-edge]
+
+    def latent(self) -> Tensor:
+        """y as the decoder will have it."""
+        if self._sequential is not None:
+            return self._sequential
+        coder = getattr(self._model, "gaussian_conditional", None) or self._model.entropy_bottleneck
+        symbols, means = self._symbols[coder][-1]  # type: ignore[index]
+        return symbols.float() if means is None else symbols + means
+
+    def bits(self) -> float:
+        """The information of all symbols, -log2 of their probabilities; of one outside its table, the bits
+        of its escape."""
+        total = 0.0
+        for module in self._entropy_models:
+            coded = self._symbols[module]
+            if not coded:
+                continue
+            symbols = torch.cat([part.flatten() for part, _ in coded])
+            if self._indexes[module]:
+                indexes = torch.cat([part.flatten() for part in self._indexes[module]]).long()
+                scales = module.scale_table[indexes]
+                _, likelihoods = module(symbols.float()[None, None], scales[None, None])
+            else:  # a table per channel, and its median
+                ((part, means),) = coded
+                assert means is not None
+                channels = torch.arange(part.shape[1]).reshape(1, -1, 1, 1)
+                indexes = channels.expand(part.shape).flatten()
+                _, likelihoods = module(part + means)
+            # Tables hold multiples of 2^-16, so none of their symbols takes more than 16 bits.
+            inside = -likelihoods.flatten().double().log2().clamp(min=-16)
+            outside = _escape_bits(module, symbols, indexes)
+            total += float(torch.where(outside > 0, outside, inside).sum())
+        return total
+
+
+def _escape_bits(module: Any, symbols: Tensor, indexes: Tensor) -> Tensor:
+    """What CompressAI's range coder takes for each symbol outside its table: the table's last entry, then the
+    distance in groups of 4 bits with their number before them. 0 for symbols inside."""
+    last = module._cdf_length[indexes].long() - 2
+    value = symbols.long() - module._offset[indexes].long()
+    distance = torch.where(value < 0, -2 * value - 1, 2 * (value - last)).clamp(min=0)
+    groups = torch.ceil((distance.double() + 1).log2() / 4)
+    count = module._quantized_cdf[indexes, last + 1] - module._quantized_cdf[indexes, last]
+    bits = 16 - count.double().log2() + 4 * (groups + torch.floor(groups / 15) + 1)
+    return torch.where((value < 0) | (value >= last), bits, 0.0)

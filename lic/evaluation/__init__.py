@@ -1,0 +1,1 @@
+"""Rate and quality of a model on images, and Bjontegaard deltas between curves."""

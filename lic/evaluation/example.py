@@ -1,0 +1,71 @@
+"""One image through two models, before and after tuning: figures 3 and 4 of Pakdaman and Gabbouj (2024)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from lic.evaluation.latents import Examined, correlation_sum, examine
+from lic.paper import CORRELATION_RATIOS
+
+#: Sides of the crops, in pixels.
+CROP = 128
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image, H x W x 3 uint8, through both models; `crop` is the rows and columns to look at."""
+
+    name: str
+    original: NDArray[np.uint8] = field(repr=False)
+    baseline: Examined
+    tuned: Examined
+    crop: tuple[slice, slice]
+
+    @staticmethod
+    def of(name: str, pixels: NDArray[np.uint8], baseline: nn.Module, tuned: nn.Module) -> Example:
+        """An image, H x W x 3 uint8, through two models in evaluation mode on the CPU, and the crop in which
+        their reconstructions differ most. Raises ModelError if a model has no latent y."""
+        before, after = examine(baseline, pixels), examine(tuned, pixels)
+        return Example(name, pixels, before, after, most_different(before.decoded, after.decoded, CROP))
+
+    @property
+    def ratio(self) -> float:
+        """The summed correlation of the tuned model's channels to the baseline's; NaN where that is 0."""
+        before = correlation_sum(self.baseline.correlation)
+        return correlation_sum(self.tuned.correlation) / before if before else float("nan")
+
+    @property
+    def paper_ratio(self) -> float | None:
+        """What the paper has for `ratio` of this image."""
+        return CORRELATION_RATIOS.get(self.name)
+
+    def captioned(self) -> list[tuple[str, NDArray[np.uint8]]]:
+        """The crops of the original and of both reconstructions, with captions: bits, PSNR and MS-SSIM are
+        those of the whole image."""
+        shown = [(f"{self.name}: original", self.original[self.crop])]
+        for name, model in (("baseline", self.baseline), ("tuned", self.tuned)):
+            figures = model.figures
+            ms_ssim = "-" if math.isnan(figures["ms_ssim"]) else f"{figures['ms_ssim']:.4f}"
+            quality = f"{figures['psnr']:.2f} dB, MS-SSIM {ms_ssim}"
+            shown.append((f"{name}: {figures['bpp']:.4f} bpp, {quality}", model.decoded[self.crop]))
+        return shown
+
+
+def most_different(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], side: int, step: int = 8
+) -> tuple[slice, slice]:
+    """The rows and columns of the side x side window (on a grid of `step` pixels; smaller in a smaller image)
+    in which two images, H x W x 3, have the largest mean squared difference; the first of several."""
+    squares = np.square(first.astype(np.int64) - second).sum(2)
+    height, width = (min(side, length) for length in squares.shape)
+    total = np.pad(squares, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    window = total[height:, width:] - total[:-height, width:] - total[height:, :-width]
+    window = (window + total[:-height, :-width])[::step, ::step]
+    row, column = np.unravel_index(int(window.argmax()), window.shape)
+    top, left = int(row) * step, int(column) * step
+    return slice(top, top + height), slice(left, left + width)

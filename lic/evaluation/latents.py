@@ -1,0 +1,87 @@
+"""What a model makes of one image: its latent y, how alike its channels are, and what each of them costs.
+
+Figure 4 of Pakdaman and Gabbouj (2024) shows these of a model trained with and without decorrelation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lic.evaluation.evaluate import batch_of, measures, padding_of, reconstruct
+from lic.models.build import LatentTap
+
+#: A channel that varies less than this, against its largest magnitude, is a constant but for rounding.
+_CONSTANT = 1e-6
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One image, H x W pixels, through one model.
+
+    `decoded` is H x W x 3 uint8; `figures` are those of lic.evaluation.evaluate.COLUMNS, less the name, of the
+    whole image. `feature_map`, h x w, is the sum of all M channels of y before quantisation over the positions that
+    cover the image; `correlation`, M x M, is `channel_correlation` of the same; `channel_bits`, M values in
+    the channels' order, the bits that the entropy estimate gives each: they sum to bpp_y H W.
+    """
+
+    decoded: NDArray[np.uint8] = field(repr=False)
+    figures: dict[str, float]
+    feature_map: NDArray[np.float32] = field(repr=False)
+    correlation: NDArray[np.float64] = field(repr=False)
+    channel_bits: NDArray[np.float64] = field(repr=False)
+
+
+@torch.no_grad()
+def examine(model: nn.Module, pixels: NDArray[np.uint8]) -> Examined:
+    """One forward pass of an image, H x W x 3 uint8, through a model in evaluation mode on the CPU.
+    Raises ModelError if the model has no latent y."""
+    batch = batch_of(pixels)
+    with LatentTap(model) as tap:
+        decoded, likelihoods = reconstruct(model, batch)
+        latent = tap.take().y
+    covering = _inside(latent[0].numpy(), pixels.shape[0], pixels.shape[1])
+    bits = likelihoods["y"].log().sum((0, 2, 3)).double() / -math.log(2)
+    return Examined(
+        decoded[0].permute(1, 2, 0).to(torch.uint8).numpy(),
+        measures(batch, decoded, likelihoods, True)[0],
+        covering.sum(0),
+        channel_correlation(covering),
+        bits.numpy(),
+    )
+
+
+def _inside(latent: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """The positions of y, M x h x w, that see any of the H x W image within its padding."""
+    left, right, top, bottom = padding_of(height, width)[0]
+    rows = _covering(top, height, (top + height + bottom) // latent.shape[1])
+    columns = _covering(left, width, (left + width + right) // latent.shape[2])
+    return latent[:, rows, columns]
+
+
+def _covering(start: int, length: int, stride: int) -> slice:
+    return slice(start // stride, -(-(start + length) // stride))
+
+
+def channel_correlation(latent: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Pearson's correlation of every two channels of a latent, M x h x w, over its h w positions: M x M.
+
+    A constant channel goes along with none: its row and column are 0, the diagonal included.
+    """
+    values = latent.reshape(len(latent), -1).astype(np.float64)
+    centred = values - values.mean(1, keepdims=True)
+    deviation = np.sqrt(np.square(centred).mean(1))
+    alive = deviation > _CONSTANT * np.abs(values).max(1)
+    scaled = np.where(alive, 1 / np.where(alive, deviation, 1), 0)[:, None] * centred
+    return scaled @ scaled.T / values.shape[1]
+
+
+def correlation_sum(correlation: NDArray[np.float64]) -> float:
+    """The sum of the absolute correlations of all ordered pairs of different channels; each channel's with
+    itself is 1 in any model, and left out."""
+    return float(np.abs(correlation).sum() - np.abs(np.diag(correlation)).sum())

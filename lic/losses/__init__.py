@@ -1,0 +1,1 @@
+"""The training criterion and what regularises the latents."""

@@ -1,0 +1,166 @@
+"""One model at one rate, trained epoch by epoch and measured after each: what a search schedules.
+
+A trial knows nothing of the search. Its readings are a function of its configuration alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import resource
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lic.data.crops import RandomCrops
+from lic.data.sets import ImageSet, noting_overlap, test_set, training_and_validation
+from lic.evaluation.evaluate import aggregate, evaluate
+from lic.models.acceleration import keep_freed_memory
+from lic.models.build import build
+from lic.recipe import ON_CPU, Speed, TrainingConfig
+from lic.training.trainer import CheckpointError, DivergedError, Trainer
+from lic.training.weights import load_weights
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Which images to train on, to select on ('val') and to report on (lic.data.sets)."""
+
+    data: str | None
+    kodak: str | None
+    test: str
+    test_images: int | None
+    val_images: int
+    val_crop: int | None
+    cache: str
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything a trial depends on. `start` is a weights file, or None to train from scratch;
+    `val_epochs` and `test_epochs` are the epochs (from 1) after which each set is evaluated, and the first is
+    also after `rest_epoch`, to see whether the training had come to rest."""
+
+    model: str
+    width: int
+    latent_width: int | None
+    start: str | None
+    training: TrainingConfig
+    images: ImagesConfig
+    val_epochs: tuple[int, ...]
+    test_epochs: tuple[int, ...]
+    device: str = "cpu"
+    speed: Speed = ON_CPU
+    rest_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What one epoch measured: figures by name ('train/loss', 'val/psnr', 'kodak/bpp', ...) and the
+    per-image columns behind those of the image sets, named alike."""
+
+    epoch: int
+    figures: dict[str, float]
+    images: dict[str, list[float]]
+
+
+@functools.lru_cache(maxsize=2)
+def open_images(config: ImagesConfig) -> tuple[ImageSet, ImageSet, ImageSet]:
+    """The training, validation and test sets; one process opens each only once."""
+    cache = Path(config.cache)
+    train, val = training_and_validation(config.data, config.val_images, cache)
+    test = test_set(config.kodak, config.test, config.test_images, cache)
+    return train, val, noting_overlap(test, train, val)
+
+
+def check_start(config: TrialConfig) -> None:
+    """Make sure that a model can begin with the weights that it is to start from. Raises ModelError."""
+    if config.start is not None:
+        load_weights(build(config.model, config.width, config.latent_width), Path(config.start))
+
+
+class Trial:
+    """Trains and measures; `run_epoch` until `done`. Raises ModelError and ImageError on bad input."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        if config.device == "cpu":
+            torch.set_num_threads(1)
+            keep_freed_memory()
+        self.config = config
+        self.train_images, self.val_images, self.test_images = open_images(config.images)
+        training = config.training
+        model = build(config.model, config.width, config.latent_width, training.seed)
+        if config.start is not None:
+            load_weights(model, Path(config.start))
+        crops = RandomCrops(
+            self.train_images.images, training.patch, training.batch, training.seed, config.device,
+            config.speed.resident_images,
+        )  # fmt: skip
+        self.trainer = Trainer(model, training, crops, config.device, config.speed)
+        #: What every epoch so far measured; a checkpoint holds it, too, and so all that a training found.
+        self.readings: list[Readings] = []
+
+    @property
+    def done(self) -> bool:
+        return self.trainer.epoch >= self.config.training.epochs
+
+    def run_epoch(self) -> Readings:
+        """Train one epoch and measure it. Raises DivergedError if the model is lost."""
+        terms = self.trainer.run_epoch()
+        train_seconds = terms.pop("train_seconds")
+        figures = {f"train/{name}": value for name, value in terms.items()}
+        epoch, started = self.trainer.epoch, time.perf_counter()
+        images: dict[str, list[float]] = {}
+        if epoch in self.config.val_epochs or epoch == self.config.rest_epoch:
+            table = self._evaluate(self.val_images, self.config.images.val_crop, False)
+            figures |= _figures("val", table)
+            images |= _columns("val", table, ("bpp", "mse"))
+        if epoch in self.config.test_epochs:
+            table = self._evaluate(self.test_images, None, True)
+            figures |= _figures(self.test_images.name, table)
+            images |= _columns(self.test_images.name, table, ("bpp", "mse", "psnr", "ms_ssim"))
+        figures["time/train_seconds"] = train_seconds
+        figures["time/eval_seconds"] = time.perf_counter() - started
+        figures["time/measured_at"] = time.time()  # seconds since 1970
+        figures["memory/peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self.readings.append(Readings(epoch, figures, images))
+        return self.readings[-1]
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint. Raises OSError."""
+        self.trainer.save(path, readings=[asdict(readings) for readings in self.readings])
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of `save`. Raises CheckpointError (see Trainer.load)."""
+        state = self.trainer.load(path)
+        try:
+            self.readings = [Readings(**readings) for readings in state["readings"]]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} lacks what its training measured ({error})") from error
+
+    def fork(self, path: Path) -> None:
+        """Begin with the state of another training, of which only alpha and strategy may differ; its readings
+        stay its own. Raises CheckpointError (see Trainer.load)."""
+        self.trainer.load(path, other=("alpha", "strategy"))
+
+    def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:
+        table = evaluate(self.trainer.model, images.images, self.config.device, crop, with_ms_ssim)
+        if not all(map(math.isfinite, table["mse"])) or not all(map(math.isfinite, table["bpp"])):
+            raise DivergedError(
+                f"after epoch {self.trainer.epoch} the model's output on {images.name} is not finite; "
+                "lower --lr or --alpha-max"
+            )
+        return table
+
+
+def _figures(set_name: str, table: pd.DataFrame) -> dict[str, float]:
+    point = aggregate(table)
+    named = {name: getattr(point, name) for name in point.__dataclass_fields__}
+    return {f"{set_name}/{name}": value for name, value in named.items() if math.isfinite(value)}
+
+
+def _columns(set_name: str, table: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[float]]:
+    return {f"{set_name}/{name}": table[name].tolist() for name in names}
