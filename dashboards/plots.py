@@ -16,7 +16,7 @@ from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import architecture
 from lic.recipe import LAMBDAS
 from search.base.formats import percent, weight
-from search.decide.belief import Expectation
+from search.decide.belief import Prediction
 from search.records.figures import COLOURS
 from search.records.folder import OpenedSearch
 from search.records.results import best_per_rate, best_trial_per_rate
@@ -246,8 +246,8 @@ def _model_band(figure: go.Figure, search: OpenedSearch, quality: int, strategy:
     )  # fmt: skip
 
 
-def _clipped(expected: list[Expectation], sigmas: float) -> list[float]:
-    return [min(e.rate_change + sigmas * e.sigma, CEILING * 1.05) for e in expected]
+def _clipped(expected: list[Prediction], sigmas: float) -> list[float]:
+    return [min(e.mean + sigmas * e.std, CEILING * 1.05) for e in expected]
 
 
 def _translucent(colour: str) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 #: lambda_d of quality 1..6 (the paper's and CompressAI's table for MSE).
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483}
 
-#: Of a training's arithmetic: see Speed.
+#: Of a training's arithmetic: see Acceleration.
 Precision = Literal["fp32", "tf32", "bf16"]
 
 #: What moves the weights: see lic.training.optimizers.
@@ -74,7 +74,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class Speed:
+class Acceleration:
     """How a training is computed: what makes it fast and changes no more of it than its rounding.
 
     `precision`: 'fp32'; 'tf32', in which a GPU's matrix units see 10 bits of a factor; or 'bf16', autocast:
@@ -96,8 +96,8 @@ class Speed:
 
 
 #: What a CPU is fastest with.
-ON_CPU = Speed()
+ON_CPU = Acceleration()
 
 #: What a GPU is fastest with, short of bf16: what that costs a full training is measured for the small
 #: hyperprior alone (docs/benchmarks.md).
-ON_GPU = Speed("tf32", channels_last=True, compile=True, resident_images=True, graph=True)
+ON_GPU = Acceleration("tf32", channels_last=True, compile=True, resident_images=True, graph=True)

@@ -30,7 +30,7 @@ COLUMNS = ("image", "pixels", "bpp", "bpp_y", "bpp_z", "mse", "psnr", "ms_ssim",
 
 
 @dataclass(frozen=True)
-class Operating:
+class OperatingPoint:
     """A codec's operating point on an image set: means over the images.
 
     bpp (and its parts) in bits per pixel from the entropy estimate; mse on the 0..255 scale;
@@ -59,11 +59,11 @@ def similarity(decoded: Tensor, original: Tensor) -> list[float]:
     return ms_ssim(decoded, original).tolist()
 
 
-def aggregate(table: pd.DataFrame) -> Operating:
+def aggregate(table: pd.DataFrame) -> OperatingPoint:
     """The mean row of a table of `evaluate`."""
     means = table[["bpp", "bpp_y", "bpp_z", "mse", "psnr", "ms_ssim"]].mean(skipna=False)
     values = {str(name): float(value) for name, value in means.items()}
-    return Operating(**values, ms_ssim_db=ms_ssim_to_db(values["ms_ssim"]))
+    return OperatingPoint(**values, ms_ssim_db=ms_ssim_to_db(values["ms_ssim"]))
 
 
 @torch.no_grad()

@@ -24,10 +24,11 @@ _CONSTANT = 1e-6
 class Examined:
     """One image, H x W pixels, through one model.
 
-    `decoded` is H x W x 3 uint8; `figures` are those of lic.evaluation.evaluate.COLUMNS, less the name, of the
-    whole image. `feature_map`, h x w, is the sum of all M channels of y before quantisation over the positions that
-    cover the image; `correlation`, M x M, is `channel_correlation` of the same; `channel_bits`, M values in
-    the channels' order, the bits that the entropy estimate gives each: they sum to bpp_y H W.
+    `decoded` is H x W x 3 uint8; `figures` are those of lic.evaluation.evaluate.COLUMNS, less the name, of
+    the whole image. `feature_map`, h x w, is the sum of all M channels of y before quantisation over the
+    positions that cover the image; `correlation`, M x M, is `channel_correlation` of the same;
+    `channel_bits`, M values in the channels' order, the bits that the entropy estimate gives each: they sum
+    to bpp_y H W.
     """
 
     decoded: NDArray[np.uint8] = field(repr=False)

@@ -1,4 +1,7 @@
-"""What makes training fast on the device at hand, and leaves what it computes as it is (lic.recipe.Speed)."""
+"""What makes training fast on the device at hand and does not change what it computes.
+
+The switches are those of lic.recipe.Acceleration.
+"""
 
 from __future__ import annotations
 

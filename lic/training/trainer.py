@@ -29,7 +29,7 @@ from lic.models.acceleration import (
     matrix_units,
 )
 from lic.models.build import LatentTap
-from lic.recipe import ON_CPU, Precision, Speed, TrainingConfig
+from lic.recipe import ON_CPU, Acceleration, Precision, TrainingConfig
 from lic.training import optimizers
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class CheckpointError(LictuneError):
     """A checkpoint that cannot be read or belongs to another training; the message names it."""
 
 
-class TornError(CheckpointError):
+class CorruptCheckpointError(CheckpointError):
     """A checkpoint that is not what was written: an earlier one may do in its place."""
 
 
@@ -67,7 +67,7 @@ class Trainer:
         config: TrainingConfig,
         crops: RandomCrops,
         device: str = "cpu",
-        speed: Speed = ON_CPU,
+        speed: Acceleration = ON_CPU,
     ) -> None:
         if not speed.compile:
             leave_out_dynamo()
@@ -232,8 +232,8 @@ class Trainer:
 
     def load(self, path: Path, other: tuple[str, ...] = ()) -> dict[str, Any]:
         """Go on from a file of `save`; its state. Raises CheckpointError if it is unreadable, which its class
-        TornError tells apart, or belongs to a training with another configuration, save for the fields in
-        `other`."""
+        CorruptCheckpointError tells apart, or belongs to a training with another configuration, save for the
+        fields in `other`."""
         state = read_checkpoint(path)
         saved, own, step = state["config"], dataclasses.asdict(self.config), state["step"]
         if not isinstance(saved, dict) or type(step) is not int or not 0 <= step <= self.config.total_steps:
@@ -308,14 +308,14 @@ def _sealed(state: dict[str, Any]) -> bytes:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a file of `Trainer.save`, on the CPU. Raises TornError if it is not what was written,
-    CheckpointError if it is no checkpoint at all."""
+    """The state in a file of `Trainer.save`, on the CPU. Raises CorruptCheckpointError if it is not what was
+    written, CheckpointError if it is no checkpoint at all."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise TornError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise CorruptCheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     if content[-_SEAL:] != hashlib.sha256(memoryview(content)[:-_SEAL]).hexdigest().encode():
-        raise TornError(
+        raise CorruptCheckpointError(
             f"{path} is damaged, cut off, or no checkpoint of this program (its checksum does not fit)"
         )
     try:

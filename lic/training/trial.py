@@ -20,7 +20,7 @@ from lic.data.sets import ImageSet, noting_overlap, test_set, training_and_valid
 from lic.evaluation.evaluate import aggregate, evaluate
 from lic.models.acceleration import keep_freed_memory
 from lic.models.build import build
-from lic.recipe import ON_CPU, Speed, TrainingConfig
+from lic.recipe import ON_CPU, Acceleration, TrainingConfig
 from lic.training.trainer import CheckpointError, DivergedError, Trainer
 from lic.training.weights import load_weights
 
@@ -53,12 +53,12 @@ class TrialConfig:
     val_epochs: tuple[int, ...]
     test_epochs: tuple[int, ...]
     device: str = "cpu"
-    speed: Speed = ON_CPU
+    speed: Acceleration = ON_CPU
     rest_epoch: int | None = None
 
 
 @dataclass(frozen=True)
-class Readings:
+class EpochMetrics:
     """What one epoch measured: figures by name ('train/loss', 'val/psnr', 'kodak/bpp', ...) and the
     per-image columns behind those of the image sets, named alike."""
 
@@ -101,13 +101,13 @@ class Trial:
         )  # fmt: skip
         self.trainer = Trainer(model, training, crops, config.device, config.speed)
         #: What every epoch so far measured; a checkpoint holds it, too, and so all that a training found.
-        self.readings: list[Readings] = []
+        self.readings: list[EpochMetrics] = []
 
     @property
     def done(self) -> bool:
         return self.trainer.epoch >= self.config.training.epochs
 
-    def run_epoch(self) -> Readings:
+    def run_epoch(self) -> EpochMetrics:
         """Train one epoch and measure it. Raises DivergedError if the model is lost."""
         terms = self.trainer.run_epoch()
         train_seconds = terms.pop("train_seconds")
@@ -126,7 +126,7 @@ class Trial:
         figures["time/eval_seconds"] = time.perf_counter() - started
         figures["time/measured_at"] = time.time()  # seconds since 1970
         figures["memory/peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self.readings.append(Readings(epoch, figures, images))
+        self.readings.append(EpochMetrics(epoch, figures, images))
         return self.readings[-1]
 
     def save(self, path: Path) -> None:
@@ -137,7 +137,7 @@ class Trial:
         """Go on from a checkpoint of `save`. Raises CheckpointError (see Trainer.load)."""
         state = self.trainer.load(path)
         try:
-            self.readings = [Readings(**readings) for readings in state["readings"]]
+            self.readings = [EpochMetrics(**readings) for readings in state["readings"]]
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} lacks what its training measured ({error})") from error
 

@@ -19,7 +19,7 @@ from search.decide.surrogate import Array, Data, Points, Posterior, Surrogate, f
 _EPOCH_RATIO = 1.7
 
 #: At most so many trials inform the model: of each rate the last that finished, which lie where it
-#: matters, and others spread over the search. (Its best readings would be its luckiest.)
+#: matters, and others spread over the search. (Its best readings are those that noise favoured.)
 MOST_TRIALS = 150
 
 #: Earlier searches' trials are numbered from here.
@@ -70,14 +70,14 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What the model expects of a trial at full length: rate change in percent, standard deviation."""
+class Prediction:
+    """What the model expects of a trial at full length: rate change and its standard deviation, percent."""
 
-    rate_change: float
-    sigma: float
+    mean: float
+    std: float
 
 
-class Belief:
+class SurrogateModel:
     """The surrogate, fed with a study's trials. A pure function of its arguments.
 
     `earlier` are trials of another search: they inform the model, but none of them can be kept."""
@@ -129,8 +129,8 @@ class Belief:
         draw = np.random.default_rng([seed, 1])
         chosen: list[Point] = []
         for place in range(count):
-            worth = _worth(mean, covariance, noise, groups, known, known, nodes)
-            worth += curiosity * _worth(mean, covariance, noise, groups, known, len(mean), nodes)
+            worth = knowledge_gradient(mean, covariance, noise, groups, known, known, nodes)
+            worth += curiosity * knowledge_gradient(mean, covariance, noise, groups, known, len(mean), nodes)
             best = int(np.argmax(worth))
             # The same point twice would measure the same twice: trainings differ by nothing else.
             aside = draw.uniform(-_ASIDE, _ASIDE) if place else 0.0
@@ -148,29 +148,29 @@ class Belief:
         return [q for q in qualities if count[q] < limit]
 
     @_one_thread
-    def expect(self, trials: Iterable[FrozenTrial]) -> list[Expectation]:
+    def expect(self, trials: Iterable[FrozenTrial]) -> list[Prediction]:
         """What the model expects of these trials at full length."""
         return self._expected(self._points(list(trials)))
 
     @_one_thread
-    def response(self, quality: int, strategy: str, alphas: Sequence[float]) -> list[Expectation]:
+    def response(self, quality: int, strategy: str, alphas: Sequence[float]) -> list[Prediction]:
         """What the model expects of these alphas at full length."""
         place = (self._strategies[strategy], math.log10(LAMBDAS[quality]), 1.0, -1)
         return self._expected(_points_of(np.array([(math.log10(alpha), *place) for alpha in alphas])))
 
-    def _expected(self, points: Points) -> list[Expectation]:
+    def _expected(self, points: Points) -> list[Prediction]:
         if not len(points):
             return []
         posterior = self._posterior(None)
         mean, variance = posterior.mean(points), posterior.variance(points)
         harm = self.data.squash.scale * np.expm1(np.maximum(mean, 0) / self.data.squash.scale)
         return [
-            Expectation(float(min(m, 0) + h), float(math.sqrt(v)))
+            Prediction(float(min(m, 0) + h), float(math.sqrt(v)))
             for m, h, v in zip(mean, harm, variance, strict=True)
         ]
 
     @_one_thread
-    def gain(self, trial: FrozenTrial) -> float:
+    def expected_improvement(self, trial: FrozenTrial) -> float:
         """By how much the best of the trial's rate is expected to improve when it is trained to the end
         (expected improvement on the finished trials and the baseline), in standard deviations of one
         reading's noise."""
@@ -289,7 +289,7 @@ def _binned(epochs: Iterable[int]) -> list[list[int]]:
     return [*groups.values(), ordered[-1:]]
 
 
-def _worth(
+def knowledge_gradient(
     mean: Array,
     covariance: Array,
     noise: float,

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.recipe import LAMBDAS
 from search.base.space import BASELINE, TRIAL, Candidate, Plan, baseline_name, trial_name
-from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, Belief
+from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
 from search.decide.objective import rate_change, rate_change_variance
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import should_stop, worth_finishing
@@ -310,8 +310,9 @@ class Core:
             rung = [t.intermediate_values[epoch] for t in rivals if epoch in t.intermediate_values]
             rung.remove(trial.intermediate_values[epoch])
             return not should_stop(trial.intermediate_values[epoch], rung, self.plan.eta)
-        gain = Belief(self.plan, everything, theta, self.earlier()).gain(everything[trial.number])
-        return worth_finishing(trial.intermediate_values[epoch], gain)
+        model = SurrogateModel(self.plan, everything, theta, self.earlier())
+        improvement = model.expected_improvement(everything[trial.number])
+        return worth_finishing(trial.intermediate_values[epoch], improvement)
 
     def fail(self, name: str, reason: str) -> None:
         """Record that a training broke off, and why."""

@@ -1,4 +1,4 @@
-"""Which training to keep at every rate: by what the model expects of it, not by its luckiest reading."""
+"""Which training to keep at every rate: by what the model expects of it, not by its best reading."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lic.recipe import LAMBDAS
 from search.base.space import Plan
-from search.decide.belief import Belief, Expectation
+from search.decide.belief import Prediction, SurrogateModel
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Recommendation:
     """The training to keep at one rate; alpha 0, no strategy and no trial where it is the baseline.
 
     `expected` is the rate change (percent) that the model expects of it at full length, `sigma` the
-    standard deviation of that; `luckiest` is the lowest reading at full length of any trial of the rate.
+    standard deviation of that; `best_observed` is the lowest reading at full length of any trial of the rate.
     """
 
     quality: int
@@ -30,12 +30,12 @@ class Recommendation:
     epochs: int
     expected: float
     sigma: float
-    luckiest: float | None
+    best_observed: float | None
 
 
-def expectations(
+def predictions(
     trials: optuna.Study, plan: Plan, earlier: Sequence[FrozenTrial] = ()
-) -> dict[int, Expectation]:
+) -> dict[int, Prediction]:
     """What the model expects of the trials trained in full, by number.
 
     It is fitted to all trials and to those of an earlier search, whatever sampler proposed them; only
@@ -45,7 +45,7 @@ def expectations(
     return expected_of(believe(trials, plan, earlier), trials)
 
 
-def expected_of(belief: Belief | None, trials: optuna.Study) -> dict[int, Expectation]:
+def expected_of(belief: SurrogateModel | None, trials: optuna.Study) -> dict[int, Prediction]:
     """What a fitted model expects of the trials trained in full, by number; nothing without one."""
     if belief is None:
         return {}
@@ -53,11 +53,11 @@ def expected_of(belief: Belief | None, trials: optuna.Study) -> dict[int, Expect
     return dict(zip((t.number for t in finished), belief.expect(finished), strict=True))
 
 
-def believe(trials: optuna.Study, plan: Plan, earlier: Sequence[FrozenTrial] = ()) -> Belief | None:
+def believe(trials: optuna.Study, plan: Plan, earlier: Sequence[FrozenTrial] = ()) -> SurrogateModel | None:
     """The model fitted to all that is recorded; None while no trial is trained in full."""
     if not _finished(trials):
         return None
-    belief = Belief(plan, trials.get_trials(deepcopy=False), earlier=earlier)
+    belief = SurrogateModel(plan, trials.get_trials(deepcopy=False), earlier=earlier)
     belief.fit()
     return belief
 
@@ -69,23 +69,23 @@ def _finished(trials: optuna.Study) -> list[FrozenTrial]:
 
 def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
     """One per rate, among the trials trained in full and the baseline."""
-    expected_by_number = expectations(trials, plan)
+    expected_by_number = predictions(trials, plan)
     finished = [t for t in trials.get_trials(deepcopy=False) if t.number in expected_by_number]
     chosen = []
     for quality in plan.qualities:
         rivals = [t for t in finished if t.user_attrs["quality"] == quality]
-        best = min(rivals, key=lambda t: (expected_by_number[t.number].rate_change, t.number), default=None)
-        luckiest = min((_value(t) for t in rivals), default=None)
-        if best is None or expected_by_number[best.number].rate_change >= 0:
+        best = min(rivals, key=lambda t: (expected_by_number[t.number].mean, t.number), default=None)
+        best_observed = min((_value(t) for t in rivals), default=None)
+        if best is None or expected_by_number[best.number].mean >= 0:
             chosen.append(
-                Recommendation(quality, LAMBDAS[quality], None, 0.0, "", plan.epochs, 0.0, 0.0, luckiest)
+                Recommendation(quality, LAMBDAS[quality], None, 0.0, "", plan.epochs, 0.0, 0.0, best_observed)
             )
             continue
         expected = expected_by_number[best.number]
         chosen.append(
             Recommendation(
                 quality, LAMBDAS[quality], best.number, best.params["alpha"], best.params["strategy"],
-                plan.epochs, expected.rate_change, expected.sigma, luckiest,
+                plan.epochs, expected.mean, expected.std, best_observed,
             )
         )  # fmt: skip
     return chosen

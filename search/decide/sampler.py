@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from search.base.space import Plan
-from search.decide.belief import Belief, Point
+from search.decide.belief import Point, SurrogateModel
 from search.decide.surrogate import Array
 
 #: Trials per rate that are spread evenly before the model proposes any.
@@ -130,7 +130,7 @@ class RateSampler(BaseSampler):
 
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != number]
         theta = fitted(study)
-        belief = Belief(self._plan, trials, theta, self._earlier)
+        belief = SurrogateModel(self._plan, trials, theta, self._earlier)
         if theta is None or number >= attributes[_MODEL]["trials"] * (1 + _REFIT_SHARE):
             model = {"trials": number, "theta": belief.fit(theta).tolist()}
             storage.set_study_user_attr(study_id, _MODEL, model)

@@ -32,5 +32,5 @@ _HOPELESS = 100.0
 
 def worth_finishing(value: float, gain: float) -> bool:
     """Whether a trial with this rate change goes on at a rung, given by how much its rate's best is expected
-    to improve when it is trained to the end (search.belief.Belief.gain)."""
+    to improve when it is trained to the end (search.decide.belief.SurrogateModel.expected_improvement)."""
     return value < _HOPELESS and gain > _WORTH

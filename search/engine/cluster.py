@@ -71,7 +71,8 @@ def prepare(address: str | None) -> list[str]:
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours to answer
     os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
-    # All free places of a cluster are filled at once, not one after another; `Room` says how many there are.
+    # All free places of a cluster are filled at once, not one after another; `TrialCapacity` counts
+    # them.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
     if not address:
         # Ray's name for: this machine alone. Without it every port of Ray's is open to the network, and the
@@ -219,7 +220,7 @@ def disconnect() -> None:
     _own.clear()
 
 
-class Pulse:
+class RayHealthCheck:
     """Sees whether Ray is still there: Ray Tune would wait for it for ever. Raises RayDiedError if not."""
 
     def __init__(self) -> None:
@@ -255,7 +256,7 @@ def gpus(address: str | None) -> int:
     return devices.count()
 
 
-class Room:
+class TrialCapacity:
     """How many trials the cluster has room for at the moment, as its nodes come and go, but `most` at the
     most. Ray must be connected."""
 

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 import torch
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import TrialScheduler as RayTrialScheduler
 from ray.tune.search import Searcher
 
 from lic.data.cache import DamagedCacheError
 from lic.recipe import LAMBDAS
-from lic.training.trainer import CheckpointError, DivergedError, TornError
-from lic.training.trial import Readings, Trial, TrialConfig
+from lic.training.trainer import CheckpointError, CorruptCheckpointError, DivergedError
+from lic.training.trial import EpochMetrics, Trial, TrialConfig
 from search.base.limits import Limits
 from search.base.space import BASELINE, Candidate, Plan, baseline_name
 from search.engine import cluster
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 READINGS, NOTES, FAILURE, TROUBLE = "readings", "notes", "failure", "trouble"
 
 
-class Decisions(Protocol):
+class TrialScheduler(Protocol):
     """What the engine asks: the decision core, or a fixed list of trainings (search.records.confirm)."""
 
     plan: Plan
@@ -113,7 +114,7 @@ class RayTrial(tune.Trainable):
                 with file.local() as path:
                     self.trial.load(path)
                 break
-            except TornError as error:
+            except CorruptCheckpointError as error:
                 self._notes.append(f"{error}; the one before it is used")
         else:
             if self.fork.baseline:
@@ -163,8 +164,8 @@ class RayTrial(tune.Trainable):
 class StopWithoutRay(tune.Callback):
     """Ends Ray Tune's loop when Ray is gone."""
 
-    def __init__(self, pulse: Callable[[], None]) -> None:
-        self._pulse = pulse
+    def __init__(self, health: Callable[[], None]) -> None:
+        self._pulse = health
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._pulse()
@@ -182,27 +183,27 @@ class CoreSearcher(_NotRestored, Searcher):
     """Passes `suggest` on; Ray's own record of the trials is not needed."""
 
     def __init__(
-        self, drive: Drive, configure: Callable[[Candidate], dict[str, Any]], room: Callable[[], int]
+        self, bridge: TuneBridge, configure: Callable[[Candidate], dict[str, Any]], room: Callable[[], int]
     ) -> None:
         super().__init__()
-        self.drive, self.configure, self.room = drive, configure, room
+        self.bridge, self.configure, self.room = bridge, configure, room
         self.live: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
-        if self.drive.limits.reached():
+        if self.bridge.limits.reached():
             return Searcher.FINISHED
-        if len(self.live) >= self.room() or self.drive.waiting:
+        if len(self.live) >= self.room() or self.bridge.waiting:
             return None
-        candidate = self.drive.next()
+        candidate = self.bridge.next()
         if candidate is None:
-            return None if self.drive.waits() else Searcher.FINISHED
+            return None if self.bridge.waits() else Searcher.FINISHED
         self.live.add(trial_id)
         return {"name": candidate.name, **self.configure(candidate)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         self.live.discard(trial_id)
         if error:
-            self.drive.give_up(trial_id)
+            self.bridge.give_up(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         pass  # everything is in Optuna's storage
@@ -214,34 +215,34 @@ class CoreSearcher(_NotRestored, Searcher):
 class CoreScheduler(_NotRestored, FIFOScheduler):
     """Passes `observe` and `decide` on, and the end of a trial."""
 
-    def __init__(self, drive: Drive, pulse: Callable[[], None]) -> None:
+    def __init__(self, bridge: TuneBridge, health: Callable[[], None]) -> None:
         super().__init__()
-        self.drive, self.pulse = drive, pulse
+        self.bridge, self.health = bridge, health
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        self.drive.waiting.discard(trial.trial_id)
-        goes_on = self.drive.hear(trial.config["name"], result)
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        self.bridge.waiting.discard(trial.trial_id)
+        goes_on = self.bridge.hear(trial.config["name"], result)
+        return RayTrialScheduler.CONTINUE if goes_on else RayTrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Ray calls this whenever a trial breaks off, also if it is to be tried again; the searcher hears
         only of the last time. With Ray itself gone it is no failure of the trial."""
-        self.pulse()
+        self.health()
         name, reason, share = trial.config["name"], _reason(trial), trial.config["gpus"]
-        self.drive.broken[trial.trial_id] = (name, reason)
+        self.bridge.broken[trial.trial_id] = (name, reason)
         tried_again = trial.status != "RUNNING"  # Ray has stopped it already, then
         if tried_again and is_out_of_memory(reason) and 0 < share < 1:
             # Fewer trials on the GPU for this one; nothing new begins until it has its place.
             trial.config["gpus"] = share = min(1.0, 2 * share)
             trial.update_resources(resources(share))
-            self.drive.waiting.add(trial.trial_id)
+            self.bridge.waiting.add(trial.trial_id)
 
 
-class Drive:
+class TuneBridge:
     """What happens between the core and Ray. Whatever goes wrong here ends the search, to be gone on with:
     Ray would take it for a failure of the trial that it happened to, and try that again."""
 
-    def __init__(self, core: Decisions, changed: Callable[[], None], limits: Limits) -> None:
+    def __init__(self, core: TrialScheduler, changed: Callable[[], None], limits: Limits) -> None:
         self.core, self.changed, self.limits = core, changed, limits
         self.unfinished = core.unfinished()
         #: By Ray's number the name of a trial that broke off, and why it did so the last time.
@@ -290,7 +291,7 @@ class Drive:
                 self._ended(name)
         return goes_on
 
-    def _goes_on(self, name: str, news: list[Readings]) -> bool:
+    def _goes_on(self, name: str, news: list[EpochMetrics]) -> bool:
         for readings in news:
             self.core.observe(name, readings.epoch, readings.figures, readings.images)
             if not self.core.decide(name, readings.epoch):
@@ -339,7 +340,7 @@ def resources(gpus: float) -> tune.PlacementGroupFactory:
 
 
 def run(
-    core: Decisions,
+    core: TrialScheduler,
     configure: Callable[[Candidate], TrialConfig],
     changed: Callable[[], None],
     limits: Limits,
@@ -357,8 +358,8 @@ def run(
     quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
     last checkpoint, `retries` times, and with twice its share of a GPU if it ran out of memory. Ray must be
     connected (search.engine.cluster). Raises RayDiedError, and what the core and its storage raise."""
-    drive, (place, search) = Drive(core, changed, limits), posixpath.split(checkpoints.root)
-    pulse = cluster.Pulse()
+    bridge, (place, search) = TuneBridge(core, changed, limits), posixpath.split(checkpoints.root)
+    health = cluster.RayHealthCheck()
 
     def details(candidate: Candidate) -> dict[str, Any]:
         own, baseline = (f"{subfolder}/{name}" for name in (candidate.name, baseline_name(candidate.quality)))
@@ -370,8 +371,8 @@ def run(
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources(gpus_per_trial)),
         tune_config=tune.TuneConfig(
-            search_alg=CoreSearcher(drive, details, room),
-            scheduler=CoreScheduler(drive, functools.partial(pulse, at_once=True)),
+            search_alg=CoreSearcher(bridge, details, room),
+            scheduler=CoreScheduler(bridge, functools.partial(health, at_once=True)),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=_folder_name,
@@ -386,12 +387,12 @@ def run(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
-            callbacks=[StopWithoutRay(pulse)],
+            callbacks=[StopWithoutRay(health)],
         ),
     )
     tuner.fit()
-    if drive.fault is not None:
-        raise drive.fault
+    if bridge.fault is not None:
+        raise bridge.fault
     if not limits.interrupted:
         core.close()
 

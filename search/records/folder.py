@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from lic.files import one_line, read_regular, shown
 from search.base.space import Plan, trial_name
-from search.decide.belief import Belief, Expectation
+from search.decide.belief import Prediction, SurrogateModel
 from search.decide.core import earlier_trials, open_studies
 from search.decide.recommend import believe, expected_of
 from search.records.search_records import RUNNING, RecordReader, SearchRecords, TrialRecord, check, record_of
@@ -137,7 +137,7 @@ class OpenedSearch:
     plan: Plan
     records: SearchRecords
     environment: dict[str, str]
-    model: Belief | None = field(default=None, repr=False)
+    model: SurrogateModel | None = field(default=None, repr=False)
     #: What was confirmed on fresh seeds (search.records.confirm), a group for each seed.
     confirmed: list[SearchRecords] = field(default_factory=list, repr=False)
 
@@ -146,7 +146,7 @@ class OpenedSearch:
         """Where its trials and checkpoints are."""
         return SearchFolder(self.folder, self.settings)
 
-    def response(self, quality: int, strategy: str, count: int = 61) -> dict[float, Expectation]:
+    def response(self, quality: int, strategy: str, count: int = 61) -> dict[float, Prediction]:
         """What the model expects at full length, by alpha over the searched range; empty without a model."""
         if self.model is None:
             return {}

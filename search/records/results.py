@@ -131,7 +131,7 @@ def rate_table(records: SearchRecords) -> pd.DataFrame:
     rows = []
     for quality, record in best_per_rate(records).items():
         figures, epoch = record.readings[records.epochs], records.epochs
-        expected, luckiest = records.expected.get(record.name), records.luckiest(quality)
+        expected, best_observed = records.expected.get(record.name), records.best_observed(quality)
         rows.append(
             {
                 "quality": quality,
@@ -144,11 +144,11 @@ def rate_table(records: SearchRecords) -> pd.DataFrame:
                 "ms_ssim": figures.get(f"{records.test_set}/ms_ssim", float("nan")),
                 "rate_change": records.rate_change(record, epoch, records.test_set),
                 "selection_rate_change": records.rate_change(record, epoch, records.selection),
-                "expected_rate_change": expected.rate_change if expected else 0.0,
-                "expected_sigma": expected.sigma if expected else 0.0,
-                "luckiest_trial": luckiest.name if luckiest else "-",
-                "luckiest_rate_change": (
-                    records.rate_change(luckiest, epoch, records.selection) if luckiest else None
+                "expected_rate_change": expected.mean if expected else 0.0,
+                "expected_sigma": expected.std if expected else 0.0,
+                "best_observed_trial": best_observed.name if best_observed else "-",
+                "best_observed_rate_change": (
+                    records.rate_change(best_observed, epoch, records.selection) if best_observed else None
                 ),
             }
         )

@@ -25,7 +25,7 @@ from search.base.space import (
     confirmation_name,
     trial_name,
 )
-from search.decide.belief import FORK, Expectation
+from search.decide.belief import FORK, Prediction
 from search.decide.core import SOURCE, images_of, readings_of
 from search.decide.objective import rate_change
 
@@ -99,7 +99,7 @@ class SearchRecords:
     test_set: str
     baselines: dict[int, TrialRecord]
     trials: list[TrialRecord]
-    expected: dict[str, Expectation] = field(default_factory=dict)
+    expected: dict[str, Prediction] = field(default_factory=dict)
     without_ms_ssim: str = ""
 
     def everything(self) -> list[TrialRecord]:
@@ -196,7 +196,7 @@ class SearchRecords:
         ]
         return min(scored)[2] if scored else None
 
-    def luckiest(self, quality: int) -> TrialRecord | None:
+    def best_observed(self, quality: int) -> TrialRecord | None:
         """The finished trial of a rate with the lowest reading on the selection images."""
         return replace(self, expected={}).best(self.finished(quality))
 
@@ -212,7 +212,7 @@ class SearchRecords:
 
     def _score(self, record: TrialRecord) -> float | None:
         if record.name in self.expected:
-            return self.expected[record.name].rate_change
+            return self.expected[record.name].mean
         return self.rate_change(record, self.epochs, self.selection)
 
 

@@ -118,10 +118,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Record(Candidate):
-    """What one training gave, of `steps` steps on a `device` (lic.models.acceleration.device_name). `curve` holds
-    by epoch the seconds of its steps and, where they were measured, the validation images' means (bpp, mse);
-    `images` at the end the columns per image of both sets ('val/bpp', 'kodak/psnr', ...); `correlation` by
-    image the summed correlation of y's channels (lic.evaluation.latents.correlation_sum)."""
+    """What one training gave, of `steps` steps on a `device` (lic.models.acceleration.device_name). `curve`
+    holds by epoch the seconds of its steps and, where they were measured, the validation images' means (bpp,
+    mse); `images` at the end the columns per image of both sets ('val/bpp', 'kodak/psnr', ...); `correlation`
+    by image the summed correlation of y's channels (lic.evaluation.latents.correlation_sum)."""
 
     steps: int
     curve: dict[int, dict[str, float]]

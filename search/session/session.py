@@ -24,7 +24,7 @@ from search.base.secrets import PublicFormatter
 from search.base.signals import ends_on_signal
 from search.base.space import CONFIRMATION, Plan, trial_name
 from search.decide.core import SETUP, Core, make_studies
-from search.decide.recommend import expectations
+from search.decide.recommend import predictions
 from search.engine import cluster
 from search.engine import tune as engine
 from search.engine.cluster import RayDiedError
@@ -81,7 +81,7 @@ class Session:
         with self._sole_driver(limits):
             return self._run(limits)
 
-    def _train(self, decisions: engine.Decisions, limits: Limits, **options: Any) -> None:
+    def _train(self, decisions: engine.TrialScheduler, limits: Limits, **options: Any) -> None:
         """Train, also if the Ray that was started here dies on the way; a few times."""
         for left in range(_RAYS, -1, -1):
             try:
@@ -213,7 +213,7 @@ class Session:
     def _room(self) -> Callable[[], int]:
         """How many trainings may run at once: on a cluster as many as there is room for, unless told."""
         if self.settings.address:
-            return cluster.Room(self.settings.gpus_per_trial, self.settings.workers)
+            return cluster.TrialCapacity(self.settings.gpus_per_trial, self.settings.workers)
         return lambda: self.workers
 
     def _say(self, text: str) -> None:
@@ -248,7 +248,7 @@ class Session:
         return core
 
     def _with_expectations(self, core: Core, records: SearchRecords) -> SearchRecords:
-        expected = expectations(core.trials, self.plan, core.earlier())
+        expected = predictions(core.trials, self.plan, core.earlier())
         by_name = {trial_name(number): value for number, value in expected.items()}
         without_ms_ssim = self.opened.environment.get(WITHOUT_MS_SSIM, "")
         return dataclasses.replace(records, expected=by_name, without_ms_ssim=without_ms_ssim)

@@ -19,13 +19,13 @@ def rates(records: SearchRecords) -> TextTable:
     """Per rate the point that is kept; a trial has rate changes, in percent, the baseline has none."""
     head = (
         "quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM",
-        f"rate change, {records.test_set}", f"expected, {records.selection}", "luckiest reading",
+        f"rate change, {records.test_set}", f"expected, {records.selection}", "best observed",
     )  # fmt: skip
     rows = [
         (
             str(row["quality"]), f"{row['lambda']:g}", weight(row["alpha"]), str(row["strategy"]),
             str(row["trial"]), fixed(row["bpp"], 4), fixed(row["psnr"], 2), fixed(row["ms_ssim"], 4),
-            percent(row["rate_change"]) if row["alpha"] else MISSING, _expected(row), _luckiest(row),
+            percent(row["rate_change"]) if row["alpha"] else MISSING, _expected(row), _best_observed(row),
         )
         for row in rate_table(records).to_dict("records")
     ]  # fmt: skip
@@ -40,12 +40,12 @@ def _expected(row: dict[Hashable, Any]) -> str:
     return f"{signed(row['expected_rate_change'])} ± {row['expected_sigma']:.2f} %"
 
 
-def _luckiest(row: dict[Hashable, Any]) -> str:
+def _best_observed(row: dict[Hashable, Any]) -> str:
     """Where one reading would have chosen otherwise, which trial it is."""
-    if row["luckiest_trial"] == MISSING:
+    if row["best_observed_trial"] == MISSING:
         return MISSING
-    other = "" if row["luckiest_trial"] == row["trial"] else f" ({row['luckiest_trial']})"
-    return f"{percent(row['luckiest_rate_change'])}{other}"
+    other = "" if row["best_observed_trial"] == row["trial"] else f" ({row['best_observed_trial']})"
+    return f"{percent(row['best_observed_rate_change'])}{other}"
 
 
 def convergence(records: SearchRecords) -> list[str]:

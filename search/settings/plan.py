@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lic.data.cache import default_cache
-from lic.recipe import Speed, TrainingConfig
+from lic.recipe import Acceleration, TrainingConfig
 from lic.training.trial import ImagesConfig, TrialConfig
 from search.base.space import Plan, rungs, three_quarters
 from search.settings.config import Settings
@@ -66,7 +66,7 @@ def template_of(settings: Settings) -> TrialConfig:
         val_epochs=deciding if on_validation else (),
         test_epochs=reported if on_validation else deciding,
         device="cuda" if settings.gpus_per_trial else "cpu",
-        speed=Speed(**{key: getattr(settings, key) for key in Speed.__dataclass_fields__}),
+        speed=Acceleration(**{key: getattr(settings, key) for key in Acceleration.__dataclass_fields__}),
         rest_epoch=three_quarters(settings.epochs) if on_validation else None,
     )
 

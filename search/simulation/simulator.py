@@ -208,7 +208,7 @@ def _show(outcome: Outcome, plan: Plan) -> None:
         (
             str(item.quality), f"{item.lmbda:g}", weight(item.alpha), item.strategy or MISSING,
             f"{signed(item.expected)} ± {item.sigma:.2f} %" if item.alpha else MISSING,
-            percent(item.luckiest),
+            percent(item.best_observed),
         )
         for item in outcome.recommended
     ]  # fmt: skip

@@ -1,10 +1,10 @@
 """How long Kodak takes to be measured: `python -m tests.bench.evaluation --kodak ../shared/data/kodak`.
 
 bpp (entropy estimate), PSNR and MS-SSIM of all images, by this package (lic.evaluation.evaluate, images from
-the packed cache, memory kept as in a trial) and by `compressai.utils.eval_model` with --entropy-estimation (its
-own code in a process of its own, whose imports do not count; it reads the files), same model, same device,
-one thread each on a CPU. The sides take turns, --rounds times; the medians, their ratio, and how far the
-figures of the two lie apart.
+the packed cache, memory kept as in a trial) and by `compressai.utils.eval_model` with --entropy-estimation
+(its own code in a process of its own, whose imports do not count; it reads the files), same model, same
+device, one thread each on a CPU. The sides take turns, --rounds times; the medians, their ratio, and how far
+the figures of the two lie apart.
 
 `share` is what measuring takes of a full training at the preset's cadence, in percent: the step is timed in
 the same run, and the validation images as well.

@@ -25,14 +25,14 @@ from lic.data.cache import default_cache
 from lic.data.sets import training_and_validation
 from lic.evaluation.evaluate import aggregate, evaluate
 from lic.models.acceleration import keep_freed_memory
-from lic.recipe import LAMBDAS, ON_GPU, Speed
+from lic.recipe import LAMBDAS, ON_GPU, Acceleration
 from tests.bench.trainings import DEVICE, add_arguments, show, trainer_of
 
 PLAIN = "plain fp32"
 VARIANTS = {
-    PLAIN: Speed(fused_adam=False),
-    "fast fp32": Speed(),
-    "bf16": Speed("bf16"),
+    PLAIN: Acceleration(fused_adam=False),
+    "fast fp32": Acceleration(),
+    "bf16": Acceleration("bf16"),
     **(
         {"all of a GPU's": ON_GPU, "the same in bf16": dataclasses.replace(ON_GPU, precision="bf16")}
         if DEVICE == "cuda"

@@ -26,7 +26,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lic.models.acceleration import free_latents_and_entropy_models, keep_freed_memory
-from lic.recipe import ON_GPU, Speed
+from lic.recipe import ON_GPU, Acceleration
 from lic.training.trainer import Trainer
 from tests.bench import machine
 from tests.bench.trainings import (
@@ -47,19 +47,19 @@ RATE = {"cuda": 300.0, "cpu": 0.1}
 class Variant:
     """How a training is computed; `kept` whether the process keeps the memory that it frees."""
 
-    speed: Speed
+    speed: Acceleration
     kept: bool = True
 
 
 def variants() -> dict[str, Variant]:
     """By name; the first has everything on, the last nothing."""
-    none = Variant(Speed(fused_adam=False), kept=False)
+    none = Variant(Acceleration(fused_adam=False), kept=False)
     if DEVICE == "cpu":
         return {
-            "all": Variant(Speed()),
-            "without kept memory": Variant(Speed(), kept=False),
-            "without fused_adam": Variant(Speed(fused_adam=False)),
-            "bf16 instead of fp32": Variant(Speed("bf16")),
+            "all": Variant(Acceleration()),
+            "without kept memory": Variant(Acceleration(), kept=False),
+            "without fused_adam": Variant(Acceleration(fused_adam=False)),
+            "bf16 instead of fp32": Variant(Acceleration("bf16")),
             "none": none,
         }
     found = {"all": Variant(ON_GPU)}

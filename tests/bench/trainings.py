@@ -18,7 +18,7 @@ from lic.data.crops import RandomCrops
 from lic.data.sets import training_and_validation
 from lic.models.architectures import starter_path
 from lic.models.build import build
-from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Speed, TrainingConfig, learning_rate
+from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, Acceleration, TrainingConfig, learning_rate
 from lic.training.trainer import Trainer
 from lic.training.weights import load_weights
 from tests.bench import machine
@@ -59,7 +59,7 @@ def trainer_of(
     model: str,
     preset: str,
     images: PackedImages,
-    speed: Speed = BEST,
+    speed: Acceleration = BEST,
     device: str = DEVICE,
     widths: tuple[int, int | None] | None = None,
     start: str | None = None,

@@ -18,17 +18,17 @@ from lic.data.crops import RandomCrops
 from lic.losses.criterion import Criterion
 from lic.models.acceleration import CaptureError, free_latents_and_entropy_models, matrix_units
 from lic.models.build import LatentTap, build
-from lic.recipe import ON_GPU, Optimizer, Precision, Speed, TrainingConfig
+from lic.recipe import ON_GPU, Acceleration, Optimizer, Precision, TrainingConfig
+from lic.training import trainer as training
 from lic.training.optimizers import Adam
 from lic.training.trainer import Trainer
-from lic.training.trainer import trainer as training
 
 CONFIG = TrainingConfig(
     lmbda=0.0067, alpha=1e-7, strategy="y+z", batch=2, patch=64, epochs=2, steps_per_epoch=4
 )
 
 
-def trainer(leaves: PackedImages, speed: Speed) -> Trainer:
+def trainer(leaves: PackedImages, speed: Acceleration) -> Trainer:
     crops = RandomCrops(leaves, CONFIG.patch, CONFIG.batch, CONFIG.seed, resident=speed.resident_images)
     return Trainer(build("hyperprior", 8), CONFIG, crops, speed=speed)
 
@@ -112,16 +112,18 @@ def test_what_cannot_be_compiled_runs_as_it_is(
         terms = training._losses(*arguments)  # type: ignore[arg-type]
         return {**terms, "loss": Failing.apply(terms["loss"])}
 
-    expected = final_state(trainer(leaves, Speed()))
+    expected = final_state(trainer(leaves, Acceleration()))
     monkeypatch.setattr(training, "_compiled", lambda: broken)
-    found = final_state(trainer(leaves, Speed(compile=True)))
+    found = final_state(trainer(leaves, Acceleration(compile=True)))
     assert caplog.messages == ["the training step cannot be compiled and runs as it is (no compiler here)"]
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("speed", [Speed(fused_adam=False), Speed(resident_images=True), Speed("tf32")])
-def test_switches_that_change_rounding_at_most(leaves: PackedImages, speed: Speed) -> None:
-    expected, found = final_state(trainer(leaves, Speed())), final_state(trainer(leaves, speed))
+@pytest.mark.parametrize(
+    "speed", [Acceleration(fused_adam=False), Acceleration(resident_images=True), Acceleration("tf32")]
+)
+def test_switches_that_change_rounding_at_most(leaves: PackedImages, speed: Acceleration) -> None:
+    expected, found = final_state(trainer(leaves, Acceleration())), final_state(trainer(leaves, speed))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
@@ -157,9 +159,9 @@ def test_what_cannot_be_captured_is_started_as_ever(
                 raise CaptureError("operation not permitted when stream is capturing\nmore")
             return super().__call__(work, *inputs)
 
-    expected = final_state(trainer(leaves, Speed()))
+    expected = final_state(trainer(leaves, Acceleration()))
     monkeypatch.setattr(training, "StepGraph", Refusing)
-    found = final_state(trainer(leaves, Speed(graph=True)))
+    found = final_state(trainer(leaves, Acceleration(graph=True)))
     assert caplog.messages == [
         "the training step cannot be captured and is started kernel by kernel (operation not permitted when "
         "stream is capturing)"
@@ -173,9 +175,9 @@ def test_a_checkpoint_is_the_same_with_a_graph_and_without(
 ) -> None:
     """What a graph asks of the optimisers, a learning rate on the device among it, stays out of the file."""
     monkeypatch.setattr(training, "StepGraph", Replayed)
-    expected, saved = final_state(trainer(leaves, Speed())), tmp_path / "checkpoint.pt"
+    expected, saved = final_state(trainer(leaves, Acceleration())), tmp_path / "checkpoint.pt"
     for first, second in ((True, False), (False, True)):
-        run, resumed = trainer(leaves, Speed(graph=first)), trainer(leaves, Speed(graph=second))
+        run, resumed = trainer(leaves, Acceleration(graph=first)), trainer(leaves, Acceleration(graph=second))
         run.run_epoch()
         run.save(saved)
         resumed.load(saved)
@@ -189,7 +191,7 @@ def test_a_checkpoint_is_the_same_with_a_graph_and_without(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("optimizer", ["adam", "soap", "muon"])
 def test_a_graph_computes_the_same_steps(leaves: PackedImages, optimizer: Optimizer) -> None:
-    def trained(speed: Speed) -> dict[str, float]:
+    def trained(speed: Acceleration) -> dict[str, float]:
         config = dataclasses.replace(CONFIG, epochs=3, optimizer=optimizer)
         crops = RandomCrops(leaves, CONFIG.patch, CONFIG.batch, CONFIG.seed, "cuda", True)
         run = Trainer(build("cheng", 8), config, crops, "cuda", speed)
@@ -201,7 +203,7 @@ def test_a_graph_computes_the_same_steps(leaves: PackedImages, optimizer: Optimi
 
 
 def test_bf16_trains_as_fp32_does(leaves: PackedImages) -> None:
-    plain, fast = (trainer(leaves, Speed(precision)).run_epoch() for precision in ("fp32", "bf16"))
+    plain, fast = (trainer(leaves, Acceleration(precision)).run_epoch() for precision in ("fp32", "bf16"))
     assert fast["loss"] != plain["loss"]
     assert fast["loss"] == pytest.approx(plain["loss"], rel=0.01)
     assert fast["decorrelation"] == pytest.approx(plain["decorrelation"], rel=0.05)
@@ -211,7 +213,7 @@ def test_bf16_trains_as_fp32_does(leaves: PackedImages) -> None:
 def test_a_batch_that_fails_in_bf16_is_done_again_in_fp32(
     leaves: PackedImages, monkeypatch: pytest.MonkeyPatch, fails_in: tuple[str, ...], skipped: int
 ) -> None:
-    run, done = trainer(leaves, Speed("bf16")), []
+    run, done = trainer(leaves, Acceleration("bf16")), []
     step, losses = run._train_step, training._losses
 
     def watched(tap: LatentTap, number: int, precision: Precision) -> torch.Tensor:

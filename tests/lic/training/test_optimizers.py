@@ -15,10 +15,11 @@ from torch import Tensor
 from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
 from lic.models.build import build
-from lic.recipe import LEARNING_RATES, Optimizer, Speed, TrainingConfig
+from lic.recipe import LEARNING_RATES, Acceleration, Optimizer, TrainingConfig
+from lic.training import eigenbases
+from lic.training import trainer as training
 from lic.training.optimizers import Preconditioned, state_bytes
-from lic.training.trainer import CheckpointError, Trainer, eigenbases
-from lic.training.trainer import trainer as training
+from lic.training.trainer import CheckpointError, Trainer
 from tests.lic.models.test_acceleration import Replayed
 
 #: Long enough for SOAP to refresh its bases after the first epoch.
@@ -33,14 +34,14 @@ def trainer(
     leaves: PackedImages,
     optimizer: Optimizer,
     model: str = "hyperprior",
-    speed: Speed | None = None,
+    speed: Acceleration | None = None,
     **changes: Any,
 ) -> Trainer:
     config = dataclasses.replace(
         CONFIG, optimizer=optimizer, **{"lr": LEARNING_RATES[optimizer][0], **changes}
     )
     crops = RandomCrops(leaves, config.patch, config.batch, config.seed)
-    return Trainer(build(model, 8, seed=config.seed), config, crops, speed=speed or Speed())
+    return Trainer(build(model, 8, seed=config.seed), config, crops, speed=speed or Acceleration())
 
 
 def tensors(state: Any) -> Iterator[Tensor]:
@@ -101,7 +102,7 @@ def test_all_that_a_graph_reads_lies_where_it_lay(
     leaves: PackedImages, monkeypatch: pytest.MonkeyPatch, optimizer: Optimizer
 ) -> None:
     monkeypatch.setattr(training, "StepGraph", Replayed)
-    plain, run = (trainer(leaves, optimizer, speed=Speed(graph=graph)) for graph in (False, True))
+    plain, run = (trainer(leaves, optimizer, speed=Acceleration(graph=graph)) for graph in (False, True))
     assert isinstance(run.optimiser, Preconditioned)
 
     def places() -> list[int]:

@@ -14,7 +14,13 @@ from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
 from lic.models.build import LatentTap, build
 from lic.recipe import Precision, TrainingConfig
-from lic.training.trainer import CheckpointError, DivergedError, TornError, Trainer, read_checkpoint
+from lic.training.trainer import (
+    CheckpointError,
+    CorruptCheckpointError,
+    DivergedError,
+    Trainer,
+    read_checkpoint,
+)
 
 CONFIG = TrainingConfig(
     lmbda=0.0067, alpha=1e-7, strategy="y+z", batch=2, patch=64, epochs=3, steps_per_epoch=4, lr=1e-3
@@ -163,7 +169,7 @@ def test_a_checkpoint_is_what_was_written_or_refused(leaves: PackedImages, tmp_p
     content = path.read_bytes()
     for place in range(0, len(content), len(content) // 97):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(TornError, match=r"state\.pt is damaged, cut off"):
+        with pytest.raises(CorruptCheckpointError, match=r"state\.pt is damaged, cut off"):
             read_checkpoint(path)
     path.write_bytes(content)
     assert read_checkpoint(path)["step"] == 0

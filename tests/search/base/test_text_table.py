@@ -13,7 +13,7 @@ from rich.console import Console
 from lic.evaluation.bdrate import Interval
 from search.base.space import Plan
 from search.base.text_table import TextTable, text_console
-from search.decide.belief import Expectation
+from search.decide.belief import Prediction
 from search.decide.recommend import Recommendation
 from search.records.confirm import Confirmed, table_of
 from search.records.progress import Progress
@@ -53,8 +53,8 @@ def of_a_search() -> SearchRecords:
         for q in QUALITIES[:5]
     ]
     lucky = [record(f"trial-{160 + q:04d}", q, -99.87, "y") for q in QUALITIES]
-    expected = {t.name: Expectation(-12.34, 56.78) for t in kept}
-    expected |= {t.name: Expectation(43.21, 56.78) for t in lucky}
+    expected = {t.name: Prediction(-12.34, 56.78) for t in kept}
+    expected |= {t.name: Prediction(43.21, 56.78) for t in lucky}
     return dataclasses.replace(search(*kept, *lucky), expected=expected)
 
 
@@ -97,7 +97,7 @@ def test_the_best_per_rate(screen: Screen, width: int | None) -> None:
     for row in rows:
         for figure in (
             f"{row['lambda']:g}", f"{row['bpp']:.4f}", f"{row['psnr']:.2f}", f"{row['ms_ssim']:.4f}",
-            row["trial"], f"{row['luckiest_rate_change']:+.2f} % ({row['luckiest_trial']})",
+            row["trial"], f"{row['best_observed_rate_change']:+.2f} % ({row['best_observed_trial']})",
         ):  # fmt: skip
             assert figure in text, figure
     assert text.count("8.14e-06") == text.count("y+z") == text.count("+3987.12 %") == 5

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from lic.recipe import LAMBDAS
 from search.base.space import BASELINE, Candidate, Plan, rungs
-from search.decide.belief import Belief
+from search.decide.belief import SurrogateModel
 from search.decide.core import Core
 from search.decide.objective import rate_change, rd_cost
 from search.decide.stopping import should_stop, worth_finishing
@@ -470,7 +470,7 @@ def test_a_model_that_knows_an_earlier_search_waits_for_every_baseline() -> None
     for epoch in range(4, 10):
         core.observe(trial.name, epoch, figures(trial, epoch))
     # Its own epochs 1; 2; 3 and 4; 5; and the last of six.
-    told = Belief(plan, core.trials.trials).data.points.progress[:5]
+    told = SurrogateModel(plan, core.trials.trials).data.points.progress[:5]
     assert told == pytest.approx([1 / 6, 2 / 6, math.sqrt(12) / 6, 5 / 6, 1])
     later = dataclasses.replace(PLAN, epochs=3, rungs=())
     third = Core(InMemoryStorage(), "x", later)

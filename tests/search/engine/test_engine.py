@@ -19,12 +19,12 @@ from ray.tune.search import Searcher
 
 from lic.data.cache import DamagedCacheError
 from lic.recipe import TrainingConfig
-from lic.training.trial import ImagesConfig, Readings, Trial, TrialConfig
+from lic.training.trial import EpochMetrics, ImagesConfig, Trial, TrialConfig
 from search.base.limits import Limits
 from search.base.space import TRIAL, Candidate
 from search.decide.core import Core
 from search.engine import tune as engine
-from search.engine.tune import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Drive, Fork, RayTrial
+from search.engine.tune import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Fork, RayTrial, TuneBridge
 from search.store.checkpoints import Checkpoints
 from search.store.storage import StorageError
 from tests.search.decide.test_core import PLAN, figures
@@ -43,7 +43,7 @@ def config(tmp_path: Path, cache: Path) -> dict[str, Any]:
             "fork": Fork(), "gpus": 0, "name": "trial-000"}  # fmt: skip
 
 
-def plain(readings: list[Readings]) -> list[tuple[int, dict[str, float]]]:
+def plain(readings: list[EpochMetrics]) -> list[tuple[int, dict[str, float]]]:
     """Without what differs from run to run."""
     kept = lambda name: not name.startswith(("time/", "memory/"))  # noqa: E731
     return [(r.epoch, {k: v for k, v in r.figures.items() if kept(k)}) for r in readings]
@@ -91,7 +91,7 @@ def test_a_disk_that_is_full_is_no_failure_of_the_trial(
     limits, core = Limits(None, None, 0), Core(InMemoryStorage(), "s", PLAN)
     baseline = core.suggest()
     assert baseline is not None
-    drive = Drive(core, lambda: None, limits)
+    drive = TuneBridge(core, lambda: None, limits)
     assert not drive.hear(baseline.name, {TROUBLE: said})
     assert (limits.interrupted, limits.trouble) == (True, said)
     assert [candidate.name for candidate in core.unfinished()] == [baseline.name]  # it can go on
@@ -100,10 +100,10 @@ def test_a_disk_that_is_full_is_no_failure_of_the_trial(
 
 def test_a_fault_of_ours_ends_the_search_and_not_the_trial() -> None:
     limits, core = Limits(None, None, 0), Core(InMemoryStorage(), "s", PLAN)
-    drive = Drive(core, lambda: None, limits)
+    drive = TuneBridge(core, lambda: None, limits)
     candidate = drive.next()
     assert candidate is not None
-    broken = Readings(1, {"val/bpp": 1.0}, {})
+    broken = EpochMetrics(1, {"val/bpp": 1.0}, {})
     core.observe = lambda *_: 1 / 0  # type: ignore
     assert not drive.hear(candidate.name, {READINGS: [broken]})
     assert isinstance(drive.fault, ZeroDivisionError) and limits.interrupted
@@ -158,7 +158,7 @@ class Hungry(tune.Trainable):
     def step(self) -> dict[str, Any]:
         if self.share < 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return {READINGS: [Readings(1, {"share": self.share}, {})]}
+        return {READINGS: [EpochMetrics(1, {"share": self.share}, {})]}
 
 
 class Fixed:
@@ -336,7 +336,7 @@ def test_a_trial_whose_fork_is_lost_says_so_and_begins_nowhere_else(config: dict
 def test_ray_is_told_to_ask_again_while_a_trial_waits_for_its_baseline() -> None:
     plan = dataclasses.replace(PLAN, fork=3, qualities=(1,), budget=1)
     limits, core = Limits(None, None, 0), Core(InMemoryStorage(), "s", plan)
-    searcher = CoreSearcher(Drive(core, lambda: None, limits), lambda _: {}, lambda: 4)
+    searcher = CoreSearcher(TuneBridge(core, lambda: None, limits), lambda _: {}, lambda: 4)
     assert searcher.suggest("a") == {"name": "baseline-q1"}
     assert searcher.suggest("b") is None
     for epoch in (1, 2, 3):

@@ -11,7 +11,7 @@ import pytest
 
 from lic.evaluation.decibels import ms_ssim_to_db
 from lic.recipe import LAMBDAS
-from search.decide.belief import Expectation
+from search.decide.belief import Prediction
 from search.records.figures import rd_figure
 from search.records.results import (
     OVERALL,
@@ -183,15 +183,15 @@ def test_ms_ssim_that_was_not_measured_is_named_and_leaves_psnr(tmp_path: Path) 
     assert rd_figure(records, ("y",), tmp_path / "rd.png").stat().st_size > 1000
 
 
-def test_the_expected_rate_change_decides_and_the_luckiest_is_shown() -> None:
+def test_the_expected_rate_change_decides_and_the_best_observed_is_shown() -> None:
     lucky, sound = record("trial-000", 1, -3.0, "y"), record("trial-001", 1, -2.0, "z")
     hopeless = record("trial-002", 2, -1.0, "y")
     records = dataclasses.replace(
         search(lucky, sound, hopeless),
         expected={
-            "trial-000": Expectation(-1.0, 0.3),
-            "trial-001": Expectation(-2.5, 0.2),
-            "trial-002": Expectation(0.5, 0.2),
+            "trial-000": Prediction(-1.0, 0.3),
+            "trial-001": Prediction(-2.5, 0.2),
+            "trial-002": Prediction(0.5, 0.2),
         },
     )
     kept = best_per_rate(records)
@@ -199,9 +199,9 @@ def test_the_expected_rate_change_decides_and_the_luckiest_is_shown() -> None:
     assert kept[2].name == "baseline-q2"  # not expected to save bits, whatever it read
     rows = {row["quality"]: row for row in rate_table(records).to_dict("records")}
     assert (rows[1]["expected_rate_change"], rows[1]["expected_sigma"]) == (-2.5, 0.2)
-    assert rows[1]["luckiest_trial"] == "trial-000"
-    assert rows[1]["luckiest_rate_change"] == pytest.approx(-3.0)
-    assert rows[3]["luckiest_trial"] == "-"
+    assert rows[1]["best_observed_trial"] == "trial-000"
+    assert rows[1]["best_observed_rate_change"] == pytest.approx(-3.0)
+    assert rows[3]["best_observed_trial"] == "-"
 
 
 def test_a_search_cut_short_before_its_baselines_has_tables_and_a_figure(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from search import simulate
 from search.base.limits import Limits
 from search.base.space import BASELINE, TRIAL, Candidate
 from search.decide.core import SETUP, Core, open_studies
-from search.engine.tune import CoreScheduler, CoreSearcher, Drive
+from search.engine.tune import CoreScheduler, CoreSearcher, TuneBridge
 from search.records.folder import SearchFolder
 from search.records.search_records import FINISHED, STOPPED, RecordReader, SearchRecords, read_records
 from search.session.reuse import reuse_baselines
@@ -212,7 +212,7 @@ class Deeds:
 
 def test_a_training_is_failed_only_when_ray_gives_it_up(tmp_path: Path) -> None:
     core = Deeds()
-    drive = Drive(core, lambda: None, Limits(None, None, 0))  # type: ignore[arg-type]
+    drive = TuneBridge(core, lambda: None, Limits(None, None, 0))  # type: ignore[arg-type]
     scheduler, searcher = CoreScheduler(drive, lambda: None), CoreSearcher(drive, lambda _: {}, lambda: 1)
     (tmp_path / "error.txt").write_text("Failure # 1\nValueError: a corrupt batch\n")
     trial = SimpleNamespace(

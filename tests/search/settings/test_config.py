@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lic.models.build import build
-from lic.recipe import ON_CPU, ON_GPU, Speed, TrainingConfig
+from lic.recipe import ON_CPU, ON_GPU, Acceleration, TrainingConfig
 from lic.training.weights import save_weights
 from search.run import main
 from search.settings.config import SETTINGS, ConfigError, Resolved, Settings, resolve, resolve_again
@@ -55,7 +55,7 @@ def test_auto_follows_the_machine_and_says_why() -> None:
 
 
 def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
-    def speed(command_line: dict, gpus: int) -> Speed:
+    def speed(command_line: dict, gpus: int) -> Acceleration:
         given = {"preset": "paper"} | command_line if gpus else command_line
         return template_of(settled(given, gpus=gpus).settings).speed
 
@@ -67,7 +67,7 @@ def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
     changes = (("precision", "bf16"), ("channels_last", False), ("compile", False), ("graph", False))
     for key, value in changes:
         assert speed({key: value}, 1) == dataclasses.replace(ON_GPU, **{key: value})
-    assert speed({"fused_adam": "no", "precision": "bf16"}, 0) == Speed("bf16", fused_adam=False)
+    assert speed({"fused_adam": "no", "precision": "bf16"}, 0) == Acceleration("bf16", fused_adam=False)
     assert "only GPUs have" in refused({"precision": "tf32"})
     assert "--no-compile" in refused({"compile": True})
     assert "--no-channels-last" in refused({"channels_last": True})
