@@ -1,4 +1,4 @@
-"""What a search believes, from the trials it has: where to look next, and what to recommend."""
+"""The surrogate posterior of a search and its acquisition function: where to look next, what to keep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lic.recipe import LAMBDAS
 from search.base.space import Plan
-from search.decide.surrogate import Array, Data, Points, Posterior, Surrogate, fit, gather, join, pins
+from search.decide.surrogate import Array, Data, Points, Posterior, fit, gather, linearised, pins, squash, unsquash
 
 #: Readings of one trial are averaged over epochs that differ by less than this factor.
 _EPOCH_RATIO = 1.7
@@ -28,14 +28,12 @@ _EARLIER = 1_000_000
 #: Trials of a rate that may still turn out to be its best.
 _RIVALS = 20
 
-#: Values of alpha per rate and strategy among which the next trial is chosen.
-_GRID = 36
+#: Values of alpha per rate and strategy among which the next trial is chosen, and in a long search, where many
+#: points are chosen at a time, each time from another grid.
+_GRID, _COARSE_GRID = 36, 8
 
-#: The same in a long search, where many points are chosen at a time, each time from another grid.
-_COARSE_GRID = 8
-
-#: How many times its equal share of the trials a rate may get, and some to spare.
-_MOST_SHARE, _SPARE = 1.25, 2
+#: How many times its equal share of the trials a rate gets at least and may get, and some to spare.
+_LEAST_SHARE, _MOST_SHARE, _SPARE = 0.7, 1.25, 2
 
 #: Weight of learning where the best points are, against training them, at the start of a search; it
 #: falls with the square of the budget that is left.
@@ -50,8 +48,12 @@ _NODES, _FEW_NODES = 9, 5
 #: Steps of a fit of the hyperparameters, and of one in a long search, which starts where the last ended.
 _FIT_STEPS, _FEW_FIT_STEPS = 40, 12
 
+#: A first reading above it (percent) is ruinous. Points are proposed only where one is improbable: by so many
+#: standard deviations of the predicted reading; and not so few decades below what was ruinous.
+RUINOUS, _SAFETY, _KEEP_BELOW = 50.0, 1.3, 0.5
+
 #: These matrices are small: a second thread costs more than it gives, and takes a core from the trials.
-_one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1, user_api="blas")
+_one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1)
 
 #: User attribute of a trial: the epoch at which it left its baseline; without it 0.
 FORK = "fork"
@@ -96,102 +98,126 @@ class SurrogateModel:
         self._long = len(self._trials) > MOST_TRIALS
         self._informing = self._choose()
         self.data = self._gather()
-        self.surrogate = Surrogate(theta, len(plan.strategies)) if theta is not None else None
+        self.theta = theta
+        self._linearised: Data | None = None
 
     @_one_thread
     def fit(self, start: Array | None = None) -> Array:
         """Fit the hyperparameters and use them from now on; returns them."""
         steps = _FEW_FIT_STEPS if self._long and start is not None else _FIT_STEPS
-        self.surrogate = fit(self.data, len(self.plan.strategies), start, steps)
-        return self.surrogate.theta
+        self.theta, self._linearised = fit(self.data, self.plan.strategies, start, steps), None
+        return self.theta
 
     @_one_thread
     def propose(self, qualities: Sequence[int], count: int, seed: int) -> list[Point]:
         """The next `count` points, each where it is expected to improve the search's result most: the
-        mean over the rates of the best rate change.
+        mean over the rates of the best rate change; none where a ruinous reading is probable.
 
         That is the knowledge gradient of Scott, Frazier and Powell (2011), 'The correlated knowledge
         gradient for simulation optimization of continuous parameters', with two ideas of what can be
         kept in the end: only what is trained, or (early in a search) any point.
         """
-        grid, own = self._grid(self._open(qualities), seed)
         pending = self._points([t for t in self._trials if t.state == TrialState.RUNNING])
         posterior = self._posterior(pending)
-        rivals = join(pending, self._points(self._rivals(posterior, qualities)))
-        everything = join(rivals, grid)
-        mean, covariance = posterior.mean(everything), posterior.covariance(everything, everything)
-        assert self.surrogate is not None
-        noise = self.surrogate.noise**2 + self.surrogate.trial_effect**2
-        groups = [np.flatnonzero(everything.rate == math.log10(LAMBDAS[q])) for q in qualities]
+        grid, own = self._safe(*self._grid(self._open(qualities), seed), posterior)
+        rivals = pending.joined(self._points(self._rivals(posterior, qualities)))
+        everything = rivals.joined(grid)
+        mean, covariance = posterior.mean(everything), posterior.covariance(everything)
+        noise = posterior.noise(everything) ** 2
+        groups = [np.flatnonzero(everything.log_lmbda == math.log10(LAMBDAS[q])) for q in qualities]
         known = len(rivals)
         curiosity = _CURIOSITY * max(0.0, 1 - len(self._trials) / self.plan.budget) ** 2
         nodes = _FEW_NODES if self._long else _NODES
         draw = np.random.default_rng([seed, 1])
         chosen: list[Point] = []
         for place in range(count):
-            worth = knowledge_gradient(mean, covariance, noise, groups, known, known, nodes)
-            worth += curiosity * knowledge_gradient(mean, covariance, noise, groups, known, len(mean), nodes)
-            best = int(np.argmax(worth))
+            gradient = knowledge_gradient(mean, covariance, noise, groups, known, known, nodes)
+            gradient += curiosity * knowledge_gradient(
+                mean, covariance, noise, groups, known, len(mean), nodes
+            )
+            best = int(np.argmax(gradient))
             # The same point twice would measure the same twice: trainings differ by nothing else.
             aside = draw.uniform(-_ASIDE, _ASIDE) if place else 0.0
             alpha = 10 ** (grid.alpha[best] + aside)
             chosen.append(Point(own[best], float(alpha), self.plan.strategies[grid.strategy[best]]))
             column = covariance[:, known + best].copy()
-            covariance -= np.outer(column, column) / (column[known + best] + noise)
+            covariance -= np.outer(column, column) / (column[known + best] + noise[known + best])
         return chosen
+
+    def _safe(self, grid: Points, own: list[int], posterior: Posterior) -> tuple[Points, list[int]]:
+        """The candidates whose first reading is not ruinous in all probability, and not above (or just
+        below) an alpha that was ruinous at this or a lower rate: harm grows with alpha and with lambda. Where
+        none is left, the least harmful one."""
+        first = (min(self.plan.rungs, default=self.plan.epochs) - self.plan.fork) / (
+            self.plan.epochs - self.plan.fork
+        )
+        early = Points(
+            grid.alpha, grid.strategy, grid.log_lmbda, np.full(len(grid), first), grid.trial, grid.slope
+        )
+        mean = posterior.mean(early)
+        safe = mean + _SAFETY * posterior.std(early) < squash(np.array(RUINOUS))
+        latents = [set(name.split("+")) for name in self.plan.strategies]
+        for trial in self._informing:
+            if max(trial.intermediate_values.values()) <= RUINOUS:
+                continue
+            alpha, strategy, log_lmbda = self._location(trial)
+            as_harmful = [k for k, names in enumerate(latents) if names >= latents[int(strategy)]]
+            beyond = (grid.alpha >= alpha - _KEEP_BELOW) & (grid.log_lmbda >= log_lmbda - 1e-9)
+            safe &= ~(beyond & np.isin(grid.strategy, as_harmful))
+        rows = np.flatnonzero(safe) if safe.any() else np.array([int(np.argmin(mean))])
+        return Points(*(column[rows] for column in vars(grid).values())), [own[row] for row in rows]
 
     def _open(self, qualities: Sequence[int]) -> list[int]:
         """The rates that have not had much more than their share of the trials: a model that is sure
         of one rate and wrong must not starve it."""
         count = {q: sum(t.user_attrs["quality"] == q for t in self._trials) for q in qualities}
-        limit = _MOST_SHARE * len(self._trials) / len(qualities) + _SPARE
-        return [q for q in qualities if count[q] < limit]
+        share = len(self._trials) / len(qualities)
+        few = [q for q in qualities if count[q] < _LEAST_SHARE * share]
+        return few or [q for q in qualities if count[q] < _MOST_SHARE * share + _SPARE]
 
     @_one_thread
     def expect(self, trials: Iterable[FrozenTrial]) -> list[Prediction]:
         """What the model expects of these trials at full length."""
-        return self._expected(self._points(list(trials)))
+        return self._expected(self._unseeded(list(trials)))
 
     @_one_thread
     def response(self, quality: int, strategy: str, alphas: Sequence[float]) -> list[Prediction]:
         """What the model expects of these alphas at full length."""
         place = (self._strategies[strategy], math.log10(LAMBDAS[quality]), 1.0, -1)
-        return self._expected(_points_of(np.array([(math.log10(alpha), *place) for alpha in alphas])))
+        return self._expected(Points.of([(math.log10(alpha), *place) for alpha in alphas]))
 
     def _expected(self, points: Points) -> list[Prediction]:
         if not len(points):
             return []
-        posterior = self._posterior(None)
-        mean, variance = posterior.mean(points), posterior.variance(points)
-        harm = self.data.squash.scale * np.expm1(np.maximum(mean, 0) / self.data.squash.scale)
-        return [
-            Prediction(float(min(m, 0) + h), float(math.sqrt(v)))
-            for m, h, v in zip(mean, harm, variance, strict=True)
-        ]
+        posterior = self._posterior()
+        mean, std = unsquash(posterior.mean(points)), posterior.std(points)
+        return [Prediction(float(m), float(s)) for m, s in zip(mean, std, strict=True)]
 
     @_one_thread
     def expected_improvement(self, trial: FrozenTrial) -> float:
         """By how much the best of the trial's rate is expected to improve when it is trained to the end
-        (expected improvement on the finished trials and the baseline), in standard deviations of one
-        reading's noise."""
-        posterior = self._posterior(None)
-        finished = [
+        (expected improvement on the finished trials and the baseline), percent."""
+        finished = self._finished(trial.user_attrs["quality"])
+        posterior, points = self._posterior(), self._unseeded([trial, *finished])
+        mean, std = posterior.mean(points), float(posterior.std(points)[0])
+        z = (min(0.0, *mean[1:]) - mean[0]) / std if finished else -mean[0] / std
+        density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+        return float(std * (z * (1 + math.erf(z / math.sqrt(2))) / 2 + density))
+
+    def _finished(self, quality: int) -> list[FrozenTrial]:
+        return [
             t
             for t in self._trials
-            if t.state == TrialState.COMPLETE and t.user_attrs["quality"] == trial.user_attrs["quality"]
+            if t.state == TrialState.COMPLETE and t.intermediate_values and t.user_attrs["quality"] == quality
         ]
-        mean = posterior.mean(self._points([trial, *finished]))
-        sigma = math.sqrt(float(posterior.variance(self._points([trial]))[0]))
-        z = (min(0.0, *mean[1:]) - float(mean[0])) / sigma if finished else -float(mean[0]) / sigma
-        density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-        assert self.surrogate is not None
-        return sigma * (z * (1 + math.erf(z / math.sqrt(2))) / 2 + density) / self.surrogate.noise
 
-    def _posterior(self, pending: Points | None) -> Posterior:
-        if self.surrogate is None:
+    def _posterior(self, pending: Points | None = None) -> Posterior:
+        if self.theta is None:
             self.fit()
-        assert self.surrogate is not None
-        return Posterior(self.surrogate, self.data, pending)
+        assert self.theta is not None
+        if self._linearised is None:
+            self._linearised = linearised(self.data, self.theta, self.plan.strategies)
+        return Posterior(self.theta, self.plan.strategies, self._linearised, pending)
 
     def _choose(self) -> list[FrozenTrial]:
         """The trials that inform the model: all, or, of a long search, some of every rate."""
@@ -214,21 +240,17 @@ class SurrogateModel:
         # Two readings of a trial at least, else its own effect cannot be told from noise.
         most = -2 if self._long else 0
         for trial in self._informing:
-            location = self._location(trial)
             fork = trial.user_attrs.get(FORK, 0)
-            bins = _binned(epoch - fork for epoch in trial.intermediate_values)
-            for trained in bins[most:]:
-                whole = self.plan.epochs - fork
-                progress = math.exp(_mean([math.log(count) for count in trained])) / whole
+            for trained in _binned(epoch - fork for epoch in trial.intermediate_values)[most:]:
+                share = math.exp(_mean([math.log(n) for n in trained])) / (self.plan.epochs - fork)
+                progress = min(1.0, share)  # rounding must not take it past the end
                 epochs = [fork + count for count in trained]
                 value = _mean([trial.intermediate_values[e] for e in epochs])
                 known = _mean([trial.user_attrs.get(f"{VARIANCE}{e}", 0.0) for e in epochs])
-                rows.append((*location, progress, self._identity(trial), value, len(epochs), known))
-        table = np.array(rows, float).reshape(-1, 8)
-        points = _points_of(table[:, :5])
+                place = (*self._location(trial), progress, self._identity(trial))
+                rows.append((*place, value, len(epochs), known))
         lambdas = [LAMBDAS[quality] for quality in self.plan.qualities]
-        pinned = pins(self.plan.alpha_min, len(self.plan.strategies), lambdas)
-        return gather(points, table[:, 5], table[:, 6], table[:, 7], pinned)
+        return gather(rows, pins(self.plan.alpha_min, len(self.plan.strategies), lambdas))
 
     def _identity(self, trial: FrozenTrial) -> int:
         """A number that no trial of this search and no earlier one shares."""
@@ -243,18 +265,19 @@ class SurrogateModel:
 
     def _points(self, trials: Sequence[FrozenTrial]) -> Points:
         """The trials at full length."""
-        rows = [(*self._location(trial), 1.0, trial.number) for trial in trials]
-        return _points_of(np.array(rows, float).reshape(-1, 5))
+        return Points.of([(*self._location(trial), 1.0, trial.number) for trial in trials])
+
+    def _unseeded(self, trials: Sequence[FrozenTrial]) -> Points:
+        """The same without what their seeds add, which is no gain."""
+        return Points.of([(*self._location(trial), 1.0, -1) for trial in trials])
 
     def _rivals(self, posterior: Posterior, qualities: Sequence[int]) -> list[FrozenTrial]:
-        finished = [t for t in self._trials if t.state == TrialState.COMPLETE and t.intermediate_values]
-        if not finished:
-            return []
-        mean = dict(zip((t.number for t in finished), posterior.mean(self._points(finished)), strict=True))
-        rivals = []
+        rivals: list[FrozenTrial] = []
         for quality in qualities:
-            of_rate = [t for t in finished if t.user_attrs["quality"] == quality]
-            rivals += sorted(of_rate, key=lambda t: mean[t.number])[:_RIVALS]
+            finished = self._finished(quality)
+            if finished:
+                mean = posterior.mean(self._points(finished))
+                rivals += [finished[row] for row in np.argsort(mean, kind="stable")[:_RIVALS]]
         return rivals
 
     def _grid(self, qualities: Sequence[int], seed: int) -> tuple[Points, list[int]]:
@@ -269,11 +292,7 @@ class SurrogateModel:
                     alpha = low + (high - low) * (k + shifts[i, s]) / count
                     rows.append((alpha, s, math.log10(LAMBDAS[quality]), 1.0, -1))
                     own.append(quality)
-        return _points_of(np.array(rows)), own
-
-
-def _points_of(table: NDArray[np.float64]) -> Points:
-    return Points(table[:, 0], table[:, 1].astype(int), table[:, 2], table[:, 3], table[:, 4].astype(int))
+        return Points.of(rows), own
 
 
 def _mean(values: list[float]) -> float:
@@ -292,7 +311,7 @@ def _binned(epochs: Iterable[int]) -> list[list[int]]:
 def knowledge_gradient(
     mean: Array,
     covariance: Array,
-    noise: float,
+    noise: Array,
     groups: list[NDArray[np.int64]],
     known: int,
     keepable: int,
@@ -302,7 +321,7 @@ def knowledge_gradient(
     is expected to fall once it is trained, when of each rate's rows those below `keepable`, the
     candidate, and the baseline (0) can be kept."""
     candidates = np.arange(known, len(mean))
-    reach = covariance[:, candidates] / np.sqrt(np.diag(covariance)[candidates] + noise)
+    reach = covariance[:, candidates] / np.sqrt(np.diag(covariance)[candidates] + noise[candidates])
     worth = np.zeros(len(candidates))
     at, shares = np.polynomial.hermite_e.hermegauss(nodes)
     for group in groups:

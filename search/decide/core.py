@@ -19,7 +19,7 @@ from search.base.space import BASELINE, TRIAL, Candidate, Plan, baseline_name, t
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
 from search.decide.objective import rate_change, rate_change_variance
 from search.decide.sampler import RateSampler, fitted, make_sampler
-from search.decide.stopping import should_stop, worth_finishing
+from search.decide.stopping import owed, should_stop, worth_finishing
 from search.store.storage import Mirror
 
 _READINGS, _IMAGES = "readings:", "images:"
@@ -311,8 +311,16 @@ class Core:
             rung.remove(trial.intermediate_values[epoch])
             return not should_stop(trial.intermediate_values[epoch], rung, self.plan.eta)
         model = SurrogateModel(self.plan, everything, theta, self.earlier())
-        improvement = model.expected_improvement(everything[trial.number])
-        return worth_finishing(trial.intermediate_values[epoch], improvement)
+        finished = [t.user_attrs["quality"] for t in everything if t.state == TrialState.COMPLETE]
+        is_owed = owed(finished.count(trial.user_attrs["quality"]), len(finished), len(self.plan.qualities))
+        own = everything[trial.number]
+        expected = model.expect([own])[0]
+        return worth_finishing(
+            trial.intermediate_values[epoch],
+            model.expected_improvement(own),
+            expected.mean / expected.std,
+            is_owed,
+        )
 
     def fail(self, name: str, reason: str) -> None:
         """Record that a training broke off, and why."""

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from lic.recipe import LAMBDAS
 from search.base.space import Plan
 from search.decide.belief import Point, SurrogateModel
 from search.decide.surrogate import Array
@@ -67,7 +68,10 @@ def spread_point(plan: Plan, qualities: Sequence[int], number: int) -> Point:
     golden ratio's sequence from a start that the plan's seed gives."""
     count = len(qualities)
     share = (np.random.default_rng(plan.seed).random() + number * 0.6180339887498949) % 1
-    alpha = plan.alpha_min * (plan.alpha_max / plan.alpha_min) ** share
+    # Harm begins a decade lower per decade of lambda.
+    quality = qualities[number % count]
+    widest = plan.alpha_max / plan.alpha_min * min(LAMBDAS[q] for q in qualities) / LAMBDAS[quality]
+    alpha = plan.alpha_min * max(widest, 1.0) ** share
     strategy = plan.strategies[(number + number // count) % len(plan.strategies)]
     return Point(qualities[number % count], float(alpha), strategy)
 

@@ -1,346 +1,349 @@
 """A Gaussian process over everything that a search has measured: every reading at its own fidelity.
 
-The value is the rate change (percent, negative saves bits) of a point (rate, strategy, alpha) after a
-fraction t of the full training. The model is
+The value is the rate change (percent, negative saves bits) of a point (quality, strategy, alpha) after a
+fraction t of the full training, harm compressed (`squash`). The model is
 
-    y = g(x) + (1 - t) d(x, t) + trial effect + noise
+    y = harm(u) + g(x) + (1 - t) d(x, t) + sigma(lambda) (trial effect + (f - 1) (1 - t)^1.5 reading noise)
 
-g is what counts, the rate change at full length; d is how early readings differ from it, and vanishes
-as t goes to 1; the trial effect is what all readings of one training share. Both functions see alpha
-through u = log10 alpha + shear log10 lambda + offset(strategy): the useful window of alpha moves with
-the rate and lies elsewhere for y than for z, and in u it stands still. alpha = 0 is the baseline, whose
-rate change is 0 by definition: pseudo-readings below the smallest alpha say so.
+harm(u) = slope w log(1 + exp((u - onset) / w)) is the mean function: beyond its onset harm grows with alpha,
+about as a power of it, and the logarithm of a power is a straight line. g is what is saved, or lost, beside
+that at full length; d is how early readings differ, and vanishes as t goes to 1. All see alpha through
+u = log10 alpha + shear log10 lambda + offset(strategy): the useful window moves down by about a decade
+per decade of lambda and lies further right for z, and in u it stands still. alpha = 0 is the baseline, whose rate
+change is 0 by definition: pseudo-readings below the smallest alpha say so. sigma is the noise between
+seeds, log-linear in lambda: two trainings differ by 0.2 % at the lowest rate and by several at the highest, and
+by f times as much before the learning rate falls.
 
-Plain numpy with an analytic gradient, since a proposal must not take longer than a reading; the fit is
-maximum a posteriori (Rasmussen and Williams 2006, section 5.4).
+The gradient of the marginal likelihood is torch's, the fit scipy's: maximum a posteriori (Rasmussen and
+Williams 2006, section 5.4).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
+from torch import Tensor
+
+from lic.recipe import LAMBDAS
 
 Array = NDArray[np.float64]
 
+#: Above it (percent) harm is compressed: readings reach from -3 to +3000 %.
+SCALE = 2.0
+
 #: Decades below the smallest alpha at which a trial is taken to be the baseline, and how surely (percent).
-_PIN_BELOW, _PIN_SIGMA = 1.5, 0.2
+_PIN_BELOW, _PIN_SIGMA = 1.5, 0.1
 
-#: Length scale of the early deviation over ln t.
-_TIME_SCALE = 1.0
+#: Decades over which harm sets in.
+_HARM_WIDTH = 0.2
 
-#: Length scale over log10 lambda of what a strategy has of its own: one may be the better at low rates
-#: and the worse at high ones.
-_OWN_RATE_LENGTH = 0.8
+#: Length scale of the early deviation over ln t, and the correlation of two strategies' early deviations.
+_TIME_SCALE, _EARLY_SHARED = 1.0, 0.7
 
-#: Correlation of two strategies' early deviations.
-_EARLY_SHARED = 0.7
+#: Exponent of the noise of early readings, and of its fall with training.
+_NOISE_FALL = 1.5
+
+#: Gauss-Newton steps of a linearisation, and how often it and the fit take turns.
+_TANGENTS, _ROUNDS = 3, 2
 
 #: log10 lambda is counted from here, so that the shear does not move u by its mean.
-_MIDDLE_RATE = math.log10(0.01)
+_MIDDLE = math.log10(0.01)
+
+_LOWEST, _HIGHEST = (math.log10(f(LAMBDAS.values())) for f in (min, max))
+
+#: name: prior mean, prior standard deviation. Lengths in decades, amplitudes in percent.
+PRIORS: dict[str, tuple[float, float]] = {
+    "log_length": (math.log(0.8), 0.2),
+    "log_rate_length": (math.log(0.7), 0.25),
+    "shear": (1.0, 0.25),
+    "onset": (-6.3, 0.7),
+    "log_slope": (math.log(3.5), 0.3),
+    "log_amplitude": (math.log(1.0), 0.2),
+    "log_own_amplitude": (math.log(0.5), 0.2),
+    "log_early_length": (math.log(0.8), 0.4),
+    "log_early_amplitude": (math.log(2.0), 0.6),
+    "log_noise_low": (math.log(0.2), 0.4),
+    "log_noise_high": (math.log(1.2), 0.7),
+    "log_early_noise": (math.log(10.0), 0.4),
+}
+
+
+def squash(value: Array) -> Array:
+    """Percent with harm compressed: s log(1 + y / s) of y above 0; savings stay as they are."""
+    return np.minimum(value, 0) + SCALE * np.log1p(np.maximum(value, 0) / SCALE)
+
+
+def unsquash(value: Array) -> Array:
+    """The inverse of `squash`."""
+    return np.minimum(value, 0) + SCALE * np.expm1(np.maximum(value, 0) / SCALE)
+
+
+def _slope(value: Array) -> Array:
+    """Derivative of `squash`, and no less than a twentieth."""
+    return np.maximum(1 / (1 + np.maximum(value, 0) / SCALE), 0.05)
 
 
 @dataclass(frozen=True)
 class Points:
-    """Where values are known or asked for, one row each: log10 alpha, strategy as a number,
-    log10 lambda, progress t in (0, 1], and the trial (-1: none, its effect is not included)."""
+    """Where values are known or asked for, one row each: log10 alpha, strategy as a number, log10 lambda,
+    progress t in (0, 1], the trial (-1: none, its effect is not included), and `slope`, the derivative of `squash`
+    at what is expected there, which scales the noise."""
 
     alpha: Array
     strategy: NDArray[np.int64]
-    rate: Array
+    log_lmbda: Array
     progress: Array
     trial: NDArray[np.int64]
+    slope: Array
 
     def __len__(self) -> int:
         return len(self.alpha)
 
-    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Points:
+    @staticmethod
+    def of(rows: Sequence[tuple[float, ...]], slope: Array | None = None) -> Points:
+        """Rows of log10 alpha, strategy, log10 lambda, progress and trial."""
+        table = np.array(rows, float).reshape(-1, 5)
+        slope = np.ones(len(table)) if slope is None else slope
         return Points(
-            self.alpha[rows], self.strategy[rows], self.rate[rows], self.progress[rows], self.trial[rows]
+            table[:, 0], table[:, 1].astype(int), table[:, 2], table[:, 3], table[:, 4].astype(int), slope
         )
 
-
-def join(*parts: Points) -> Points:
-    """All rows of the parts, in order."""
-    fields = ("alpha", "strategy", "rate", "progress", "trial")
-    return Points(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
-
-
-@dataclass(frozen=True)
-class Squash:
-    """Keeps savings as they are and compresses harm: readings reach from -3 to +300 %, and the harmful
-    tail must not bend the model near the optimum. y below 0 stays; above it becomes s log(1 + y / s)."""
-
-    scale: float
-
-    def __call__(self, value: Array) -> Array:
-        harm = np.maximum(value, 0)
-        return np.minimum(value, 0) + self.scale * np.log1p(harm / self.scale)
-
-    def slope(self, value: Array) -> Array:
-        return 1 / (1 + np.maximum(value, 0) / self.scale)
-
-
-#: name, prior mean, prior standard deviation. Lengths in decades, amplitudes in percent.
-_PRIORS = (
-    ("log_length", math.log(0.8), 0.4),
-    ("log_rate_length", math.log(1.2), 0.5),
-    ("shear", 0.5, 0.5),
-    ("log_amplitude", math.log(4.0), 0.6),
-    ("log_own_amplitude", math.log(1.2), 0.4),
-    ("log_early_length", math.log(1.0), 0.4),
-    ("log_early_amplitude", math.log(3.0), 0.7),
-    ("log_noise", math.log(0.5), 0.5),
-    ("log_trial_effect", math.log(0.15), 0.6),
-)
-_OFFSET_SIGMA = 0.4
-
-
-def prior(strategies: int) -> tuple[Array, Array]:
-    """Mean and standard deviation of the hyperparameters; the last ones are the strategies' offsets."""
-    mean = [row[1] for row in _PRIORS] + [0.0] * (strategies - 1)
-    sigma = [row[2] for row in _PRIORS] + [_OFFSET_SIGMA] * (strategies - 1)
-    return np.array(mean), np.array(sigma)
-
-
-class Surrogate:
-    """The model for one set of hyperparameters `theta` (see `prior`)."""
-
-    def __init__(self, theta: Array, strategies: int) -> None:
-        self.theta, self.strategies = np.asarray(theta, float), strategies
-        values = dict(zip((row[0] for row in _PRIORS), self.theta, strict=False))
-        self.length = math.exp(values["log_length"])
-        self.rate_length = math.exp(values["log_rate_length"])
-        self.shear = float(values["shear"])
-        self.amplitude = math.exp(values["log_amplitude"])
-        self.own_amplitude = math.exp(values["log_own_amplitude"])
-        self.early_length = math.exp(values["log_early_length"])
-        self.early_amplitude = math.exp(values["log_early_amplitude"])
-        self.noise = math.exp(values["log_noise"])
-        self.trial_effect = math.exp(values["log_trial_effect"])
-        self.offsets = np.concatenate([[0.0], self.theta[len(_PRIORS) :]])
-
-    def _u(self, points: Points) -> Array:
-        return points.alpha + self.shear * (points.rate - _MIDDLE_RATE) + self.offsets[points.strategy]
-
-    def covariance(self, a: Points, b: Points) -> Array:
-        """Prior covariance of the values at a (rows) and b (columns), without noise."""
-        distance = np.abs(self._u(a)[:, None] - self._u(b)[None])
-        same = a.strategy[:, None] == b.strategy[None]
-        value = self._levels(a, b, same) * _matern(distance, self.length)
-        early = _decay(a)[:, None] * _decay(b)[None]
-        if early.any():
-            early *= self.early_amplitude**2 * np.where(same, 1.0, _EARLY_SHARED)
-            early *= _rates(a, b, self.rate_length)
-            value += early * _matern(distance, self.early_length) * _time(a, b)
-        return value + self.trial_effect**2 * _same_trial(a, b)
-
-    def _levels(self, a: Points, b: Points, same: NDArray[np.bool_]) -> Array:
-        common = self.amplitude**2 * _rates(a, b, self.rate_length)
-        return common + self.own_amplitude**2 * same * _rates(a, b, _OWN_RATE_LENGTH)
-
-    def variance(self, points: Points) -> Array:
-        """The diagonal of `covariance(points, points)`."""
-        early = self.early_amplitude**2 * _decay(points) ** 2
-        return self.amplitude**2 + self.own_amplitude**2 + early + self.trial_effect**2 * (points.trial >= 0)
-
-    def cost(self, data: Data) -> tuple[float, Array]:
-        """Negative log posterior of the hyperparameters, and its gradient."""
-        p, u = data.points, self._u(data.points)
-        difference = u[:, None] - u[None]
-        distance, sign = np.abs(difference), np.sign(difference)
-        rate_difference = p.rate[:, None] - p.rate[None]
-        rates, same = _rates(p, p, self.rate_length), p.strategy[:, None] == p.strategy[None]
-        shape = _matern(distance, self.length)
-        common = self.amplitude**2 * shape * rates
-        own = self.own_amplitude**2 * shape * same * _rates(p, p, _OWN_RATE_LENGTH)
-        full = common + own
-        weight = self.early_amplitude**2 * _decay(p)[:, None] * _decay(p)[None] * _time(p, p)
-        weight = weight * np.where(same, 1.0, _EARLY_SHARED) * rates
-        early = weight * _matern(distance, self.early_length)
-        same_trial = self.trial_effect**2 * _same_trial(p, p)
-        noise = self.noise**2 * data.noise_share
-        matrix = full + early + same_trial
-        matrix[np.diag_indices_from(matrix)] += noise + data.variance
-        try:
-            factor = cholesky(matrix, lower=True, check_finite=False)
-        except np.linalg.LinAlgError:
-            return 1e10, np.zeros_like(self.theta)
-        weights = cho_solve((factor, True), data.value, check_finite=False)
-        inner = cho_solve((factor, True), np.eye(len(p)), check_finite=False) - np.outer(weights, weights)
-
-        # Derivatives of the two Matern terms by u, and by the logarithm of their lengths.
-        by_length = self._levels(p, p, same) * _matern_slope(distance, self.length) / self.length
-        by_early_length = weight * _matern_slope(distance, self.early_length) / self.early_length
-        by_u = (by_length + by_early_length) * sign
-        inner_u = inner * by_u
-        moved = np.array([0.5 * (inner_u * rate_difference).sum()])
-        rows = inner_u.sum(1)
-        offsets = [float(rows[p.strategy == s].sum()) for s in range(1, self.strategies)]
-        smooth = common + early
-        trace = {
-            "log_length": -0.5 * (inner * by_length * distance).sum(),
-            "log_rate_length": 0.5 * (inner * smooth * (rate_difference / self.rate_length) ** 2).sum(),
-            "shear": float(moved[0]),
-            "log_amplitude": (inner * common).sum(),
-            "log_own_amplitude": (inner * own).sum(),
-            "log_early_length": -0.5 * (inner * by_early_length * distance).sum(),
-            "log_early_amplitude": (inner * early).sum(),
-            "log_noise": (np.diag(inner) * noise).sum(),
-            "log_trial_effect": (inner * same_trial).sum(),
-        }
-        gradient = np.array([*(trace[row[0]] for row in _PRIORS), *offsets])
-        mean, sigma = prior(self.strategies)
-        away = (self.theta - mean) / sigma
-        value = 0.5 * data.value @ weights + np.log(np.diag(factor)).sum() + 0.5 * away @ away
-        return float(value), gradient + away / sigma
+    def joined(self, other: Points) -> Points:
+        """The rows of both."""
+        return Points(*(np.concatenate([mine, vars(other)[name]]) for name, mine in vars(self).items()))
 
 
 @dataclass(frozen=True)
 class Data:
-    """Readings as the surrogate wants them: `value` squashed; `noise_share` the factor on the learned
-    noise variance of a row; `variance` what is known of its noise beforehand."""
+    """Readings at points, `value` and its `variance` known beforehand in percent; `count` says how many readings
+    a row is the mean of. Linearised (`linearised`) they are squashed."""
 
     points: Points
     value: Array
-    noise_share: Array
     variance: Array
-    squash: Squash
+    count: Array
+
+    def at(self, expected: Array, noise: Array) -> Data:
+        """Squashed by the tangent at the squashed values that are `expected`, given the standard deviation of
+        a reading in percent.
+
+        Noise is added to percent, not to what is squashed: a tangent at the noisy reading itself would weigh a
+        reading the more the higher it came out. Far above what is expected the tangent overshoots; there the
+        reading itself is the better place."""
+        slope = _slope(unsquash(expected))
+        value = expected + slope * (self.value - unsquash(expected))
+        itself = squash(self.value)
+        beyond = value > np.maximum(itself, expected + 3 * slope * noise)
+        slope, value = np.where(beyond, _slope(self.value), slope), np.where(beyond, itself, value)
+        return Data(
+            dataclasses.replace(self.points, slope=slope), value, slope**2 * self.variance, self.count
+        )
 
 
-def fit(data: Data, strategies: int, start: Array | None = None, steps: int = 40) -> Surrogate:
-    """The most probable hyperparameters given the data, from `start` or the prior mean."""
+class Hyperparameters:
+    """`theta`, a value per row of PRIORS and an offset (decades) of every strategy but the first."""
+
+    def __init__(self, theta: Tensor, strategies: Sequence[str]) -> None:
+        self.value = dict(zip(PRIORS, theta, strict=False))
+        self.offsets = torch.cat([theta.new_zeros(1), theta[len(PRIORS) :]])
+        self.strategies = strategies
+
+    def __getattr__(self, name: str) -> Tensor:
+        return self.value[name] if name in self.value else self.value[f"log_{name}"].exp()
+
+    def u(self, points: Points) -> Tensor:
+        place = torch.from_numpy(points.log_lmbda) - _MIDDLE
+        return torch.from_numpy(points.alpha) + self.shear * place + self.offsets[points.strategy]
+
+    def harm(self, points: Points) -> Tensor:
+        """The mean function."""
+        beyond = (self.u(points) - self.onset) / _HARM_WIDTH
+        return self.slope * _HARM_WIDTH * torch.nn.functional.softplus(beyond)
+
+    def noise(self, points: Points) -> Tensor:
+        """Standard deviation between seeds at full length (percent), squashed."""
+        place = torch.from_numpy((points.log_lmbda - _LOWEST) / (_HIGHEST - _LOWEST))
+        log = self.log_noise_low + place * (self.log_noise_high - self.log_noise_low)
+        return log.exp() * torch.from_numpy(points.slope)
+
+    def reading_noise(self, points: Points) -> Tensor:
+        """Standard deviation of what a reading has of its own beside its training (percent), squashed."""
+        early = torch.from_numpy((1 - points.progress) ** _NOISE_FALL)
+        return self.noise(points) * (self.early_noise - 1).clamp(min=0) * early
+
+    def covariance(self, a: Points, b: Points) -> Tensor:
+        """Prior covariance of the values at a (rows) and b (columns), without the readings' own noise."""
+        distance = (self.u(a)[:, None] - self.u(b)[None]).abs()
+        same = torch.from_numpy(a.strategy[:, None] == b.strategy[None])
+        apart = torch.from_numpy(a.log_lmbda[:, None] - b.log_lmbda[None])
+        rates = (-0.5 * (apart / self.rate_length) ** 2).exp()
+        value = (self.amplitude**2 + self.own_amplitude**2 * same) * _matern(distance / self.length)
+        left = torch.from_numpy((1 - a.progress)[:, None] * (1 - b.progress)[None])
+        time = torch.from_numpy(np.log(a.progress)[:, None] - np.log(b.progress)[None]) / _TIME_SCALE
+        early = self.early_amplitude**2 * (_EARLY_SHARED + (1 - _EARLY_SHARED) * same) * left
+        value = value + early * _matern(distance / self.early_length) * (-0.5 * time**2).exp()
+        one = torch.from_numpy((a.trial[:, None] == b.trial[None]) & (a.trial[:, None] >= 0))
+        return rates * value + one * self.noise(a)[:, None] * self.noise(b)[None]
+
+    def variance(self, points: Points) -> Tensor:
+        """The diagonal of `covariance(points, points)`."""
+        early = self.early_amplitude**2 * torch.from_numpy((1 - points.progress) ** 2)
+        trial = self.noise(points) ** 2 * torch.from_numpy(points.trial >= 0)
+        return self.amplitude**2 + self.own_amplitude**2 + early + trial
+
+
+def prior(strategies: Sequence[str]) -> tuple[Array, Array]:
+    """Mean and standard deviation of the hyperparameters. A strategy that holds the first one's latent is as
+    harmful; another may act decades further right."""
+    first = strategies[0].split("+")[0]
+    offsets = [(0.0, 0.15) if first in name.split("+") else (-2.0, 1.2) for name in strategies[1:]]
+    table = np.array([*PRIORS.values(), *offsets])
+    return table[:, 0], table[:, 1]
+
+
+def linearised(data: Data, theta: Array, strategies: Sequence[str]) -> Data:
+    """The readings squashed by tangents at their posterior means, by Gauss-Newton steps."""
+    found = data.at(squash(data.value), np.zeros(len(data.points)))
+    for _ in range(_TANGENTS):
+        posterior = Posterior(theta, strategies, found)
+        plain = dataclasses.replace(data.points, trial=np.full(len(data.points), -1))
+        found = data.at(posterior.mean(plain), posterior.noise(plain))
+    return found
+
+
+def fit(data: Data, strategies: Sequence[str], start: Array | None = None, steps: int = 40) -> Array:
+    """The most probable hyperparameters given the readings, from `start` or the prior mean."""
+    theta = prior(strategies)[0] if start is None else start
+    for _ in range(_ROUNDS):
+        theta = _most_probable(linearised(data, theta, strategies), strategies, theta, steps)
+    return theta
+
+
+def _most_probable(data: Data, strategies: Sequence[str], start: Array, steps: int) -> Array:
     mean, sigma = prior(strategies)
+    value = torch.from_numpy(data.value)
 
     def cost(theta: Array) -> tuple[float, Array]:
-        return Surrogate(theta, strategies).cost(data)
+        at = torch.tensor(theta, requires_grad=True)
+        hyper = Hyperparameters(at, strategies)
+        matrix = hyper.covariance(data.points, data.points) + torch.diag(_noise_variance(hyper, data))
+        factor, wrong = torch.linalg.cholesky_ex(matrix)
+        if wrong:
+            return 1e10, np.zeros_like(theta)
+        away = torch.linalg.solve_triangular(
+            factor, (value - hyper.harm(data.points))[:, None], upper=False
+        )
+        unlikely = ((at - torch.from_numpy(mean)) / torch.from_numpy(sigma)) ** 2
+        total = 0.5 * (away**2).sum() + factor.diagonal().log().sum() + 0.5 * unlikely.sum()
+        total.backward()
+        assert at.grad is not None
+        return float(total.detach()), at.grad.numpy()
 
-    found = minimize(
-        cost,
-        mean if start is None else start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=list(zip(mean - 3 * sigma, mean + 3 * sigma, strict=True)),
-        options={"maxiter": steps},
-    )
-    return Surrogate(found.x, strategies)
+    bounds = list(zip(mean - 3 * sigma, mean + 3 * sigma, strict=True))
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+    return np.asarray(found.x)
 
 
 class Posterior:
-    """The surrogate given the data; `pending` are points whose values are still to come, so that what
-    they will tell is not asked for again (their believed values are the posterior means)."""
+    """The model given linearised data; `pending` are points whose values are still to come, so that what they will tell
+    is not asked for again (their expected values are the posterior means)."""
 
-    def __init__(self, surrogate: Surrogate, data: Data, pending: Points | None = None) -> None:
-        self.surrogate, self.points = surrogate, data.points
-        matrix = surrogate.covariance(data.points, data.points)
-        matrix[np.diag_indices_from(matrix)] += surrogate.noise**2 * data.noise_share + data.variance
-        factor = _factor(matrix)
-        weights = cho_solve((factor, True), data.value, check_finite=False)
-        self._known, self._weights = data.points, weights
+    @torch.no_grad()
+    def __init__(
+        self, theta: Array, strategies: Sequence[str], data: Data, pending: Points | None = None
+    ) -> None:
+        self.hyper = Hyperparameters(torch.from_numpy(np.asarray(theta, float)), strategies)
+        matrix = self.hyper.covariance(data.points, data.points)
+        self._factor = _cholesky(matrix + torch.diag(_noise_variance(self.hyper, data)))
+        residual = torch.from_numpy(data.value) - self.hyper.harm(data.points)
+        self._weights = torch.cholesky_solve(residual[:, None], self._factor)[:, 0]
+        self._known = self._all = data.points
         if pending is not None and len(pending):
-            everything = join(data.points, pending)
-            cross = surrogate.covariance(data.points, pending)
-            corner = surrogate.covariance(pending, pending)
-            corner[np.diag_indices_from(corner)] += surrogate.noise**2
-            lower = solve_triangular(factor, cross, lower=True, check_finite=False)
-            block = _factor(corner - lower.T @ lower)
-            n, m = len(data.points), len(pending)
-            whole = np.zeros((n + m, n + m))
-            whole[:n, :n], whole[n:, :n], whole[n:, n:] = factor, lower.T, block
-            factor, self.points = whole, everything
-        self._factor = factor
+            self._add(pending)
 
+    def _add(self, pending: Points) -> None:
+        cross = self.hyper.covariance(self._known, pending)
+        corner = self.hyper.covariance(pending, pending) + 1e-6 * torch.eye(len(pending))
+        lower = torch.linalg.solve_triangular(self._factor, cross, upper=False)
+        block = _cholesky(corner - lower.T @ lower)
+        n, m = len(self._known), len(pending)
+        whole = self._factor.new_zeros(n + m, n + m)
+        whole[:n, :n], whole[n:, :n], whole[n:, n:] = self._factor, lower.T, block
+        self._factor, self._all = whole, self._known.joined(pending)
+
+    @torch.no_grad()
     def mean(self, points: Points) -> Array:
-        """Expected (squashed) values at the points."""
-        return self.surrogate.covariance(points, self._known) @ self._weights
+        """Expected squashed values at the points."""
+        cross = self.hyper.covariance(points, self._known)
+        return np.asarray(self.hyper.harm(points) + cross @ self._weights)
 
-    def covariance(self, a: Points, b: Points) -> Array:
-        """Posterior covariance of the values at a (rows) and b (columns)."""
-        return self.surrogate.covariance(a, b) - self._reach(a).T @ self._reach(b)
+    @torch.no_grad()
+    def covariance(self, points: Points) -> Array:
+        """Posterior covariance of the squashed values at the points."""
+        reach = torch.linalg.solve_triangular(
+            self._factor, self.hyper.covariance(self._all, points), upper=False
+        )
+        return np.asarray(self.hyper.covariance(points, points) - reach.T @ reach)
 
-    def variance(self, points: Points) -> Array:
-        reach = self._reach(points)
-        return np.maximum(self.surrogate.variance(points) - (reach**2).sum(0), 1e-12)
+    @torch.no_grad()
+    def std(self, points: Points) -> Array:
+        """Posterior standard deviation of the squashed values at the points."""
+        reach = torch.linalg.solve_triangular(
+            self._factor, self.hyper.covariance(self._all, points), upper=False
+        )
+        return np.sqrt(np.maximum(np.asarray(self.hyper.variance(points) - (reach**2).sum(0)), 1e-12))
 
-    def _reach(self, points: Points) -> Array:
-        cross = self.surrogate.covariance(self.points, points)
-        return solve_triangular(self._factor, cross, lower=True, check_finite=False)
+    @torch.no_grad()
+    def noise(self, points: Points) -> Array:
+        """Standard deviation of a new training's reading at the points (percent, of no harm)."""
+        own = self.hyper.reading_noise(points)
+        return np.asarray((self.hyper.noise(points) ** 2 + own**2).sqrt())
 
 
-def pins(alpha_min: float, strategies: int, rates: Sequence[float]) -> Points:
+def pins(alpha_min: float, strategies: int, lambdas: Sequence[float]) -> Points:
     """Points far below the smallest alpha, for every rate (lambda) and strategy."""
-    rows = [(s, math.log10(rate)) for rate in rates for s in range(strategies)]
-    n = len(rows)
-    return Points(
-        np.full(n, math.log10(alpha_min) - _PIN_BELOW),
-        np.array([s for s, _ in rows]),
-        np.array([rate for _, rate in rows]),
-        np.ones(n),
-        np.full(n, -1),
-    )
+    alpha = math.log10(alpha_min) - _PIN_BELOW
+    return Points.of([(alpha, s, math.log10(lmbda), 1.0, -1) for lmbda in lambdas for s in range(strategies)])
 
 
-def gather(points: Points, value: Array, count: Array, variance: Array, pinned: Points) -> Data:
-    """Readings and pins as data. Each row is the mean of `count` readings in percent, whose `variance`
-    (percent squared) is known from the images; the learned noise comes on top."""
-    finite = np.isfinite(value)
-    points, value, count, variance = points.take(finite), value[finite], count[finite], variance[finite]
-    best = -float(np.quantile(value, 0.1)) if len(value) else 0.0
-    squash = Squash(float(np.clip(best, 1.0, 10.0)))
-    slope = np.maximum(squash.slope(value), 0.1)
+def gather(rows: Sequence[tuple[float, ...]], pinned: Points) -> Data:
+    """Readings and pins as data. A row is log10 alpha, strategy, log10 lambda, progress, trial, the mean of
+    `count` readings in percent, count, and their variance that is known from the images (percent squared)."""
+    table = np.array(rows, float).reshape(-1, 8)
+    table = table[np.isfinite(table[:, 5])]
+    value, count, variance = table[:, 5], table[:, 6], table[:, 7]
     n = len(pinned)
     return Data(
-        join(points, pinned),
-        np.concatenate([squash(value), np.zeros(n)]),
-        np.concatenate([slope**2 / count, np.zeros(n)]),
-        np.concatenate([slope**2 * variance + 1e-6, np.full(n, _PIN_SIGMA**2)]),
-        squash,
+        Points.of(table[:, :5]).joined(pinned),
+        np.concatenate([value, np.zeros(n)]),
+        np.concatenate([variance + 1e-6, np.full(n, _PIN_SIGMA**2)]),
+        np.concatenate([count, np.full(n, np.inf)]),
     )
 
 
-def _factor(matrix: Array) -> Array:
+def _noise_variance(hyper: Hyperparameters, data: Data) -> Tensor:
+    learned = hyper.reading_noise(data.points) ** 2 / torch.from_numpy(data.count)
+    return learned + torch.from_numpy(data.variance)
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
     """The lower Cholesky factor; what rounding has made indefinite gets as much noise as it takes."""
     noise = 0.0
+    assert bool(matrix.isfinite().all())
     while True:
-        try:
-            whole = matrix + noise * np.eye(len(matrix))
-            return cholesky(whole, lower=True, check_finite=False)
-        except np.linalg.LinAlgError:
-            noise = max(1e-9 * float(np.trace(matrix)) / len(matrix), 10 * noise)
+        factor, wrong = torch.linalg.cholesky_ex(matrix + noise * torch.eye(len(matrix), dtype=matrix.dtype))
+        if not wrong:
+            return factor
+        noise = max(1e-9 * float(matrix.trace()) / len(matrix), 10 * noise)
 
 
-def _rates(a: Points, b: Points, length: float) -> Array:
-    # Of few distinct rates, and so of few exponentials.
-    rates_a, row = np.unique(a.rate, return_inverse=True)
-    rates_b, column = np.unique(b.rate, return_inverse=True)
-    table = np.exp(-0.5 * ((rates_a[:, None] - rates_b[None]) / length) ** 2)
-    return table[row[:, None], column[None]]
-
-
-def _matern(distance: Array, length: float) -> Array:
-    z = math.sqrt(5) / length * distance
-    return (1 + z + z * z / 3) * np.exp(-z)
-
-
-def _matern_slope(distance: Array, length: float) -> Array:
-    """Derivative of `_matern` by distance / length."""
-    z = math.sqrt(5) / length * distance
-    return -math.sqrt(5) / 3 * z * (1 + z) * np.exp(-z)
-
-
-def _decay(points: Points) -> Array:
-    return 1 - points.progress
-
-
-def _time(a: Points, b: Points) -> Array:
-    apart = (np.log(a.progress)[:, None] - np.log(b.progress)[None]) / _TIME_SCALE
-    return np.exp(-0.5 * apart**2)
-
-
-def _same_trial(a: Points, b: Points) -> Array:
-    return (a.trial[:, None] == b.trial[None]) & (a.trial[:, None] >= 0)
+def _matern(z: Tensor) -> Tensor:
+    z = math.sqrt(5) * z
+    return (1 + z + z * z / 3) * (-z).exp()

@@ -19,7 +19,7 @@ from lic.errors import LictuneError
 from lic.files import one_line, read_regular, shown
 from lic.recipe import LAMBDAS
 from search.base.space import BASELINE
-from search.decide.surrogate import Squash
+from search.decide.surrogate import squash, unsquash
 from search.records.folder import open_search
 from search.store.find import FolderError
 
@@ -34,7 +34,7 @@ class SurfaceError(LictuneError):
     """A surface that cannot be used; one sentence."""
 
 
-def _noise(*parts: object) -> float:
+def standard_normal(*parts: object) -> float:
     """A standard normal number that is a function of the parts."""
     digest = hashlib.sha256("|".join(map(repr, parts)).encode()).digest()
     return float(np.random.default_rng(struct.unpack("<4Q", digest)).standard_normal())
@@ -80,7 +80,7 @@ class Family:
     def __call__(self, alpha: float, strategy: str, lmbda: float, epoch: int, seed: int) -> float:
         _, a = self._relative(alpha, strategy, lmbda)
         early = self.h * a**0.7 * ((epoch / self.epochs) ** -0.4 - 1)
-        noise = self.sigma * _noise(self.member, alpha, strategy, lmbda, epoch, seed)
+        noise = self.sigma * standard_normal(self.member, alpha, strategy, lmbda, epoch, seed)
         return self.full(alpha, strategy, lmbda) + early + noise
 
 
@@ -94,7 +94,6 @@ class Recorded:
 
     def __init__(self, table: pd.DataFrame, epochs: int, sigma: float = 0.0) -> None:
         self.epochs, self.sigma = epochs, sigma
-        self._squash = Squash(1.0)
         self._longest = int(table["epoch"].max())
         self._curves: dict[tuple[int, str, int], tuple[float, float, Callable[[float], float]]] = {}
         for key, part in table[table["alpha"] > 0].groupby(["quality", "strategy", "epoch"]):
@@ -105,7 +104,7 @@ class Recorded:
                     f"the table has fewer than two alphas for quality {quality}, {strategy}, epoch {epoch}"
                 )
             x = np.log10(means.index.to_numpy(float))
-            curve = PchipInterpolator(x, self._squash(means.to_numpy(float)))
+            curve = PchipInterpolator(x, squash(means.to_numpy(float)))
             self._curves[int(quality), str(strategy), int(epoch)] = (float(x[0]), float(x[-1]), curve)
         self._epochs = sorted({key[2] for key in self._curves})
 
@@ -115,7 +114,7 @@ class Recorded:
 
     def __call__(self, alpha: float, strategy: str, lmbda: float, epoch: int, seed: int) -> float:
         value = self._at(alpha, strategy, lmbda, epoch * self._longest / self.epochs)
-        return value + self.sigma * _noise(alpha, strategy, lmbda, epoch, seed)
+        return value + self.sigma * standard_normal(alpha, strategy, lmbda, epoch, seed)
 
     def _at(self, alpha: float, strategy: str, lmbda: float, epoch: float) -> float:
         quality = min(LAMBDAS, key=lambda q: abs(math.log(LAMBDAS[q] / lmbda)))
@@ -125,8 +124,7 @@ class Recorded:
                 raise SurfaceError(f"the table has no curve of quality {quality}, {strategy}")
             low, high, curve = self._curves[quality, strategy, recorded]
             values.append(float(curve(min(max(math.log10(alpha), low), high))))
-        squashed = float(np.interp(epoch, self._epochs, values))
-        return min(squashed, 0.0) + self._squash.scale * math.expm1(max(squashed, 0.0) / self._squash.scale)
+        return float(unsquash(np.interp(epoch, self._epochs, values)))
 
 
 def best_of(
