@@ -172,7 +172,7 @@ def fastest_epochs(search: OpenedSearch) -> dict[str, list[float]]:
             if epoch > search.plan.fork and "time/train_seconds" in figures
         ]
         if taken and record.last_epoch == search.records.epochs:
-            found.setdefault(record.strategy or BASELINE, []).append(min(taken))
+            found.setdefault(record.strategy_name, []).append(min(taken))
     return found
 
 

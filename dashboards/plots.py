@@ -14,8 +14,8 @@ from plotly.subplots import make_subplots
 from dashboards.examples import Examples
 from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import architecture
-from lic.recipe import LAMBDAS
 from search.base.formats import percent, weight
+from search.base.space import lmbda_of
 from search.decide.belief import Prediction
 from search.records.figures import COLOURS
 from search.records.folder import OpenedSearch
@@ -154,7 +154,7 @@ def response(search: OpenedSearch) -> go.Figure:
     qualities = search.plan.qualities
     columns = min(3, len(qualities))
     rows = -(-len(qualities) // columns)
-    titles = [f"quality {q}, lambda {LAMBDAS[q]:g}" for q in qualities]
+    titles = [f"quality {q}, lambda {lmbda_of(q):g}" for q in qualities]
     figure = make_subplots(
         rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.36 / rows
     )
@@ -171,7 +171,7 @@ def response(search: OpenedSearch) -> go.Figure:
             _model_band(figure, search, quality, strategy, cell)
             # The first pane with trials of it: Plotly's legend leaves out a trace without points.
             _trials(figure, search, trials, strategy, cell, bool(trials) and strategy not in named)
-            named |= {trial.strategy for trial in trials}
+            named |= {trial.strategy_name for trial in trials}
         record = kept.get(quality)
         if record is not None:
             figure.add_scatter(
@@ -275,19 +275,19 @@ def rungs(search: OpenedSearch) -> go.Figure:
     seen: set[str] = set()
     for trial in search.records.trials:
         changes = {e: change for e in sorted(trial.readings) if (change := _at(search, trial, e)) is not None}
-        dash = "dot" if trial.state == STOPPED else "solid"
+        strategy, dash = trial.strategy_name, "dot" if trial.state == STOPPED else "solid"
         figure.add_scatter(
             x=list(changes), y=[min(change, CEILING) for change in changes.values()], mode="lines+markers",
-            name=trial.strategy, legendgroup=trial.strategy, showlegend=trial.strategy not in seen,
-            line={"color": COLOURS[trial.strategy], "width": 1, "dash": dash},
-            marker={"size": 5, "symbol": SYMBOLS[trial.strategy]},
+            name=strategy, legendgroup=strategy, showlegend=strategy not in seen,
+            line={"color": COLOURS[strategy], "width": 1, "dash": dash},
+            marker={"size": 5, "symbol": SYMBOLS[strategy]},
             opacity=0.35 if trial.state == FAILED else 0.85,
             hovertemplate=f"<b>{_plain(trial.name)}</b> (q{trial.quality}, {trial.state})<br>"
-            f"{trial.strategy}, alpha {weight(trial.alpha)}<br>epoch %{{x}}: %{{text}}<extra></extra>",
+            f"{strategy}, alpha {weight(trial.alpha)}<br>epoch %{{x}}: %{{text}}<extra></extra>",
             text=[percent(change) for change in changes.values()],  # also of those at the edge
             row=1, col=2,
         )  # fmt: skip
-        seen.add(trial.strategy)
+        seen.add(strategy)
     figure.update_yaxes(title="trials", row=1, col=1)
     figure.update_xaxes(title="epoch", row=1, col=2)
     figure.update_yaxes(title="rate change, %", range=[_floor(search), CEILING * 1.05], row=1, col=2)

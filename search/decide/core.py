@@ -14,8 +14,16 @@ import optuna
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lic.recipe import LAMBDAS
-from search.base.space import BASELINE, TRIAL, Candidate, Plan, baseline_name, trial_name
+from search.base.space import (
+    BASELINE,
+    TRIAL,
+    Candidate,
+    Plan,
+    SearchPoint,
+    baseline_name,
+    lmbda_of,
+    trial_name,
+)
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
 from search.decide.objective import rate_change, rate_change_variance
 from search.decide.sampler import RateSampler, fitted, make_sampler
@@ -207,14 +215,14 @@ class Core:
                     continue
                 role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
                 name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
-                alpha, strategy = trial.params.get("alpha", 0.0), trial.params.get("strategy", "")
-                found.append(Candidate(name, role, quality, alpha, strategy, seed))
+                point = SearchPoint(quality, trial.params.get("strategy"), trial.params.get("alpha", 0.0))
+                found.append(Candidate(name, role, point, seed))
         return found
 
     def _start_baseline(self, quality: int) -> Candidate:
         attributes = {**self._description(BASELINE, quality), SETUP: self.setup}
         self.baselines.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
-        return Candidate(baseline_name(quality), BASELINE, quality, 0.0, "", self.plan.seed)
+        return Candidate(baseline_name(quality), BASELINE, SearchPoint(quality), self.plan.seed)
 
     def _start_trial(self, qualities: list[int]) -> Candidate:
         plan, number = self.plan, len(_all(self.trials))
@@ -230,10 +238,10 @@ class Core:
         for key, value in {**self._description(TRIAL, quality), **fork}.items():
             trial.set_user_attr(key, value)
         self._storage.keep(self.trials._study_id)
-        return Candidate(trial_name(number), TRIAL, quality, alpha, strategy, plan.seed)
+        return Candidate(trial_name(number), TRIAL, SearchPoint(quality, strategy, alpha), plan.seed)
 
     def _description(self, role: str, quality: int) -> dict[str, Any]:
-        return {"role": role, "quality": quality, "lambda": LAMBDAS[quality], "seed": self.plan.seed}
+        return {"role": role, "quality": quality, "lambda": lmbda_of(quality), "seed": self.plan.seed}
 
     def observe(
         self,

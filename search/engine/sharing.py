@@ -13,8 +13,8 @@ import torch
 
 from lic.machine import usable_memory
 from lic.models.architectures import strategies
-from lic.recipe import LAMBDAS
 from lic.training.trial import Trial, TrialConfig
+from search.base.space import lmbda_of
 from search.engine.cluster import ClusterError, last_line
 
 #: How much of a GPU's memory trials may take, and what one trial more must add to the images per second.
@@ -169,7 +169,7 @@ def _run_probes(
 def _short(template: TrialConfig) -> TrialConfig:
     """A training of few steps, at the middle rate and with all that any trial can need of memory."""
     training = dataclasses.replace(
-        template.training, lmbda=LAMBDAS[3], strategy=max(strategies(template.model), key=len), alpha=1e-8,
+        template.training, lmbda=lmbda_of(3), strategy=max(strategies(template.model), key=len), alpha=1e-8,
         epochs=10**6, steps_per_epoch=_STEPS[template.device],
     )  # fmt: skip
     return dataclasses.replace(

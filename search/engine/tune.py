@@ -19,7 +19,6 @@ from ray.tune.schedulers import TrialScheduler as RayTrialScheduler
 from ray.tune.search import Searcher
 
 from lic.data.cache import DamagedCacheError
-from lic.recipe import LAMBDAS
 from lic.training.trainer import CheckpointError, CorruptCheckpointError, DivergedError
 from lic.training.trial import EpochMetrics, Trial, TrialConfig
 from search.base.limits import Limits
@@ -405,7 +404,7 @@ def training_config_of(candidate: Candidate, template: TrialConfig) -> TrialConf
     """The template with the candidate's point filled in."""
     training = dataclasses.replace(
         template.training,
-        lmbda=LAMBDAS[candidate.quality],
+        lmbda=candidate.lmbda,
         alpha=candidate.alpha,
         strategy=candidate.strategy or "y",
         seed=candidate.seed,

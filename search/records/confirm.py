@@ -6,7 +6,7 @@ points do on seeds that had no part in picking them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
@@ -15,8 +15,16 @@ from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.evaluation.bdrate import CurveError, Interval, bd_rate_interval
-from lic.recipe import LAMBDAS
-from search.base.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
+from search.base.space import (
+    BASELINE,
+    CONFIRMATION,
+    AtPoint,
+    Candidate,
+    Plan,
+    SearchPoint,
+    baseline_name,
+    confirmation_name,
+)
 from search.decide.core import attributes_of, images_of, readings_of
 from search.decide.objective import image_costs, rate_change_interval
 from search.records.search_records import MS_SSIM, PSNR, SearchRecords, TrialRecord
@@ -29,7 +37,8 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
     found = []
     for seed in range(plan.seed + 1, plan.seed + 1 + seeds):
         for quality in records.qualities:
-            found.append(Candidate(f"{baseline_name(quality)}-s{seed}", BASELINE, quality, 0.0, "", seed))
+            name = f"{baseline_name(quality)}-s{seed}"
+            found.append(Candidate(name, BASELINE, SearchPoint(quality), seed))
         for quality in records.qualities:
             rivals = records.finished(quality)
             for _ in range(best):
@@ -38,7 +47,7 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
                     break
                 rivals.remove(record)
                 name = f"{record.name}-s{seed}"
-                found.append(Candidate(name, CONFIRMATION, quality, record.alpha, record.strategy, seed))
+                found.append(Candidate(name, CONFIRMATION, record.point, seed))
     return found
 
 
@@ -60,7 +69,7 @@ class Confirmation:
         started = {trial.user_attrs["name"] for trial in self._trials()}
         for candidate in self.candidates:
             if candidate.name not in started:
-                attributes = {**asdict(candidate), "lambda": LAMBDAS[candidate.quality]}
+                attributes = {**candidate.as_row(), "lambda": candidate.lmbda}
                 self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
                 return candidate
         return None
@@ -125,15 +134,13 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class Confirmed(AtPoint):
     """What one point does on fresh seeds: its rate change in percent, mean and 95 % interval over
     seeds and images, on the reported set. `seeds` counts those that reached full length with their
     baseline; the interval is over the images alone if that is one."""
 
-    quality: int
+    point: SearchPoint
     trial: str
-    alpha: float
-    strategy: str
     seeds: int
     rate_change: Interval
 
@@ -152,12 +159,12 @@ def confirmed(confirmation: Confirmation, test_set: str) -> list[Confirmed]:
         first = runs[0]
         changes, rates = [], []
         for run in runs:
-            own, lmbda = columns[run.name], LAMBDAS[run.quality]
+            own, lmbda = columns[run.name], run.lmbda
             base = columns[f"{baseline_name(run.quality)}-s{run.seed}"]
             changes.append(image_costs(own, test_set, lmbda) - image_costs(base, test_set, lmbda))
             rates.append(np.asarray(base[f"{test_set}/bpp"]))
         interval = rate_change_interval(np.array(changes), np.array(rates))
-        found.append(Confirmed(first.quality, trial, first.alpha, first.strategy, len(runs), interval))
+        found.append(Confirmed(first.point, trial, len(runs), interval))
     return found
 
 

@@ -20,7 +20,9 @@ from search.base.space import (
     BASELINE,
     CONFIRMATION,
     TRIAL,
+    AtPoint,
     Plan,
+    SearchPoint,
     baseline_name,
     confirmation_name,
     trial_name,
@@ -49,15 +51,12 @@ Images = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One training: what it was and what it measured. A baseline has alpha 0 and no strategy."""
+class TrialRecord(AtPoint):
+    """One training: what it was and what it measured."""
 
     name: str
     role: str
-    quality: int
-    lmbda: float
-    alpha: float
-    strategy: str
+    point: SearchPoint
     seed: int
     state: str
     reason: str
@@ -282,10 +281,8 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     return TrialRecord(
         name=attrs.get("name") or (trial_name(trial.number) if role == TRIAL else baseline_name(quality)),
         role=role,
-        quality=quality,
-        lmbda=attrs["lambda"],
-        alpha=trial.params.get("alpha", attrs.get("alpha", 0.0)),
-        strategy=trial.params.get("strategy", attrs.get("strategy", "")),
+        # A trial's are parameters of Optuna's, a confirmation's attributes.
+        point=SearchPoint.of_row({**attrs, **trial.params, "quality": quality}),
         seed=attrs["seed"],
         state=_STATES[trial.state],
         reason=attrs.get("reason", ""),
@@ -304,9 +301,8 @@ def check(record: TrialRecord) -> None:
         "name": re.fullmatch(r"[a-z][a-z0-9-]{0,99}", str(record.name)) is not None,
         "role": record.role in (BASELINE, TRIAL, CONFIRMATION),
         "quality": record.quality in LAMBDAS,
-        "lmbda": _is_number(record.lmbda) and record.lmbda > 0,
         "alpha": _is_number(record.alpha) and record.alpha >= 0,
-        "strategy": record.strategy in ("", *STRATEGIES),
+        "strategy": record.strategy in (None, *STRATEGIES),
         "seed": isinstance(record.seed, int) and record.seed >= 0,
         "fork": isinstance(record.fork, int) and 0 <= record.fork < min(record.readings, default=math.inf),
         "reason": isinstance(record.reason, str),

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path, PurePosixPath
 
@@ -161,14 +161,16 @@ def _record(candidate: Candidate, config: TrialConfig, trial: Trial, model: nn.M
         if name in CORRELATION_RATIOS
     }
     return Record(
-        **asdict(candidate), steps=config.training.total_steps, device=device_name(config.device),
+        candidate.name, candidate.role, candidate.point, candidate.seed,
+        steps=config.training.total_steps, device=device_name(config.device),
         curve=curve, images=trial.readings[-1].images, correlation=correlation,
     )  # fmt: skip
 
 
 def _failed(candidate: Candidate, config: TrialConfig, reason: str) -> Record:
     return Record(
-        **asdict(candidate), steps=config.training.total_steps, device=device_name(config.device),
+        candidate.name, candidate.role, candidate.point, candidate.seed,
+        steps=config.training.total_steps, device=device_name(config.device),
         curve={}, images={}, correlation={}, failure=reason,
     )  # fmt: skip
 

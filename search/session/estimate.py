@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.storages import InMemoryStorage
 
-from lic.recipe import LAMBDAS
 from lic.training.trial import Trial, TrialConfig
-from search.base.space import Plan
+from search.base.space import Plan, lmbda_of
 from search.decide.core import Core
 from search.simulation.simulator import SELECTION, simulate
 from search.simulation.surfaces import Family
@@ -44,7 +43,7 @@ class Estimate:
 def measure(template: TrialConfig) -> Pace:
     """Train and evaluate a few steps of the middle rate, here and now."""
     training = dataclasses.replace(
-        template.training, lmbda=LAMBDAS[3], strategy="y", alpha=1e-7, epochs=3, steps_per_epoch=_STEPS
+        template.training, lmbda=lmbda_of(3), strategy="y", alpha=1e-7, epochs=3, steps_per_epoch=_STEPS
     )
     short = dataclasses.replace(
         template,

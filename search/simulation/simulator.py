@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,7 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
     """Readings whose rate change is the curve's: a baseline of 1 bit per pixel, equal distortion."""
     change = 0.0
     if candidate.role != BASELINE:
-        lmbda = LAMBDAS[candidate.quality]
-        point = (candidate.alpha, candidate.strategy, lmbda, epoch, candidate.seed)
+        point = (candidate.alpha, candidate.strategy_name, candidate.lmbda, epoch, candidate.seed)
         try:
             change = float(curve(*point))
         except SurfaceError:
@@ -190,7 +189,7 @@ def _curve(args: argparse.Namespace) -> Curve:
 
 def _document(outcome: Outcome) -> dict[str, Any]:
     return {
-        "recommended": [asdict(item) for item in outcome.recommended],
+        "recommended": [{**item.as_row(), "lmbda": item.lmbda} for item in outcome.recommended],
         "trials": outcome.trials,
         "stopped": outcome.stopped,
         "failed": outcome.failed,
@@ -206,7 +205,7 @@ def _show(outcome: Outcome, plan: Plan) -> None:
     head = ("quality", "lambda", "alpha", "strategy", "expected rate change", "best reading")
     rows = [
         (
-            str(item.quality), f"{item.lmbda:g}", weight(item.alpha), item.strategy or MISSING,
+            str(item.quality), f"{item.lmbda:g}", weight(item.alpha), item.strategy_name,
             f"{signed(item.expected)} ± {item.sigma:.2f} %" if item.alpha else MISSING,
             percent(item.best_observed),
         )

@@ -243,6 +243,7 @@ class Tracker:
             "role": record.role,
             "quality": str(record.quality),
             "lambda": readable(record.lmbda),
+            # Not `baseline`: MLflow refuses another value where a run of an earlier version has this one.
             "strategy": record.strategy or "none",
             "alpha": readable(record.alpha),
             "log10_alpha": f"{math.log10(record.alpha):.3f}" if record.alpha else "none",

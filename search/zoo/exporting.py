@@ -219,7 +219,7 @@ def _write_model(
     settings = search.settings
     config = ModelConfig(
         architecture(settings.model), settings.width, settings.latent_width, record.quality, record.lmbda,
-        record.alpha, record.strategy, settings.scale, record.seed, record.name,
+        record.alpha, record.strategy or "", settings.scale, record.seed, record.name,
     )  # fmt: skip
     model = build(config.architecture, config.width, config.latent_width)
     try:

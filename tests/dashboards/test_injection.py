@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 import dashboards.page
 from dashboards.examples import Example, Examples
 from lic.evaluation.latents import Examined
-from lic.recipe import LAMBDAS
+from search.base.space import SearchPoint
 from search.records.folder import OpenedSearch
 from search.records.results import strategy_results
 from search.records.search_records import FAILED, FINISHED, SearchRecords, TrialRecord
@@ -45,7 +45,7 @@ def record(text: str, role: str, number: int, quality: int, alpha: float) -> Tri
     name = f"{text}{number}" if alpha else f"baseline-q{quality}"
     state = FAILED if number == 3 else FINISHED
     return TrialRecord(
-        name, role, quality, LAMBDAS[quality], alpha, "y" if alpha else "", 0, state, text,
+        name, role, SearchPoint(quality, "y" if alpha else None, alpha), 0, state, text,
         {1: figures, 2: figures}, {1: images, 2: images}, text,
     )  # fmt: skip
 

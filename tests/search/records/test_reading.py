@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
@@ -229,4 +231,10 @@ def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     written = sorted(path.name for path in (BEFORE / "tables").iterdir())
     assert written == sorted(path.name for path in (tmp_path / "tables").iterdir())
     for name in written:
-        assert (tmp_path / "tables" / name).read_text() == (BEFORE / "tables" / name).read_text(), name
+        then, now = (pd.read_csv(root / "tables" / name, dtype=str) for root in (BEFORE, tmp_path))
+        then = then.rename(columns=lambda column: column.replace("luckiest", "best_observed"))
+        assert list(now) == list(then)
+        # What the model expects depends on the machine's arithmetic, in the last digits.
+        fitted = [column for column in now if column.startswith("expected_")]
+        assert now.drop(columns=fitted).equals(then.drop(columns=fitted)), name
+        np.testing.assert_allclose(now[fitted].astype(float), then[fitted].astype(float), rtol=1e-6)

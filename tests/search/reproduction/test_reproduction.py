@@ -16,7 +16,7 @@ from lic.recipe import LAMBDAS
 from lic.training.trial import ImagesConfig, Trial
 from search import reproduce
 from search.base.limits import Limits
-from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate
+from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate, SearchPoint
 from search.reproduction import evidence, report, trainings
 from search.reproduction.evidence import BEST
 from search.reproduction.protocol import Protocol, Record, Records, planned
@@ -40,7 +40,7 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
     """A training of known truth: a curve of 2 dB a rate, a change of the rate alone, noise of each in the
     rate (percent, a standard deviation), and images that are harder and easier."""
     draw = np.random.default_rng(zlib.crc32(candidate.name.encode()))
-    gain = GAINS.get(candidate.strategy, {}).get(candidate.alpha, 0.0) + noise * draw.normal()
+    gain = GAINS.get(candidate.strategy_name, {}).get(candidate.alpha, 0.0) + noise * draw.normal()
     rate = 0.2 * 2**candidate.quality * (1 + 0.01 * gain)
     images = {}
     for image_set, count in (("val", 8), ("kodak", IMAGES)):
@@ -60,7 +60,9 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
     }
     correlation = {"kodim07": 100 * (0.5 if candidate.strategy == "y" else 1.0), "kodim08": 100.0}
     measured = {"curve": curve, "images": images, "correlation": correlation}
-    return Record(**dataclasses.asdict(candidate), **measured, steps=40, device="cpu")
+    return Record(
+        candidate.name, candidate.role, candidate.point, candidate.seed, **measured, steps=40, device="cpu"
+    )
 
 
 def everything(noise: float = 0.0, protocol: Protocol = PROTOCOL) -> Records:
@@ -108,7 +110,7 @@ def test_a_training_that_failed_is_neither_tried_again_nor_chosen(exact: Records
     failed = dataclasses.replace(best, failure="diverged", images={}, curve={}, correlation={})
     records = Records([r if r.name != best.name else failed for r in exact.values()])
     assert failed.name not in {c.name for c in planned(PROTOCOL, records) if c.name not in records}
-    assert evidence.chosen(records, PROTOCOL, "val")["y"][1] == ("y", 1e-7)
+    assert evidence.chosen(records, PROTOCOL, "val")["y"][1] == SearchPoint(1, "y", 1e-7)
 
 
 def test_bd_rate_is_that_of_the_chosen_points(exact: Records) -> None:
