@@ -33,7 +33,7 @@ from rich.console import Console
 from search.base.space import Plan
 from search.decide.core import Core
 from search.records.folder import SearchFolder
-from search.session.monitor import Monitor
+from search.session.monitor import Followed, Monitor
 from search.session.terminal import PlainView
 from search.settings.config import SETTINGS
 from search.store.provenance import ENVIRONMENT
@@ -119,7 +119,7 @@ def side(uri: str | None, root: Path, name: str, pace: float, epochs: int) -> di
     with (root / "said.log").open("a") as log:
         view = PlainView(Console(file=log, width=120))
         publisher = Publisher(Tracker(uri, name, folder), plan.strategies, view.say)
-        monitor = Monitor(opened, plan, "kodak", WORKERS, publisher, view)
+        monitor = Monitor(Followed(opened, plan, "kodak", WORKERS), publisher, view)
         found = replay(core, monitor.changed, pace)
         began = time.monotonic()
         monitor.close()

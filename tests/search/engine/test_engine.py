@@ -206,8 +206,8 @@ from tests.search.engine.test_engine import Fixed, Hungry
 told = []
 for retries in (1, 0):
     core, place = Fixed(), Checkpoints(sys.argv[1], f"with-{retries}")
-    engine.run(core, lambda _: None, lambda: None, Limits(None, None, 0.5), place, lambda: 2, 0.5, retries,
-               trainable=Hungry)
+    engine.run(core, lambda _: None, lambda: None, Limits(None, None, 0.5),
+               engine.Execution(place, lambda: 2, 0.5, retries), trainable=Hungry)
     told.append([core.heard, core.failed])
 cluster.disconnect()
 print(json.dumps(told))

@@ -15,7 +15,7 @@ import pytest
 from lic import atomic_io
 from search.engine import cluster
 from search.engine.remote import remote_address
-from search.session.session import keep_best
+from search.session.conclusion import keep_best
 from search.settings.config import ConfigError, resolve, resolve_again
 from search.store.checkpoints import Checkpoints
 from search.store.find import FolderError, find_folder
