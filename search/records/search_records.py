@@ -12,7 +12,6 @@ from optuna import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
 from lic.evaluation.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
-from lic.evaluation.decibels import ms_ssim_to_db
 from lic.files import shown
 from lic.models.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
@@ -30,6 +29,7 @@ from search.base.space import (
 from search.decide.belief import FORK, Prediction
 from search.decide.core import SOURCE, images_of, readings_of
 from search.decide.objective import rate_change
+from search.records.curves import image_curve
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -43,6 +43,9 @@ _STATES = {
 
 #: Quality metric -> the figure that holds it, in dB.
 PSNR, MS_SSIM = "psnr", "ms_ssim_db"
+
+#: Quality metric -> the per-image column that it is made of.
+QUALITY_COLUMNS = {PSNR: "psnr", MS_SSIM: "ms_ssim"}
 
 #: The figure that holds when an epoch was measured, in seconds since 1970.
 MEASURED_AT = "time/measured_at"
@@ -204,10 +207,8 @@ class SearchRecords:
         also where the set has no MS-SSIM."""
         if metric == MS_SSIM and self.without_ms_ssim:
             raise CurveError(self.without_ms_ssim)
-        column, combine = ("psnr", ()) if metric == PSNR else ("ms_ssim", (ms_ssim_to_db,))
-        tables = [point.images[self.epochs] for point in points]
-        rate, quality = ([table[f"{self.test_set}/{name}"] for table in tables] for name in ("bpp", column))
-        return ImageCurve.of(rate, quality, *combine)
+        columns = [point.images[self.epochs] for point in points]
+        return image_curve(columns, self.test_set, QUALITY_COLUMNS[metric])
 
     def _score(self, record: TrialRecord) -> float | None:
         if record.name in self.expected:

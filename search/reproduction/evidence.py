@@ -17,7 +17,7 @@ from scipy import stats
 from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval
 from lic.evaluation.decibels import ms_ssim_to_db
 from search.base.space import BASELINE, CONFIRMATION, TRIAL, SearchPoint, lmbda_of
-from search.decide.objective import image_costs, rate_change_interval
+from search.records.curves import costs_beyond, curves_over_seeds, image_curve, rate_change_over_seeds
 from search.reproduction.protocol import (
     CHOSEN_ON,
     LONGER,
@@ -71,8 +71,7 @@ def chosen(records: Records, protocol: Protocol, image_set: str) -> dict[str, Ch
 
 def curve(records: Sequence[Record], image_set: str, metric: str) -> ImageCurve:
     """The per-image curve through these trainings. Raises CurveError."""
-    rate, quality = ([r.images[f"{image_set}/{name}"] for r in records] for name in ("bpp", metric))
-    return ImageCurve.of(rate, quality, *((ms_ssim_to_db,) if metric == "ms_ssim" else ()))
+    return image_curve([record.images for record in records], image_set, metric)
 
 
 def trained(records: Records, point: SearchPoint, seed: int) -> Record | None:
@@ -85,9 +84,7 @@ def verdict(
 ) -> Verdict:
     """What these points do against the baselines of the same seeds, on the reported images."""
     by_seed: list[float] = []
-    anchors: list[Record] = []
-    tests: list[Record] = []
-    there: list[int] = []
+    there = []
     rates = sorted(points)
     try:
         for seed in seeds:
@@ -96,13 +93,12 @@ def verdict(
             if own and base:
                 test, anchor = (curve(part, protocol.test_set, metric) for part in (own, base))
                 by_seed.append(bd_rate(anchor.over(slice(None)), test.over(slice(None))))
-                there.append(seed)
-                anchors, tests = anchors + base, tests + own
+                there.append(([r.images for r in base], [r.images for r in own]))
         if not there:
             return Verdict(None, [], None, "its points were not trained on these seeds yet")
-        whole = [curve(part, protocol.test_set, metric).by_block(len(there)) for part in (anchors, tests)]
-        interval = bd_rate_interval(whole[0], whole[1], blocks=len(there))
-        gained = bd_quality(*(part.over(slice(None)) for part in whole))
+        anchor, test = curves_over_seeds(there, protocol.test_set, metric)
+        interval = bd_rate_interval(anchor, test, blocks=len(there))
+        gained = bd_quality(anchor.over(slice(None)), test.over(slice(None)))
     except CurveError as error:
         return Verdict(None, by_seed, None, str(error))
     return Verdict(interval, by_seed, gained)
@@ -141,7 +137,8 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
     for (quality, strategy), record in choice(records, image_set).items():
         pairs = [(trained(records, record.point, s), records.baseline(quality, s)) for s in fresh]
         there = [(own, base) for own, base in pairs if own is not None and base is not None]
-        interval = _over_seeds(there, protocol.test_set) if there else None
+        columns = [(own.images, base.images) for own, base in there]
+        interval = rate_change_over_seeds(columns, protocol.test_set, record.lmbda) if there else None
         rows.append({
             "quality": quality, "strategy": strategy, "alpha": record.alpha,
             "on_selection": records.rate_change(record, SELECTION),
@@ -151,11 +148,6 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
             "low": interval.low if interval else math.nan, "high": interval.high if interval else math.nan,
         })  # fmt: skip
     return _sorted(pd.DataFrame(rows), protocol)
-
-
-def _over_seeds(pairs: list[tuple[Record, Record]], image_set: str) -> Interval:
-    changes, rates = zip(*(_more(own, base, image_set) for own, base in pairs), strict=True)
-    return rate_change_interval(np.array(changes), np.array(rates))
 
 
 def response(records: Records, protocol: Protocol) -> pd.DataFrame:
@@ -291,8 +283,7 @@ def rate_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
 
 def _more(record: Record, base: Record, image_set: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """By how much J of every image exceeds that of the baseline, and the baseline's bits per pixel."""
-    costs = [image_costs(r.images, image_set, r.lmbda) for r in (record, base)]
-    return costs[0] - costs[1], np.asarray(base.images[f"{image_set}/bpp"])
+    return costs_beyond((record.images, base.images), image_set, record.lmbda)
 
 
 def times(records: Records) -> list[TrainingTime]:

@@ -187,7 +187,7 @@ def _begin(prepared: _Prepared, folder: Path, uri: str, resources: Resources) ->
     try:
         if settings.address:
             _join_cluster(settings, folder)
-        tracker = Tracker(uri, folder.name, folder)
+        tracker = Tracker(uri, folder.name, opened)
         _keep_start(opened)
         cluster.connect(settings.address, resources.workers, resources.gpus)
     except (ClusterError, StorageError, TrackingError, OSError):

@@ -128,8 +128,9 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
     return {f"{SELECTION}/bpp": 1 + change / 100, f"{SELECTION}/mse": 0.0}
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan of a simulated search. Raises SurfaceError."""
+def simulated_plan(args: argparse.Namespace) -> Plan:
+    """The plan of a simulated search: of all qualities and strategies, and of arguments that are no settings,
+    so that errors name options (`search.settings.plan.plan_of` makes a real one's). Raises SurfaceError."""
     given = {key for key in ("alpha_min", "alpha_max") if getattr(args, key) is not None}
     low, high = alpha_range(args.alpha_min or ALPHA_MIN, args.alpha_max or ALPHA_MAX, given)
     if low >= high:
@@ -160,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
     if args.export:
         _export(args.export, args.table)
         return
-    plan = plan_of(args)
+    plan = simulated_plan(args)
     outcome = simulate(_curve(args), plan, args.workers, args.failures)
     _show(outcome, plan)
     if args.json:

@@ -144,7 +144,7 @@ def ours(sampler: str, trials: int, gpus: int, seconds: float, root: Path, side:
     with (root / "said.log").open("w") as log:
         view = PlainView(Console(file=log))
         publisher = Publisher(
-            Tracker(f"sqlite:///{root}/ours.db", folder.name, folder), plan.strategies, view.say
+            Tracker(f"sqlite:///{root}/ours.db", folder.name, opened), plan.strategies, view.say
         )
         monitor = Monitor(Followed(opened, plan, "val", gpus), publisher, view)
         engine.run(

@@ -118,7 +118,7 @@ def side(uri: str | None, root: Path, name: str, pace: float, epochs: int) -> di
         return replay(core, lambda: None, pace)
     with (root / "said.log").open("a") as log:
         view = PlainView(Console(file=log, width=120))
-        publisher = Publisher(Tracker(uri, name, folder), plan.strategies, view.say)
+        publisher = Publisher(Tracker(uri, name, opened), plan.strategies, view.say)
         monitor = Monitor(Followed(opened, plan, "kodak", WORKERS), publisher, view)
         found = replay(core, monitor.changed, pace)
         began = time.monotonic()
