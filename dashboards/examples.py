@@ -1,4 +1,4 @@
-"""Two images through the baseline and the tuned model of one rate: figures 3 and 4 of the paper."""
+"""Two images coded by the baseline and the tuned model of one quality: figures 3 and 4 of the paper."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from search.records.results import best_per_rate
 from search.records.search_records import TrialRecord
 from search.settings.plan import template_of
 
-#: Larger images are shown only where the set has no others, so that the report stays quick.
+#: Larger images are used only if the set has no smaller ones, so that the report stays quick to write.
 _MANY_PIXELS = 1 << 20
 
 
 class ExamplesError(LictuneError):
-    """Why there are no examples to show; one sentence."""
+    """No example images can be shown; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The rate that is shown: its kept trial, its baseline, the trial's rate change on the test set in
-    percent, and the images."""
+    """The selected trial and the baseline of one quality, the trial's rate change on the test set in percent,
+    and the images."""
 
     tuned: TrialRecord
     baseline: TrialRecord
@@ -39,15 +39,15 @@ class Examples:
 
     @property
     def subject(self) -> str:
-        """What is shown, in words."""
+        """Describes the two models in one line."""
         tuned = self.tuned
         which = f"{tuned.name} ({tuned.strategy}, alpha {tuned.alpha:.2e})"
         return f"quality {tuned.quality}: {self.baseline.name} and {which}"
 
 
 def examples(search: OpenedSearch) -> Examples:
-    """Examples of the rate whose kept trial has the lowest rate change on the test set. Raises ExamplesError
-    where no trial is kept, or its checkpoint, the baseline's or the images are gone."""
+    """Examples for the quality whose selected trial has the lowest rate change on the test set. Raises
+    ExamplesError if no trial is selected, or if a checkpoint or the images are missing."""
     change, tuned = _shown(search)
     baseline = search.records.baselines[tuned.quality]
     try:
@@ -66,7 +66,7 @@ def _shown(search: OpenedSearch) -> tuple[float, TrialRecord]:
         if record.alpha and change is not None:
             found.append((change, record.name, record))
     if not found:
-        raise ExamplesError("no rate has a kept trial yet")
+        raise ExamplesError("no trial is selected yet at any quality")
     change, _, record = min(found)
     return change, record
 
@@ -85,15 +85,15 @@ def _images(search: OpenedSearch) -> tuple[PackedImages, list[int]]:
 
 
 def _test_set(search: OpenedSearch) -> ImageSet:
-    """The images that the search was reported on, and no others. Raises ImageError, ExamplesError."""
+    """Exactly the test images of the search. Raises ImageError, ExamplesError."""
     config, name = template_of(search.settings).images, search.records.test_set
-    # A set that was generated because there was no network is not to be fetched now.
+    # A search that had no network used generated images: do not download Kodak now.
     test = "deadleaves" if config.test == "auto" and name.startswith("deadleaves") else config.test
     found = test_set(config.kodak, test, config.test_images, Path(config.cache))
     recorded = search.environment.get("test_fingerprint")
-    # An earlier version may have called a folder otherwise; its images say more than its name.
+    # An earlier version may have named the set differently: the fingerprint identifies the images.
     if found.images.fingerprint != recorded if recorded else found.name != name:
-        raise ExamplesError(f"the images of {name} that it was measured on are not there any more")
+        raise ExamplesError(f"the test images of the search ({name}) are no longer available")
     return found
 
 

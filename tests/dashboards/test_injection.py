@@ -135,7 +135,7 @@ def card_of(text: str, tmp_path: Path) -> str:
     search = made_of(text)
     chosen = dict.fromkeys((1, 2), search.records.trials[0])
     choices = {quality: card.Choice(record, {}, (text,)) for quality, record in chosen.items()}
-    figures = card.Figures.of(search, chosen, None, text)
+    figures = card.ZooMetrics.of(search, chosen, None, text)
     return (
         markdown_it.MarkdownIt("commonmark", {"html": True})
         .enable("table")
