@@ -24,15 +24,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import number_argument, path_argument, whole_argument
 from lic.paper import STEPS
-from search.base.signals import INTERRUPTED, ends_in_time
+from search.base.secrets import public
+from search.base.signals import ends_in_time
 from search.base.space import parse_rates
 from search.reproduction import FRACTION_ON_CPU
-
-USER_ERROR = 2
 
 _STOPPED = "stopped; run the same command to resume"
 
@@ -44,16 +42,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    try:
+    def work() -> int:
         from search.reproduction import driver  # slow to import: only after the arguments are checked
 
         return driver.run(args)
-    except (LictuneError, OSError) as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print(_STOPPED, file=sys.stderr)
-        return INTERRUPTED
+
+    return answered(work, Answers(lambda: _STOPPED, public=public))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

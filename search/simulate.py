@@ -16,12 +16,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import number_argument, path_argument, whole_argument
+from search.base.secrets import public
 from search.base.space import ALPHA_MAX, ALPHA_MIN, SAMPLERS, enough_epochs
-
-USER_ERROR, INTERRUPTED = 2, 130
 
 #: Default number of epochs of a full training run.
 _EPOCHS = 9
@@ -135,19 +133,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=path_argument, metavar="FILE", help="write the result to this file")
     args = parser.parse_args(argv)
     args.epochs = args.epochs or enough_epochs(_EPOCHS, args.fork_at)
-    try:
-        from search.simulation import (
-            simulator as simulation,  # slow to import: only after the arguments are checked
-        )
 
-        simulation.run(args)
-    except (LictuneError, OSError) as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("lictune: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    def work() -> None:
+        from search.simulation import simulator  # slow to import: only after the arguments are checked
+
+        simulator.run(args)
+
+    return answered(work, Answers(public=public))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from lic.cli import USER_ERROR
 from lic.errors import LictuneError
 from search.base.foreign_variables import ignore_foreign
 from search.base.signals import end_process
@@ -41,8 +42,6 @@ class RayDiedError(ClusterError):
 
 #: The processes of the Ray that was started here, without which it cannot be.
 _own: list[psutil.Process] = []
-
-USER_ERROR = 2
 
 _VITAL = ("raylet", "gcs_server")
 

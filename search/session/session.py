@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lic.cli import command
+from lic.cli import INTERRUPTED, command
 from lic.training.trial import TrialConfig
 from search.base.limits import Limits
 from search.base.signals import ends_on_signal
@@ -44,7 +44,7 @@ from search.store.storage import sqlite_file
 from search.tracking.publishing import Publisher
 from search.tracking.tracker import Tracker
 
-DONE, ALL_FAILED, HALTED, INTERRUPTED = 0, 1, 2, 130
+DONE, ALL_FAILED, HALTED = 0, 1, 2
 
 #: How often a Ray on this machine that died is started again.
 _RAYS = 10

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lic import zoo
+from lic.cli import INTERNAL_ERROR
 from lic.errors import LictuneError
 from lic.files import one_line
 from lic.models.architectures import ModelError, architecture
@@ -29,7 +30,6 @@ from search.settings.config import Settings
 from search.zoo import card
 from search.zoo.card import Choice
 
-INTERNAL_ERROR = 1
 FORMATS = ("safetensors", "compressai")
 
 

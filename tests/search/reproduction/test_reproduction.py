@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lic.cli import INTERRUPTED, USER_ERROR
 from lic.data.cache import default_cache
 from lic.recipe import LAMBDAS
 from lic.training.trial import ImagesConfig, Trial
@@ -261,7 +262,7 @@ def test_slices_give_what_one_training_gives(
     with monkeypatch.context() as patch:
         patch.setattr("search.reproduction.driver.Limits", UntilACheckpoint)
         patch.setattr(trainings, "_LOOK_EVERY", 0.02)  # the whole training takes about a second
-        assert reproduce.main(command(tmp_path)) == reproduce.INTERRUPTED
+        assert reproduce.main(command(tmp_path)) == INTERRUPTED
     assert any(checkpoints.iterdir()) and not Records.load(tmp_path)
     assert reproduce.main(command(tmp_path)) == 0
     protocol, records = Protocol.load(tmp_path), Records.load(tmp_path)
@@ -288,17 +289,17 @@ def test_slices_give_what_one_training_gives(
 def test_what_cannot_be_is_one_sentence(
     tmp_path: Path, command: Callable[[Path], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce.main(["--state", str(tmp_path / "none"), "--tables"]) == reproduce.USER_ERROR
+    assert reproduce.main(["--state", str(tmp_path / "none"), "--tables"]) == USER_ERROR
     assert "holds no reproduction" in capsys.readouterr().err
     ended = [*command(tmp_path), "--max-minutes", "0"]
     assert reproduce.main(ended) == 0
     assert "the time is over" in capsys.readouterr().out
-    assert reproduce.main([*ended, "--seeds", "3"]) == reproduce.USER_ERROR
+    assert reproduce.main([*ended, "--seeds", "3"]) == USER_ERROR
     assert "was begun with seeds 2, not 3" in capsys.readouterr().err
-    assert reproduce.main([*ended, "--strategies", "w"]) == reproduce.USER_ERROR
+    assert reproduce.main([*ended, "--strategies", "w"]) == USER_ERROR
     assert "no strategy is called 'w'" in capsys.readouterr().err
     (tmp_path / "records.jsonl").write_text("{broken\n")
-    assert reproduce.main(ended) == reproduce.USER_ERROR
+    assert reproduce.main(ended) == USER_ERROR
     assert "records.jsonl cannot be read" in capsys.readouterr().err
 
 
