@@ -28,6 +28,7 @@ from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
 from search.decide.objective import rate_change, rate_change_variance
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import should_stop, worth_finishing
+from search.store.optuna_internals import id_of_trial, storage_of
 from search.store.storage import Mirror
 
 _READINGS, _IMAGES = "readings:", "images:"
@@ -101,7 +102,9 @@ def _earlier_name(name: str) -> str:
 def earlier_trials(trials: optuna.Study) -> list[FrozenTrial]:
     """The trials of another search that the one with this study of trials learnt from (Core.learn_from)."""
     try:
-        return _all(optuna.load_study(storage=trials._storage, study_name=_earlier_name(trials.study_name)))
+        return _all(
+            optuna.load_study(storage=storage_of(trials), study_name=_earlier_name(trials.study_name))
+        )
     except KeyError:
         return []
 
@@ -237,7 +240,7 @@ class Core:
         fork = {FORK: plan.fork} if plan.fork else {}
         for key, value in {**self._description(TRIAL, quality), **fork}.items():
             trial.set_user_attr(key, value)
-        self._storage.keep(self.trials._study_id)
+        self._storage.keep(id_of_study(self.trials))
         return Candidate(trial_name(number), TRIAL, SearchPoint(quality, strategy, alpha), plan.seed)
 
     def _description(self, role: str, quality: int) -> dict[str, Any]:
@@ -270,7 +273,7 @@ class Core:
                 self._settle(waiting)
 
     def _keep(self, trial: FrozenTrial, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(trial._trial_id, key, value)
+        self._storage.set_trial_user_attr(id_of_trial(trial), key, value)
 
     def _settle(self, trial: FrozenTrial) -> None:
         """Give a running trial the rate changes that the readings so far allow, and its end."""
@@ -286,7 +289,7 @@ class Core:
             if all(f"{selection}/bpp" in columns for columns in pair):
                 variance = rate_change_variance(pair[0], pair[1], selection, lmbda)
                 self._keep(trial, f"{VARIANCE}{epoch}", variance)
-            self._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            self._storage.set_trial_intermediate_value(id_of_trial(trial), epoch, value)
         if self.plan.epochs in values:
             self._tell(trial_name(trial.number), TrialState.COMPLETE, values[self.plan.epochs])
 

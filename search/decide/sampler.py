@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from search.base.space import Plan, SearchPoint
 from search.decide.belief import SurrogateModel
 from search.decide.surrogate import Array
+from search.store.optuna_internals import id_of_study, storage_of
 
 #: Trials per rate that are spread evenly before the model proposes any.
 _STARTUP = 2
@@ -58,7 +59,7 @@ def _seed_of(*numbers: int) -> int:
 
 def fitted(study: optuna.Study) -> Array | None:
     """The surrogate's hyperparameters as last fitted for this study; None before the first fit."""
-    known = study._storage.get_study_user_attrs(study._study_id).get(_MODEL)
+    known = storage_of(study).get_study_user_attrs(id_of_study(study)).get(_MODEL)
     return np.array(known["theta"]) if known else None
 
 
@@ -121,7 +122,7 @@ class RateSampler(BaseSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def _proposed(self, study: optuna.Study, number: int) -> SearchPoint:
-        storage, study_id = study._storage, study._study_id
+        storage, study_id = storage_of(study), id_of_study(study)
         attributes = storage.get_study_user_attrs(study_id)
         ahead = attributes.get(_PROPOSALS, {"first": 0, "points": []})
         place = number - ahead["first"]

@@ -27,6 +27,7 @@ from search.base.space import (
 from search.decide.core import attributes_of, images_of, readings_of
 from search.records.curves import curves_over_seeds, rate_change_over_seeds
 from search.records.search_records import MS_SSIM, PSNR, QUALITY_COLUMNS, SearchRecords
+from search.store.optuna_internals import id_of_trial, storage_of
 from search.store.storage import Mirror
 
 
@@ -103,7 +104,7 @@ class Confirmation:
         if trial.state.is_finished() or epoch in readings_of(trial):
             return  # as the core's (search.core.Core.observe)
         for key, value in attributes_of(epoch, figures, images).items():
-            self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
+            storage_of(self.study).set_trial_user_attr(id_of_trial(trial), key, value)
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on: until its full length."""
@@ -119,7 +120,7 @@ class Confirmation:
         """Record that a training broke off, and why."""
         trial = self._find(name)
         if trial.state == TrialState.RUNNING:
-            self.study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+            storage_of(self.study).set_trial_user_attr(id_of_trial(trial), "reason", reason)
             self.study.tell(trial.number, state=TrialState.FAIL)
 
     end = fail

@@ -30,6 +30,7 @@ from search.decide.belief import FORK, Prediction
 from search.decide.core import SOURCE, images_of, readings_of
 from search.decide.objective import rate_change
 from search.records.curves import image_curve
+from search.store.optuna_internals import id_of_trial, storage_of
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -235,7 +236,7 @@ class RecordReader:
         trials = self._studies[0]
         try:
             # Over the connection that is there: a new one for every look would be slow.
-            study = load_study(study_name=confirmation_name(trials.study_name), storage=trials._storage)
+            study = load_study(study_name=confirmation_name(trials.study_name), storage=storage_of(trials))
         except KeyError:
             return []
         there = self._all(study)
@@ -262,11 +263,11 @@ class RecordReader:
         )
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
-        if trial._trial_id in self._ended:
-            return self._ended[trial._trial_id]
+        if id_of_trial(trial) in self._ended:
+            return self._ended[id_of_trial(trial)]
         record = record_of(trial)
         if trial.state.is_finished():
-            self._ended[trial._trial_id] = record
+            self._ended[id_of_trial(trial)] = record
         return record
 
 
