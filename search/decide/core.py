@@ -28,7 +28,7 @@ from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
 from search.decide.objective import rate_change, rate_change_variance
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import should_stop, worth_finishing
-from search.store.optuna_internals import id_of_trial, storage_of
+from search.store.optuna_internals import id_of_study, id_of_trial, storage_of
 from search.store.storage import Mirror
 
 _READINGS, _IMAGES = "readings:", "images:"
