@@ -31,6 +31,21 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m search.simulate", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    _add_response(parser)
+    _add_search(parser)
+    _add_outcome(parser)
+    args = parser.parse_args(argv)
+    args.epochs = args.epochs or enough_epochs(_EPOCHS, args.fork_at)
+
+    def work() -> None:
+        from search.simulation import simulator  # slow to import: only after the arguments are checked
+
+        simulator.run(args)
+
+    return answered(work, Answers(public=public))
+
+
+def _add_response(parser: argparse.ArgumentParser) -> None:
     surface = parser.add_mutually_exclusive_group()
     surface.add_argument(
         "--surface", metavar="MODULE:FUNCTION", help="Python function that returns the rate change"
@@ -52,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         help="standard deviation of the noise with --table, in percent (default: estimated from the seeds "
         "of the table's baselines, else 0.5)",
     )
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget",
         type=whole_argument(1, 100_000),
@@ -119,6 +137,9 @@ def main(argv: list[str] | None = None) -> int:
         metavar="X",
         help=f"upper bound of alpha (default: {ALPHA_MAX:g})",
     )
+
+
+def _add_outcome(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--failures",
         type=number_argument(0, 1),
@@ -131,15 +152,6 @@ def main(argv: list[str] | None = None) -> int:
         help="write the learning curves of these searches (their folders) to --table, then exit",
     )  # fmt: skip
     parser.add_argument("--json", type=path_argument, metavar="FILE", help="write the result to this file")
-    args = parser.parse_args(argv)
-    args.epochs = args.epochs or enough_epochs(_EPOCHS, args.fork_at)
-
-    def work() -> None:
-        from search.simulation import simulator  # slow to import: only after the arguments are checked
-
-        simulator.run(args)
-
-    return answered(work, Answers(public=public))
 
 
 if __name__ == "__main__":
