@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     # The codec has two commands of its own.
     rest = arguments if module == "lic.codec.__main__" else arguments[1:]
     sys.argv = [sys.argv[0], *rest]  # a search records how it was called
-    return importlib.import_module(module).main(rest)
+    status: int = importlib.import_module(module).main(rest)
+    return status
 
 
 def run() -> None:

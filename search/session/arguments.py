@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from lic.files import number_argument, path_argument, user_path
 from search.engine import cluster
 from search.settings.addresses import storage_address
+from search.settings.complaints import ConfigError
 from search.settings.config import (
-    ConfigError,
     Resolved,
     Settings,
     is_switch,

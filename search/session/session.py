@@ -37,7 +37,8 @@ from search.session.metrics import Gauges
 from search.session.monitor import Monitor, start_report
 from search.session.reuse import reuse_baselines
 from search.session.terminal import View, view_for
-from search.settings.config import ConfigError, Settings
+from search.settings.complaints import ConfigError
+from search.settings.config import Settings
 from search.store import disk
 from search.store.checkpoints import Checkpoints, refusal
 from search.store.find import TRIALS_FOLDER, find_folder

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from optuna import Study
 
 from lic import atomic_io
-from search.settings.config import ConfigError
+from search.settings.complaints import ConfigError
 
 #: Seconds between two signs of life, and for how long one that stands still is watched.
 _BEAT, _WATCH = 10.0, 45.0
@@ -81,7 +81,7 @@ def _has_ended(holder: dict[str, Any]) -> bool:
     if holder["host"] != socket.gethostname():
         return False
     try:
-        return psutil.Process(holder["pid"]).create_time() != holder["since"]
+        return bool(psutil.Process(holder["pid"]).create_time() != holder["since"])
     except psutil.NoSuchProcess:
         return True
 

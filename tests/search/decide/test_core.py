@@ -163,7 +163,8 @@ def interleaved(plan: Plan, schedule: int, restarts: bool) -> list[object]:
     starts anew is drawn from `schedule`."""
     draw, again = random.Random(schedule), random.Random(schedule + 1)
     storage = InMemoryStorage()
-    core, decisions = Core(storage, "s", plan), []
+    core = Core(storage, "s", plan)
+    decisions: list[object] = []
     running: dict[str, tuple[Candidate, int]] = {}
     exhausted = False
     while running or not exhausted:

@@ -17,15 +17,17 @@ from optuna.study import StudyDirection
 
 import dashboards.links
 import search.records.folder
+from lic.errors import StorageError
 from search import export, track
 from search.decide.core import Core, make_studies
-from search.records.folder import STUDY, FolderError, SearchFolder, open_search
+from search.records.folder import SearchFolder, open_search
 from search.records.results import strategy_results, write_tables
 from search.session.monitor import Monitor
 from search.session.reuse import reuse_baselines
-from search.settings.config import SETTINGS, Settings
+from search.settings.config import SETTINGS, Settings, recorded_settings
 from search.settings.plan import plan_of
-from search.store.storage import StorageError, open_to_read
+from search.store.find import STUDY, FolderError
+from search.store.storage import open_to_read
 from search.tracking.publishing import Publisher
 from tests.support.database import MISSING, Database, temporary_database
 from tests.support.made_up import FINGERPRINT, made_up_search
@@ -71,7 +73,7 @@ def learnt(folder: Path) -> None:
 
 def followed(folder: Path) -> None:
     opened, publisher = SearchFolder.read(folder), Publisher(Nobody(), (), print)  # type: ignore[arg-type]
-    monitor = Monitor(opened, plan_of(opened.settings), "leaves", 1, publisher, Nobody())  # type: ignore[arg-type]
+    monitor = Monitor(opened, plan_of(opened.settings), "leaves", 1, publisher, Nobody())
     monitor.close()
     assert publisher.close(monitor.groups(), {}, "FINISHED")
 
@@ -180,7 +182,7 @@ def test_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read.append(path)
         return recorded(path)
 
-    recorded = search.records.folder.recorded_settings
+    recorded = recorded_settings
     monkeypatch.setattr(search.records.folder, "recorded_settings", counted)
     found = open_search("mine", tmp_path, with_model=False)
     for training in found.records.everything():

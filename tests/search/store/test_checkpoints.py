@@ -11,16 +11,17 @@ import pytest
 from pyarrow.fs import FileSelector
 
 from lic import atomic_io
+from lic.errors import StorageError
 from search.engine.cluster import _visit
 from search.records.folder import SearchFolder, fetch_folder, final_weights, open_search
 from search.session.driver import _check_new
 from search.settings.addresses import storage_address
-from search.settings.config import ConfigError, resolve
+from search.settings.complaints import ConfigError
+from search.settings.config import resolve
 from search.settings.plan import template_of
 from search.store import checkpoints as module
 from search.store.checkpoints import Checkpoints, prepare_storage
 from search.store.find import FolderError
-from search.store.storage import StorageError
 from tests.conftest import assert_as_trained_alone, interrupted_at, run_search, search_command
 from tests.support import objects
 from tests.support.objects import ACCOUNT, SECRET, ObjectStore, object_store

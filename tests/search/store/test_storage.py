@@ -15,8 +15,9 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import OperationalError
 
+from lic.errors import StorageError
 from search.decide.core import Core, open_studies
-from search.store.storage import StorageError, _Patient, keep_password, open_storage, sqlite_address
+from search.store.storage import _Patient, keep_password, open_storage, sqlite_address
 from tests.search.decide.test_core import PLAN, figures, run_all
 from tests.support.database import MISSING, Database, temporary_database
 
@@ -80,7 +81,8 @@ class Forgetful(InMemoryStorage):
 
 
 def test_a_trial_whose_making_was_not_answered_is_made_once() -> None:
-    storage, said = Forgetful(), []
+    storage = Forgetful()
+    said: list[str] = []
     core = Core(_Patient(storage, "there", said.append), "s", PLAN)
     found = run_all(core)
     assert storage.lost and len(said) == 2
