@@ -219,6 +219,6 @@ def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         then = then.rename(columns=lambda column: column.replace("luckiest", "best_observed"))
         assert list(now) == list(then)
         # What the model expects depends on the machine's arithmetic, in the last digits.
-        fitted = [column for column in now if column.startswith("expected_")]
+        fitted = [str(column) for column in now if str(column).startswith("expected_")]
         assert now.drop(columns=fitted).equals(then.drop(columns=fitted)), name
         np.testing.assert_allclose(now[fitted].astype(float), then[fitted].astype(float), rtol=1e-6)
