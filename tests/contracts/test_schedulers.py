@@ -4,6 +4,7 @@ decision core, with and without a fork, and the confirmation."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,21 +15,27 @@ import optuna
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from search.base.space import BASELINE, CONFIRMATION, Candidate, rungs
+from search.base.space import Candidate, rungs
 from search.decide.core import Core
-from search.records.confirm import Confirmation
+from search.records.confirm import Confirmation, points_to_confirm
 from search.store.storage import sqlite_address
-from tests.search.decide.test_core import PLAN, figures, first_epoch
+from tests.search.decide.test_core import PLAN, figures, first_epoch, records, run_all
 
 if TYPE_CHECKING:  # the process of its own has no use for Ray
     from search.engine.tune import TrialScheduler
 
 PLAIN = dataclasses.replace(PLAN, budget=9)
 FORKED = dataclasses.replace(PLAIN, sampler="surrogate", fork=3, rungs=rungs(9, 1, 3, 3))
-CONFIRMED = [
-    *(Candidate(f"baseline-q{q}-s1", BASELINE, q, 0.0, "", 1) for q in PLAN.qualities),
-    *(Candidate(f"trial-00{q}-s1", CONFIRMATION, q, 1e-7, "y", 1) for q in PLAN.qualities),
-]
+
+
+@functools.cache
+def to_confirm() -> tuple[Candidate, ...]:
+    """The best point of each rate that a search found, and the baselines, on another seed."""
+    core = Core(InMemoryStorage(), "s", PLAIN)
+    run_all(core)
+    found = points_to_confirm(records(core), PLAIN, best=1, seeds=1)
+    assert len(found) > len(PLAN.qualities)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Kind:
     """A scheduler, opened over a storage, and how many trainings it is to propose."""
 
     name: str
-    total: int
+    total: Callable[[], int]
     open: Callable[[BaseStorage | str], TrialScheduler]
 
 
@@ -49,13 +56,13 @@ def open_forked(storage: BaseStorage | str) -> TrialScheduler:
 
 
 def open_confirmation(storage: BaseStorage | str) -> TrialScheduler:
-    return Confirmation(storage, "s", PLAIN, CONFIRMED)
+    return Confirmation(storage, "s", PLAIN, list(to_confirm()))
 
 
 KINDS = [
-    Kind("core", 3 + 9, open_plain),
-    Kind("core with a fork", 3 + 9, open_forked),
-    Kind("confirmation", len(CONFIRMED), open_confirmation),
+    Kind("core", lambda: 3 + 9, open_plain),
+    Kind("core with a fork", lambda: 3 + 9, open_forked),
+    Kind("confirmation", lambda: len(to_confirm()), open_confirmation),
 ]
 each = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -101,7 +108,7 @@ def held(storage: BaseStorage) -> list[object]:
 def test_as_many_are_proposed_as_planned_each_once(kind: Kind) -> None:
     storage = InMemoryStorage()
     done = run_on(kind.open(storage))
-    assert len({candidate.name for candidate, _ in done}) == len(done) == kind.total
+    assert len({candidate.name for candidate, _ in done}) == len(done) == kind.total()
     for scheduler in (kind.open(storage), kind.open(storage)):
         assert (scheduler.suggest(), scheduler.waits(), scheduler.unfinished()) == (None, False, [])
 
@@ -116,7 +123,7 @@ def test_a_failed_training_counts_and_is_not_proposed_again(kind: Kind) -> None:
         scheduler.fail(candidate.name, "out of memory")
         assert not scheduler.decide(candidate.name, 1) and scheduler.unfinished() == []
         failed.append(candidate.name)
-    assert len(set(failed)) == kind.total - len(done)
+    assert len(set(failed)) == kind.total() - len(done)
     before = held(storage)
     for name in failed:
         kind.open(storage).fail(name, "again")  # the first reason stays
