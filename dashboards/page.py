@@ -138,7 +138,8 @@ def _refused(found: list[StrategyResult]) -> list[str]:
 
 def _div(figure: Any, name: str) -> str:
     config = {"displaylogo": False, "responsive": True}
-    return plotly.io.to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name)
+    html: str = plotly.io.to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name)
+    return html
 
 
 def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ def _rd_trace(
     chosen: dict[int, TrialRecord],
     metric: str,
     name: str,
-    style: dict,
+    style: dict[str, Any],
 ) -> None:
     points = [(record, *point) for record in chosen.values() if (point := _point(search, record, metric))]
     points.sort(key=lambda point: point[1])
@@ -206,7 +207,7 @@ def _trials(
     search: OpenedSearch,
     trials: list[TrialRecord],
     strategy: str,
-    cell: dict,
+    cell: dict[str, Any],
     legend: bool,
 ) -> None:
     measured = [(t, change) for t in trials if (change := _change(search, t)) is not None]
@@ -231,7 +232,9 @@ def _trials(
     )  # fmt: skip
 
 
-def _model_band(figure: go.Figure, search: OpenedSearch, quality: int, strategy: str, cell: dict) -> None:
+def _model_band(
+    figure: go.Figure, search: OpenedSearch, quality: int, strategy: str, cell: dict[str, Any]
+) -> None:
     found = search.response(quality, strategy)
     if not found:
         return

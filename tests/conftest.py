@@ -23,6 +23,8 @@ from lic.training.trial import Trial, TrialConfig
 from search.base.space import Candidate, SearchPoint
 from search.engine.tune import training_config_of
 from search.records.search_records import TrialRecord
+from tests.support import objects
+from tests.support.database import MISSING, Database, temporary_database
 
 # As trials are trained; and several threads of small tensors wait for each other where cores are busy.
 torch.set_num_threads(1)
@@ -52,6 +54,31 @@ def photographs(tmp_path: Path) -> Path:
         pixels = draw.integers(0, 256, (80 + number, 96, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     return tmp_path / "photographs"
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Database]:
+    """A PostgreSQL server with a database that is used and one that stays empty."""
+    if MISSING:
+        pytest.skip(MISSING)
+    with temporary_database("lictune", "empty") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[objects.ObjectStore]:
+    if objects.MISSING:
+        pytest.skip(objects.MISSING)
+    with objects.object_store() as made:
+        yield made
+
+
+@pytest.fixture
+def store(object_server: objects.ObjectStore, monkeypatch: pytest.MonkeyPatch) -> objects.ObjectStore:
+    """An object store, with an account for it in the environment."""
+    for key, value in objects.ACCOUNT.items():
+        monkeypatch.setenv(key, value)
+    return object_server
 
 
 @pytest.fixture(scope="session")

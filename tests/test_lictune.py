@@ -19,7 +19,7 @@ def test_each_command_is_that_of_its_module(command: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
-    module = COMMANDS[command][0]
+    module = COMMANDS[command][0].removesuffix(".__main__")
     assert capsys.readouterr().out.startswith(f"usage: python -m {module}")
 
 

@@ -139,7 +139,7 @@ def _freed(kind: Any) -> type[nn.Module]:
     """The class of the same entropy model, in fp32 always."""
     plain = _bottleneck if kind is EntropyBottleneck else kind.forward
 
-    class Freed(kind):
+    class Freed(kind):  # type: ignore[misc]  # of whichever class the model has
         def forward(self, *inputs: Any, **options: Any) -> Any:
             with torch.autocast(inputs[0].device.type, enabled=False):
                 named = {name: _fp32(value) for name, value in options.items()}
@@ -152,7 +152,7 @@ def _freed(kind: Any) -> type[nn.Module]:
 def _masked_in_place(kind: Any) -> Any:
     """The class of the same masked convolution, whose weights stay where they are."""
 
-    class MaskedInPlace(kind):
+    class MaskedInPlace(kind):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Tensor:
             with torch.no_grad():
                 self.weight.mul_(self.mask)

@@ -278,8 +278,8 @@ def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path]) -> Non
 
 def _visit(place: Checkpoints, setting: str, token: str, needed: list[str], expected: str) -> str:
     """Runs on a node: why it cannot take part; empty if it can."""
+    from lic.errors import StorageError
     from search.store.checkpoints import refusal
-    from search.store.storage import StorageError
 
     fix = f"{setting} must be on storage that every node mounts there"
     if not place.is_local:

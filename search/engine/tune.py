@@ -19,6 +19,7 @@ from ray.tune.schedulers import TrialScheduler as RayTrialScheduler
 from ray.tune.search import Searcher
 
 from lic.data.cache import DamagedCacheError
+from lic.errors import StorageError
 from lic.training.trainer import CheckpointError, CorruptCheckpointError, DivergedError
 from lic.training.trial import EpochMetrics, Trial, TrialConfig
 from search.base.limits import Limits
@@ -27,7 +28,6 @@ from search.engine import cluster
 from search.store.checkpoints import Checkpoints
 from search.store.disk import is_full
 from search.store.find import TRIALS_FOLDER
-from search.store.storage import StorageError
 
 _log = logging.getLogger(__name__)
 

@@ -5,13 +5,16 @@ examples.npz, which a run leaves there."""
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from lic import atomic_io
 from lic.evaluation.bdrate import Interval
@@ -169,7 +172,7 @@ def _baselines(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _interval(row: dict) -> str:
+def _interval(row: dict[Hashable, Any]) -> str:
     return (
         MISSING if math.isnan(row["bd_rate"]) else interval(Interval(row["bd_rate"], row["low"], row["high"]))
     )
@@ -252,9 +255,9 @@ def rd_curves(protocol: Protocol, records: Records) -> Figure:
 
 
 def _mean_curve(
-    protocol: Protocol, records: Records, label: str, points: evidence.Chosen, style: dict
+    protocol: Protocol, records: Records, label: str, points: evidence.Chosen, style: dict[str, Any]
 ) -> figures.Drawn:
-    drawn: tuple[list, list] = ([], [])
+    drawn: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
     for _, point in sorted(points.items()):
         found = [evidence.trained(records, point, seed) for seed in range(protocol.seeds)]
         there = [record for record in found if record is not None]
@@ -328,7 +331,7 @@ def correlation(protocol: Protocol, records: Records) -> Figure:
 def save_examples(found: tuple[Record, list[Example]], state: Path) -> None:
     """Keep what figures 3 and 4 show: crops, feature maps, correlations, figures. Raises OSError."""
     record, examples = found
-    arrays: dict[str, np.ndarray] = {"subject": np.array(_subject(record))}
+    arrays: dict[str, NDArray[Any]] = {"subject": np.array(_subject(record))}
     for number, example in enumerate(examples):
         arrays[f"{number}/name"] = np.array(example.name)
         arrays[f"{number}/original"] = example.original[example.crop]

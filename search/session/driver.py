@@ -17,18 +17,20 @@ import optuna
 from lic import atomic_io
 from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
+from lic.errors import StorageError
 from lic.models.architectures import STARTERS, architecture
 from search.base.secrets import PublicFormatter, public
 from search.base.space import Plan
 from search.engine import cluster
 from search.engine.cluster import ClusterError
 from search.records.folder import SearchFolder
-from search.settings.config import SETTINGS, ConfigError, Resolved, Settings
+from search.settings.complaints import ConfigError
+from search.settings.config import SETTINGS, Resolved, Settings
 from search.store.checkpoints import Checkpoints, prepare_storage, refusal
 from search.store.find import check_inside, find_folder, is_search
 from search.store.lock import only_driver
 from search.store.provenance import ENVIRONMENT, provenance, without_ms_ssim
-from search.store.storage import StorageError, keep_password, open_storage
+from search.store.storage import keep_password, open_storage
 from search.tracking.tracker import Tracker, TrackingError, tracking_address
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ from search.session.monitor import Followed, Monitor
 from search.session.retention import Retention
 from search.session.reuse import reuse_baselines
 from search.session.terminal import View, view_for
-from search.settings.config import ConfigError, Settings
+from search.settings.complaints import ConfigError
+from search.settings.config import Settings
 from search.store import disk
 from search.store.find import TRIALS_FOLDER, find_folder
 from search.store.lock import is_running, signs_of_life

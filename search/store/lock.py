@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from optuna import Study
 
 from lic import atomic_io
-from search.settings.config import ConfigError
+from search.settings.complaints import ConfigError
 from search.store.optuna_internals import id_of_study, storage_of
 
 #: Seconds between two signs of life, and for how long one that stands still is watched.
@@ -82,7 +82,7 @@ def _has_ended(holder: dict[str, Any]) -> bool:
     if holder["host"] != socket.gethostname():
         return False
     try:
-        return psutil.Process(holder["pid"]).create_time() != holder["since"]
+        return bool(psutil.Process(holder["pid"]).create_time() != holder["since"])
     except psutil.NoSuchProcess:
         return True
 

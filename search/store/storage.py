@@ -160,7 +160,7 @@ _Base: Any = BaseStorage
 
 
 @_relay
-class _Patient(_Base):
+class _Patient(_Base):  # type: ignore[misc]
     """Passes every call on to `storage`, and again while its server is away."""
 
     def __init__(self, storage: BaseStorage, address: str, say: Callable[[str], None]) -> None:
@@ -205,7 +205,7 @@ _DRAFT = -1
 
 
 @_relay
-class Mirror(_Base):
+class Mirror(_Base):  # type: ignore[misc]
     """A storage that this process alone writes to: what it holds is read once, and from then on known from
     what is written, since reading what all running trials have measured takes longer with every epoch. Trials
     are not copied: they are to be read only.

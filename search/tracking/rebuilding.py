@@ -67,7 +67,7 @@ def _compare(search: OpenedSearch, uri: str) -> int:
 def _as_recorded(record: TrialRecord, runs: dict[str, Any]) -> bool:
     run = runs[record.name]
     if not record.readings:
-        return run.info.status == STATUS[record.state]
+        return bool(run.info.status == STATUS[record.state])
     last = record.readings[record.last_epoch]
     held = all(run.data.metrics.get(name) == value for name, value in last.items() if name != MEASURED_AT)
     return held and run.info.status == STATUS[record.state]

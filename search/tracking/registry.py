@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lic import zoo
+from lic.models.architectures import WEIGHTS
 from search.records.folder import OpenedSearch
 from search.tracking import registered_codec
 from search.tracking.tracker import (
@@ -114,7 +115,7 @@ def save(entry: zoo.ZooModel, path: Path) -> None:
         mlflow.pyfunc.save_model(
             path,
             python_model=registered_codec.__file__,
-            artifacts={"weights": str(entry.folder / zoo.WEIGHTS), "config": str(entry.folder / zoo.CONFIG)},
+            artifacts={"weights": str(entry.folder / WEIGHTS), "config": str(entry.folder / zoo.CONFIG)},
             signature=signature,
             pip_requirements=["lictune"],
         )

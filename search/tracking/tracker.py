@@ -297,7 +297,8 @@ class Tracker:
 
     def _start(self, name: str, role: str, tags: dict[str, str], began: int | None) -> str:
         tags = {ROLE_TAG: role, SEARCH_TAG: self.search, **tags}
-        return self._client.create_run(self.experiment, began, tags, name).info.run_id
+        run: str = self._client.create_run(self.experiment, began, tags, name).info.run_id
+        return run
 
     def _describe(self, run: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param, RunTag

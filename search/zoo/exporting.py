@@ -22,7 +22,7 @@ from lic import zoo
 from lic.cli import INTERNAL_ERROR
 from lic.errors import LictuneError
 from lic.files import one_line
-from lic.models.architectures import ModelError, architecture
+from lic.models.architectures import WEIGHTS, ModelError, architecture
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search.records.folder import OpenedSearch, final_weights, open_search
 from search.records.search_records import TrialRecord
@@ -226,7 +226,7 @@ def _write_model(
         first = str(error).splitlines()[0]
         raise ZooError(f"the checkpoint of {record.name} does not fit {config.name} ({first})") from error
     zoo.write_model(folder, zoo.prepare(model), config)
-    digest = hashlib.sha256((folder / zoo.WEIGHTS).read_bytes()).hexdigest()
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return ZooModel(folder, digest, config, baseline)
 
 
@@ -275,7 +275,7 @@ def _write_documents(
     rd_figure(search.records, search.plan.strategies, root / "rd.png")
     (root / "README.md").write_text(card.readme(search, metrics, choices, root, data_licence))
     runs, about = run_ids(search), {}
-    for folder in sorted(path.parent for path in root.rglob(zoo.WEIGHTS)):
+    for folder in sorted(path.parent for path in root.rglob(WEIGHTS)):
         config = json.loads((folder / zoo.CONFIG).read_text())
         role = BASELINE if folder.name == BASELINE else TUNED
         about[folder.relative_to(root).as_posix()] = {

@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -114,7 +115,7 @@ def _in_full(search: OpenedSearch, record: TrialRecord) -> TrialRecord:
     return replace(record, readings={epochs: last.figures}, images={epochs: last.images}, fork=0)
 
 
-def _bd_rate(search: OpenedSearch, chosen: dict[int, TrialRecord]) -> dict:
+def _bd_rate(search: OpenedSearch, chosen: dict[int, TrialRecord]) -> dict[str, Any]:
     """The last fields of a row."""
     records, anchors = search.records, [search.records.baselines[quality] for quality in chosen]
     points = "; ".join(

@@ -73,8 +73,8 @@ class Scene:
     cache: Path
     draw: random.Random
     database: Database | None = None
-    server: subprocess.Popen | None = None
-    driver: subprocess.Popen | None = None
+    server: subprocess.Popen[bytes] | None = None
+    driver: subprocess.Popen[bytes] | None = None
     port: int = 0
     starts: int = 0
     reader: RecordReader | None = None

@@ -230,9 +230,9 @@ def main() -> None:
     table = pd.DataFrame(rows).groupby("side", sort=False).median()
     print(table.round(2).to_string())
     other = table.loc["Ray Tune's plain recipe"]
-    for side, row in table.iterrows():
+    for name, row in table.iterrows():
         print(
-            f"{side}: {row['results_per_s'] / other['results_per_s']:.2f} times the results a second, "
+            f"{name}: {row['results_per_s'] / other['results_per_s']:.2f} times the results a second, "
             f"{row['driver_ms_per_result'] / other['driver_ms_per_result']:.2f} times the driver's time "
             "for each"
         )

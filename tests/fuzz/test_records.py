@@ -23,10 +23,11 @@ from lic import zoo
 from lic.codec.bitstream import BitstreamError, decode, encode, pack, unpack
 from lic.data.cache import PackedImages
 from lic.data.crops import RandomCrops
+from lic.models.architectures import WEIGHTS
 from lic.models.build import build
 from lic.recipe import LAMBDAS, TrainingConfig
 from lic.training.trainer import CheckpointError, Trainer, read_checkpoint
-from lic.zoo import MANIFEST, WEIGHTS, ModelConfig, ZooError
+from lic.zoo import MANIFEST, ModelConfig, ZooError
 from search.decide.core import Core
 from search.records.folder import OpenedSearch, open_search
 from search.settings.config import SETTINGS, resolve

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from search.base.space import BASELINE, Candidate, Plan, SearchPoint, rungs
@@ -131,24 +131,6 @@ def test_nothing_is_stopped_before_its_baseline_is_there() -> None:
     assert all(len(t.intermediate_values) == 9 for t in core.trials.trials)
 
 
-@pytest.mark.parametrize(("sampler", "fork"), [("tpe", 0), ("surrogate", 3)])
-def test_a_restart_decides_as_an_uninterrupted_run(tmp_path: object, sampler: str, fork: int) -> None:
-    """A new process after every single verb, on the same storage, changes nothing."""
-    plan = dataclasses.replace(PLAN, sampler=sampler, fork=fork, rungs=rungs(9, 1, 3, fork))
-    expected = run_all(Core(InMemoryStorage(), "s", plan))
-    storage: BaseStorage | str = f"sqlite:///{tmp_path}/study.db"
-    done = []
-    while (candidate := Core(storage, "s", plan).suggest()) is not None:
-        for epoch in range(first_epoch(plan, candidate), 10):
-            Core(storage, "s", plan).observe(candidate.name, epoch, figures(candidate, epoch))
-            if not Core(storage, "s", plan).decide(candidate.name, epoch):
-                break
-        done.append((candidate, epoch))
-        if len(done) == 12:
-            break
-    assert done == expected[:12]
-
-
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31), st.booleans())
 def test_decisions_are_a_function_of_storage_and_seed(schedule: int, model: bool) -> None:
@@ -162,7 +144,8 @@ def interleaved(plan: Plan, schedule: int, restarts: bool) -> list[object]:
     starts anew is drawn from `schedule`."""
     draw, again = random.Random(schedule), random.Random(schedule + 1)
     storage = InMemoryStorage()
-    core, decisions = Core(storage, "s", plan), []
+    core = Core(storage, "s", plan)
+    decisions: list[object] = []
     running: dict[str, tuple[Candidate, int]] = {}
     exhausted = False
     while running or not exhausted:

@@ -241,7 +241,7 @@ def test_a_fault_changes_no_figure(hosts: TwoHosts, fault: Callable[[TwoHosts], 
     check(hosts, name, 5, cache)
 
 
-def wait_for_the_second_epoch(hosts: TwoHosts, name: str, driver: subprocess.Popen, log: Path) -> None:
+def wait_for_the_second_epoch(hosts: TwoHosts, name: str, driver: subprocess.Popen[bytes], log: Path) -> None:
     until, trials = time.monotonic() + 120, hosts.shared / "results" / name / "trials"
     while not any(trials.glob("*/epoch-0002.pt")):
         assert driver.poll() is None, log.read_text()

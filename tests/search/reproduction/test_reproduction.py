@@ -6,6 +6,7 @@ import dataclasses
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
     draw = np.random.default_rng(zlib.crc32(candidate.name.encode()))
     gain = GAINS.get(candidate.strategy_name, {}).get(candidate.alpha, 0.0) + noise * draw.normal()
     rate = 0.2 * 2**candidate.quality * (1 + 0.01 * gain)
-    images = {}
+    images: dict[str, list[float]] = {}
     for image_set, count in (("val", 8), ("kodak", IMAGES)):
         spread = np.linspace(0.6, 1.4, count)
         psnr = 28 + 2 * candidate.quality - spread
@@ -60,10 +61,10 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
         for e in range(1, 5)
     }
     correlation = {"kodim07": 100 * (0.5 if candidate.strategy == "y" else 1.0), "kodim08": 100.0}
-    measured = {"curve": curve, "images": images, "correlation": correlation}
     return Record(
-        candidate.name, candidate.role, candidate.point, candidate.seed, **measured, steps=40, device="cpu"
-    )
+        candidate.name, candidate.role, candidate.point, candidate.seed, steps=40, curve=curve, images=images,
+        correlation=correlation, device="cpu",
+    )  # fmt: skip
 
 
 def everything(noise: float = 0.0, protocol: Protocol = PROTOCOL) -> Records:
@@ -115,7 +116,7 @@ def test_a_training_that_failed_is_neither_tried_again_nor_chosen(exact: Records
 
 
 def test_bd_rate_is_that_of_the_chosen_points(exact: Records) -> None:
-    table = evidence.verdicts(exact, PROTOCOL).set_index(["strategy", "metric", "seeds"])
+    table: Any = evidence.verdicts(exact, PROTOCOL).set_index(["strategy", "metric", "seeds"])
     for metric in ("psnr", "ms_ssim"):
         for seeds in ("chosen on", "fresh"):
             assert table.loc[("y", metric, seeds), "bd_rate"] == pytest.approx(-4, abs=0.01)
@@ -142,7 +143,7 @@ def test_equal_codecs_differ_by_what_was_put_in(exact: Records) -> None:
         for r in exact.of(BASELINE) if r.seed == 1
     ]  # fmt: skip
     records = Records([*exact.values(), *dearer])
-    noise = evidence.seed_noise(records, PROTOCOL).set_index("metric").loc["psnr"]
+    noise: Any = evidence.seed_noise(records, PROTOCOL).set_index("metric").loc["psnr"]
     assert noise[["s0 to s1", "s0 to s2", "s1 to s2"]].tolist() == pytest.approx([1, 0, 100 / 1.01 - 100])
     assert noise["root mean square"] == pytest.approx((2 / 3) ** 0.5, rel=0.02)
     # A third of the pairs has none of seed 1; of three rates' draws the mean is what counts.
@@ -161,7 +162,7 @@ def test_what_tuning_on_the_test_set_flatters_by_is_gone_on_fresh_seeds() -> Non
     many = dataclasses.replace(PROTOCOL, seeds=13)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(GAINS, "y", {})
-        table = evidence.optimism(everything(1.0, many), many).set_index("chosen on")
+        table: Any = evidence.optimism(everything(1.0, many), many).set_index("chosen on")
     assert table.loc["kodak", "same seed"] < -1
     # The mean of 36 trainings against their baselines: a quarter of a percent off.
     assert abs(table.loc["kodak", "fresh seeds"]) < 0.75
@@ -173,9 +174,9 @@ def test_times_flatness_and_correlation(exact: Records) -> None:
     assert times["y"].increase is not None and times["y"].increase.value == pytest.approx(5.0)
     assert times["z"].increase is not None and times["z"].increase.value == pytest.approx(0.0)
     assert times["y"].distinguishable and not times["z"].distinguishable
-    table = evidence.baselines(exact, PROTOCOL).set_index("quality")
+    table: Any = evidence.baselines(exact, PROTOCOL).set_index("quality")
     assert table.loc[3, ["seeds", "bpp", "psnr", "psnr sd"]].tolist() == pytest.approx([3, 1.6, 33, 0])
-    flat = evidence.flatness(exact, PROTOCOL).set_index("quality")
+    flat: Any = evidence.flatness(exact, PROTOCOL).set_index("quality")
     assert flat.loc[1, ["at 25%", "at 50%", "at 75%"]].tolist() == pytest.approx([30, 20, 10])
     assert flat.loc[1, "longer, kodak"] == pytest.approx(0)
     table = evidence.response(exact, PROTOCOL)
@@ -184,7 +185,7 @@ def test_times_flatness_and_correlation(exact: Records) -> None:
 
 
 def test_intervals_of_the_points_hold_the_truth() -> None:
-    table = evidence.points(everything(0.5), PROTOCOL).set_index(["quality", "strategy"])
+    table: Any = evidence.points(everything(0.5), PROTOCOL).set_index(["quality", "strategy"])
     row = table.loc[(3, "y")]
     assert row["low"] <= row["fresh"] <= row["high"] and row["seeds"] == 2
 

@@ -268,7 +268,8 @@ def test_a_search_needs_neither_a_reader_nor_a_quiet_environment(tmp_path: Path)
     )  # fmt: skip
     log = (tmp_path / "alone" / "search.log").read_text()
     assert (done.returncode, done.stderr) == (0, ""), log
-    assert set(foreign) <= set(re.findall(r"\w+", re.search(r"^ignored .*", log, re.M)[0]))
+    (ignored,) = re.findall(r"^ignored .*", log, re.M)
+    assert set(foreign) <= set(re.findall(r"\w+", ignored))
     for line in ("Best per rate", "next: python -m "):
         assert line in log
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -11,11 +11,12 @@ from optuna.storages import InMemoryStorage
 from rich.console import Console
 
 from search.decide.core import Core
-from search.records.folder import FolderError, SearchFolder
+from search.records.folder import SearchFolder
 from search.session import driver
 from search.session.session import Experiment, Session
 from search.settings.config import Settings, resolve, resolve_again
 from search.settings.plan import plan_of
+from search.store.find import FolderError
 from search.store.provenance import ENVIRONMENT
 from tests.support.made_up import FINGERPRINT, go_on, made_up_search
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,17 +14,22 @@ from lic.models.build import build
 from lic.recipe import ON_CPU, ON_GPU, Acceleration, TrainingConfig
 from lic.training.weights import save_weights
 from search.run import main
-from search.settings.config import SETTINGS, ConfigError, Resolved, Settings, resolve, resolve_again
+from search.settings.complaints import ConfigError
+from search.settings.config import SETTINGS, Resolved, Settings, resolve, resolve_again
 from search.settings.plan import plan_of, template_of
 from tests.bench.trainings import config_of
 
 
-def settled(command_line: dict | None = None, environment: dict | None = None, gpus: int = 0,
-            file: Path | None = None) -> Resolved:  # fmt: skip
+def settled(
+    command_line: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
+    gpus: int = 0,
+    file: Path | None = None,
+) -> Resolved:
     return resolve(command_line or {}, environment or {}, lambda _: gpus, file)
 
 
-def refused(command_line: dict, **others: object) -> str:
+def refused(command_line: dict[str, Any], **others: object) -> str:
     with pytest.raises(ConfigError) as caught:
         settled(command_line, **others)  # type: ignore[arg-type]
     message = str(caught.value)
@@ -55,7 +61,7 @@ def test_auto_follows_the_machine_and_says_why() -> None:
 
 
 def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
-    def speed(command_line: dict, gpus: int) -> Acceleration:
+    def speed(command_line: dict[str, Any], gpus: int) -> Acceleration:
         given = {"preset": "paper"} | command_line if gpus else command_line
         return template_of(settled(given, gpus=gpus).settings).speed
 
@@ -64,7 +70,12 @@ def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
     assert speed({"preset": "fast"}, 0) == speed({"preset": "fast", "trials_per_gpu": "0"}, 1) == ON_CPU
     assert speed({}, 1) == ON_GPU
     assert speed({"trials_per_gpu": "0"}, 1) == ON_CPU
-    changes = (("precision", "bf16"), ("channels_last", False), ("compile", False), ("graph", False))
+    changes: tuple[tuple[str, Any], ...] = (
+        ("precision", "bf16"),
+        ("channels_last", False),
+        ("compile", False),
+        ("graph", False),
+    )
     for key, value in changes:
         assert speed({key: value}, 1) == dataclasses.replace(ON_GPU, **{key: value})
     assert speed({"fused_adam": "no", "precision": "bf16"}, 0) == Acceleration("bf16", fused_adam=False)
@@ -91,7 +102,9 @@ def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
         ({"preset": "fast", "model": "cheng"}, "muon", 3e-3),
     ],
 )
-def test_each_optimizer_has_the_learning_rate_that_suits_it(given: dict, optimizer: str, lr: float) -> None:
+def test_each_optimizer_has_the_learning_rate_that_suits_it(
+    given: dict[str, Any], optimizer: str, lr: float
+) -> None:
     settings = settled(given, gpus=1).settings
     assert (settings.optimizer, settings.lr) == (optimizer, pytest.approx(lr))
 
@@ -194,7 +207,7 @@ def test_the_report_reads_back() -> None:
         ({"name": "../out"}, "no '/'"),
     ],
 )  # fmt: skip
-def test_errors_are_one_line_with_the_fix(command_line: dict, expected: str) -> None:
+def test_errors_are_one_line_with_the_fix(command_line: dict[str, Any], expected: str) -> None:
     assert expected in refused(command_line)
 
 
@@ -232,9 +245,10 @@ def test_a_fork_cannot_change_when_a_search_goes_on(tmp_path: Path) -> None:
         ({"preset": "paper", "model": "hyperprior", "start": "starter"}, {"width": 32, "latent_width": 96}),
     ],
 )
-def test_what_nobody_gave_gives_way(given: dict, expected: dict) -> None:
-    for layers in ((given, {}), ({}, {f"LICTUNE_{key.upper()}": value for key, value in given.items()})):
-        resolved = settled(*layers)
+def test_what_nobody_gave_gives_way(given: dict[str, str], expected: dict[str, Any]) -> None:
+    named = {f"LICTUNE_{key.upper()}": value for key, value in given.items()}
+    for line, variables in ((given, {}), ({}, named)):
+        resolved = settled(line, variables)
         values = resolved.settings.model_dump()
         assert {key: values[key] for key in expected} == pytest.approx(expected)
         for key in expected.keys() - given.keys() - {"model"}:
@@ -401,8 +415,13 @@ def test_as_many_trials_fit_on_a_gpu_as_were_asked_for() -> None:
 
 
 def test_the_address_of_any_source_is_asked_for_its_gpus() -> None:
-    asked = []
-    resolve({}, {"LICTUNE_ADDRESS": "ray://head:10001"}, lambda address: asked.append(address) or 4)
+    asked: list[str | None] = []
+
+    def four(address: str | None) -> int:
+        asked.append(address)
+        return 4
+
+    resolve({}, {"LICTUNE_ADDRESS": "ray://head:10001"}, four)
     assert set(asked) == {"ray://head:10001"}
 
 
