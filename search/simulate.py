@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     _add_response(parser)
     _add_search(parser)
+    _add_stopping(parser)
+    _add_range(parser)
     _add_outcome(parser)
     args = parser.parse_args(argv)
     args.epochs = args.epochs or enough_epochs(_EPOCHS, args.fork_at)
@@ -100,6 +102,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampler", choices=SAMPLERS, default="surrogate", help="as in search.run (default: surrogate)"
     )
+
+
+def _add_stopping(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stopping",
         action=argparse.BooleanOptionalAction,
@@ -125,6 +130,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         help="start each trial from its baseline's checkpoint after this fraction of the epochs (default: 0, "
         "train in full)",
     )  # fmt: skip
+
+
+def _add_range(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpha-min",
         type=number_argument(1e-30, 1e6),
