@@ -11,9 +11,19 @@ import threadpoolctl
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from lic.recipe import LAMBDAS
-from search.base.space import Plan
-from search.decide.surrogate import Array, Data, Points, Posterior, fit, gather, linearised, pins, squash, unsquash
+from search.base.space import Plan, SearchPoint, lmbda_of
+from search.decide.surrogate import (
+    Array,
+    Data,
+    Points,
+    Posterior,
+    fit,
+    gather,
+    linearised,
+    pins,
+    squash,
+    unsquash,
+)
 
 #: Readings of one trial are averaged over epochs that differ by less than this factor.
 _EPOCH_RATIO = 1.7
@@ -28,8 +38,8 @@ _EARLIER = 1_000_000
 #: Trials of a rate that may still turn out to be its best.
 _RIVALS = 20
 
-#: Values of alpha per rate and strategy among which the next trial is chosen, and in a long search, where many
-#: points are chosen at a time, each time from another grid.
+#: Values of alpha per rate and strategy among which the next trial is chosen, and in a long search, where
+#: many points are chosen at a time, each time from another grid.
 _GRID, _COARSE_GRID = 36, 8
 
 #: How many times its equal share of the trials a rate gets at least and may get, and some to spare.
@@ -60,15 +70,6 @@ FORK = "fork"
 
 #: Prefix of the user attribute that holds the variance of a reading by epoch, percent squared.
 VARIANCE = "variance:"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point to train: quality, decorrelation weight, strategy."""
-
-    quality: int
-    alpha: float
-    strategy: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class SurrogateModel:
         return self.theta
 
     @_one_thread
-    def propose(self, qualities: Sequence[int], count: int, seed: int) -> list[Point]:
+    def propose(self, qualities: Sequence[int], count: int, seed: int) -> list[SearchPoint]:
         """The next `count` points, each where it is expected to improve the search's result most: the
         mean over the rates of the best rate change; none where a ruinous reading is probable.
 
@@ -124,12 +125,12 @@ class SurrogateModel:
         everything = rivals.joined(grid)
         mean, covariance = posterior.mean(everything), posterior.covariance(everything)
         noise = posterior.noise(everything) ** 2
-        groups = [np.flatnonzero(everything.log_lmbda == math.log10(LAMBDAS[q])) for q in qualities]
+        groups = [np.flatnonzero(everything.log_lmbda == math.log10(lmbda_of(q))) for q in qualities]
         known = len(rivals)
         curiosity = _CURIOSITY * max(0.0, 1 - len(self._trials) / self.plan.budget) ** 2
         nodes = _FEW_NODES if self._long else _NODES
         draw = np.random.default_rng([seed, 1])
-        chosen: list[Point] = []
+        chosen: list[SearchPoint] = []
         for place in range(count):
             gradient = knowledge_gradient(mean, covariance, noise, groups, known, known, nodes)
             gradient += curiosity * knowledge_gradient(
@@ -139,7 +140,7 @@ class SurrogateModel:
             # The same point twice would measure the same twice: trainings differ by nothing else.
             aside = draw.uniform(-_ASIDE, _ASIDE) if place else 0.0
             alpha = 10 ** (grid.alpha[best] + aside)
-            chosen.append(Point(own[best], float(alpha), self.plan.strategies[grid.strategy[best]]))
+            chosen.append(SearchPoint(own[best], self.plan.strategies[grid.strategy[best]], float(alpha)))
             column = covariance[:, known + best].copy()
             covariance -= np.outer(column, column) / (column[known + best] + noise[known + best])
         return chosen
@@ -183,7 +184,7 @@ class SurrogateModel:
     @_one_thread
     def response(self, quality: int, strategy: str, alphas: Sequence[float]) -> list[Prediction]:
         """What the model expects of these alphas at full length."""
-        place = (self._strategies[strategy], math.log10(LAMBDAS[quality]), 1.0, -1)
+        place = (self._strategies[strategy], math.log10(lmbda_of(quality)), 1.0, -1)
         return self._expected(Points.of([(math.log10(alpha), *place) for alpha in alphas]))
 
     def _expected(self, points: Points) -> list[Prediction]:
@@ -249,7 +250,7 @@ class SurrogateModel:
                 known = _mean([trial.user_attrs.get(f"{VARIANCE}{e}", 0.0) for e in epochs])
                 place = (*self._location(trial), progress, self._identity(trial))
                 rows.append((*place, value, len(epochs), known))
-        lambdas = [LAMBDAS[quality] for quality in self.plan.qualities]
+        lambdas = [lmbda_of(quality) for quality in self.plan.qualities]
         return gather(rows, pins(self.plan.alpha_min, len(self.plan.strategies), lambdas))
 
     def _identity(self, trial: FrozenTrial) -> int:
@@ -290,7 +291,7 @@ class SurrogateModel:
             for s in range(len(self._strategies)):
                 for k in range(count):
                     alpha = low + (high - low) * (k + shifts[i, s]) / count
-                    rows.append((alpha, s, math.log10(LAMBDAS[quality]), 1.0, -1))
+                    rows.append((alpha, s, math.log10(lmbda_of(quality)), 1.0, -1))
                     own.append(quality)
         return Points.of(rows), own
 

@@ -29,9 +29,9 @@ _WORTH = 0.1
 #: the recorded curves (docs/bench/*_grid.csv) none that read above 77 % at a rung ended below +50 %.
 _HOPELESS = 100.0
 
-#: Trials of every rate that are finished unless they are clearly harmful, and the part of an equal share of all
-#: that finish: what a rate can gain is learnt from what was trained in full, and early readings at high rates
-#: are too noisy to tell.
+#: Trials of every rate that are finished unless they are clearly harmful, and the part of an equal share of
+#: all that finish: what a rate can gain is learnt from what was trained in full, and early readings at high
+#: rates are too noisy to tell.
 _LEAST_FINISHED, _FINISHED_SHARE = 3, 0.75
 
 #: Clearly harmful: worse than the baseline by so many standard deviations.
@@ -45,8 +45,8 @@ def owed(finished: int, finished_of_all: int, rates: int) -> bool:
 
 def worth_finishing(value: float, improvement: float, harm: float, is_owed: bool) -> bool:
     """Whether a trial with this rate change (percent) goes on at a rung: given by how much its rate's best is
-    expected to improve when it is trained to the end (percent), by how many standard deviations the trial is expected
-    to be worse than the baseline, and whether its rate is owed finished trials."""
+    expected to improve when it is trained to the end (percent), by how many standard deviations the trial is
+    expected to be worse than the baseline, and whether its rate is owed finished trials."""
     if value >= _HOPELESS:
         return False
     return improvement > _WORTH or (is_owed and harm < _CLEARLY)

@@ -9,10 +9,10 @@ harm(u) = slope w log(1 + exp((u - onset) / w)) is the mean function: beyond its
 about as a power of it, and the logarithm of a power is a straight line. g is what is saved, or lost, beside
 that at full length; d is how early readings differ, and vanishes as t goes to 1. All see alpha through
 u = log10 alpha + shear log10 lambda + offset(strategy): the useful window moves down by about a decade
-per decade of lambda and lies further right for z, and in u it stands still. alpha = 0 is the baseline, whose rate
-change is 0 by definition: pseudo-readings below the smallest alpha say so. sigma is the noise between
-seeds, log-linear in lambda: two trainings differ by 0.2 % at the lowest rate and by several at the highest, and
-by f times as much before the learning rate falls.
+per decade of lambda and lies further right for z, and in u it stands still. alpha = 0 is the baseline, whose
+rate change is 0 by definition: pseudo-readings below the smallest alpha say so. sigma is the noise between
+seeds, log-linear in lambda: two trainings differ by 0.2 % at the lowest rate and by several at the highest,
+and by f times as much before the learning rate falls.
 
 The gradient of the marginal likelihood is torch's, the fit scipy's: maximum a posteriori (Rasmussen and
 Williams 2006, section 5.4).
@@ -93,8 +93,8 @@ def _slope(value: Array) -> Array:
 @dataclass(frozen=True)
 class Points:
     """Where values are known or asked for, one row each: log10 alpha, strategy as a number, log10 lambda,
-    progress t in (0, 1], the trial (-1: none, its effect is not included), and `slope`, the derivative of `squash`
-    at what is expected there, which scales the noise."""
+    progress t in (0, 1], the trial (-1: none, its effect is not included), and `slope`, the derivative of
+    `squash` at what is expected there, which scales the noise."""
 
     alpha: Array
     strategy: NDArray[np.int64]
@@ -122,8 +122,8 @@ class Points:
 
 @dataclass(frozen=True)
 class Data:
-    """Readings at points, `value` and its `variance` known beforehand in percent; `count` says how many readings
-    a row is the mean of. Linearised (`linearised`) they are squashed."""
+    """Readings at points, `value` and its `variance` known beforehand in percent; `count` says how many
+    readings a row is the mean of. Linearised (`linearised`) they are squashed."""
 
     points: Points
     value: Array
@@ -134,9 +134,9 @@ class Data:
         """Squashed by the tangent at the squashed values that are `expected`, given the standard deviation of
         a reading in percent.
 
-        Noise is added to percent, not to what is squashed: a tangent at the noisy reading itself would weigh a
-        reading the more the higher it came out. Far above what is expected the tangent overshoots; there the
-        reading itself is the better place."""
+        Noise is added to percent, not to what is squashed: a tangent at the noisy reading itself would weigh
+        a reading the more the higher it came out. Far above what is expected the tangent overshoots; there
+        the reading itself is the better place."""
         slope = _slope(unsquash(expected))
         value = expected + slope * (self.value - unsquash(expected))
         itself = squash(self.value)
@@ -237,9 +237,7 @@ def _most_probable(data: Data, strategies: Sequence[str], start: Array, steps: i
         factor, wrong = torch.linalg.cholesky_ex(matrix)
         if wrong:
             return 1e10, np.zeros_like(theta)
-        away = torch.linalg.solve_triangular(
-            factor, (value - hyper.harm(data.points))[:, None], upper=False
-        )
+        away = torch.linalg.solve_triangular(factor, (value - hyper.harm(data.points))[:, None], upper=False)
         unlikely = ((at - torch.from_numpy(mean)) / torch.from_numpy(sigma)) ** 2
         total = 0.5 * (away**2).sum() + factor.diagonal().log().sum() + 0.5 * unlikely.sum()
         total.backward()
@@ -252,8 +250,8 @@ def _most_probable(data: Data, strategies: Sequence[str], start: Array, steps: i
 
 
 class Posterior:
-    """The model given linearised data; `pending` are points whose values are still to come, so that what they will tell
-    is not asked for again (their expected values are the posterior means)."""
+    """The model given linearised data; `pending` are points whose values are still to come, so that what
+    they will tell is not asked for again (their expected values are the posterior means)."""
 
     @torch.no_grad()
     def __init__(

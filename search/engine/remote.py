@@ -19,7 +19,8 @@ from pathlib import Path
 from lic.files import path_argument
 from search.engine import cluster
 from search.engine.cluster import ClusterError
-from search.settings.config import ENVIRONMENT, ConfigError
+from search.settings.complaints import ConfigError
+from search.settings.config import ENVIRONMENT
 
 SCHEME = "ray://"
 

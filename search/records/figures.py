@@ -110,7 +110,7 @@ def save(figure: Figure, path: Path, dpi: int = _DPI) -> Path:
     return path
 
 
-def scale_of(*maps: NDArray[np.floating]) -> tuple[float, float]:
+def scale_of(*maps: NDArray[np.floating[Any]]) -> tuple[float, float]:
     """The range of colours that several maps share, so that they can be compared."""
     return float(min(part.min() for part in maps)), float(max(part.max() for part in maps))
 

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
+from lic.errors import StorageError
 from lic.files import one_line, read_regular, shown
 from search.base.space import Plan, trial_name
 from search.decide.belief import Prediction, SurrogateModel
@@ -25,13 +26,13 @@ from search.decide.core import earlier_trials, open_studies
 from search.decide.recommend import believe, expected_of
 from search.records.search_records import RUNNING, RecordReader, SearchRecords, TrialRecord, check, record_of
 from search.settings import plain_yaml
-from search.settings.complaints import sentence
-from search.settings.config import SETTINGS, ConfigError, Settings, is_name, recorded_settings
+from search.settings.complaints import ConfigError, sentence
+from search.settings.config import SETTINGS, Settings, is_name, recorded_settings
 from search.settings.plan import plan_of
 from search.store.checkpoints import Checkpoints, StoredFile, refusal
 from search.store.find import STUDY, TRIALS_FOLDER, FolderError, find_folder, is_search
 from search.store.provenance import ENVIRONMENT, TEST_SET, WITHOUT_MS_SSIM
-from search.store.storage import StorageError, open_storage, open_to_read, sqlite_address, sqlite_file
+from search.store.storage import open_storage, open_to_read, sqlite_address, sqlite_file
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class SearchFolder:
         """The search's checkpoints: in the folder, unless its settings name a storage."""
         storage = self.settings.storage
         return Checkpoints(storage, self.name) if storage else Checkpoints(str(self.path.resolve()))
+
+    @functools.cached_property
+    def recorded(self) -> dict[str, Any]:
+        """The settings as its file holds them, which may be of another version. Raises FolderError."""
+        with _reading(self.path):
+            return plain_yaml.read(self.path / SETTINGS)
 
     @functools.cached_property
     def environment(self) -> dict[str, str]:

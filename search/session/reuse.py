@@ -12,12 +12,12 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.data.sets import ImageSet
+from lic.errors import StorageError
 from lic.training.trial import TrialConfig
 from search.base.space import baseline_name
 from search.decide.core import SETUP, SOURCE, Core, readings_of
 from search.records.folder import SearchFolder
 from search.store.find import TRIALS_FOLDER, FolderError, searches_in
-from search.store.storage import StorageError
 
 _log = logging.getLogger(__name__)
 

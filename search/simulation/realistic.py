@@ -1,4 +1,5 @@
-"""A family of responses like those of real trainings: small gains at some rates, narrow windows, steep harm."""
+"""A family of responses like those of real trainings: small gains at some rates, narrow windows, steep
+harm."""
 
 from __future__ import annotations
 
@@ -25,11 +26,11 @@ class Realistic:
         y(a, t)    = harm (1 + k (1 - t)) - gain - v(z) 2 b^w / (1 + b^(2w)) (1 - t)^2
                      + sigma(z) (trial + (f - 1) (1 - t)^1.5 reading)
 
-    G is 0 at some rates; z lies two to four decades to the right of y, or is inert. `trial` is a standard normal
-    number of a training, `reading` one of each of its readings: the noise between seeds is sigma at full
-    length and about f times that after the first epochs, before the learning rate falls. v is a gain that is seen
-    early and vanishes. The constants' ranges are what the recorded grids (docs/bench/*_grid.csv) and the
-    reproduction's records show of two small models.
+    G is 0 at some rates; z lies two to four decades to the right of y, or is inert. `trial` is a standard
+    normal number of a training, `reading` one of each of its readings: the noise between seeds is sigma at
+    full length and about f times that after the first epochs, before the learning rate falls. v is a gain
+    that is seen early and vanishes. The constants' ranges are what the recorded grids
+    (docs/bench/*_grid.csv) and the reproduction's records show of two small models.
     """
 
     def __init__(self, member: int, epochs: int) -> None:

@@ -13,7 +13,8 @@ import yaml
 
 from configs import PRESETS
 from lic.recipe import LAMBDAS
-from search.settings.config import ConfigError, Settings, resolve
+from search.settings.complaints import ConfigError
+from search.settings.config import Settings, resolve
 from tests.support.mutation import Hang, at_most, mutated
 
 pytestmark = pytest.mark.slow

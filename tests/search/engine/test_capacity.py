@@ -17,7 +17,8 @@ def workers(
 ) -> tuple[int, list[str]]:
     monkeypatch.setattr(capacity, "usable_cores", lambda: cores)
     monkeypatch.setattr(capacity, "usable_memory", lambda: int(gib * GIB))
-    settings, said = resolve(given, {}, lambda _: gpus).settings, []
+    settings = resolve(given, {}, lambda _: gpus).settings
+    said: list[str] = []
     return default_workers(settings, template_of(settings), gpus, said.append), said
 
 

@@ -69,7 +69,10 @@ def test_the_first_lines_tell_what_was_measured() -> None:
 
 
 def test_auto_is_the_default_without_a_gpu_and_left_to_the_measurement_with_one() -> None:
-    without, with_one = (resolve({"trials_per_gpu": "auto"}, {}, lambda _, n=n: n).settings for n in (0, 1))
+    without, with_one = (
+        resolve({"trials_per_gpu": "auto"}, {}, lambda _: 0).settings,
+        resolve({"trials_per_gpu": "auto"}, {}, lambda _: 1).settings,
+    )
     assert (without.trials_per_gpu, without.gpus_per_trial) == (0, 0.0)
     assert (with_one.trials_per_gpu, with_one.gpus_per_trial) == ("auto", 1.0)
 

@@ -16,9 +16,11 @@ from lic.training.trial import Trial, open_images
 from search import export
 from search.decide.core import Core
 from search.engine.tune import training_config_of
-from search.records.folder import FolderError, SearchFolder, open_search
-from search.settings.config import SETTINGS, ConfigError, resolve
+from search.records.folder import SearchFolder, open_search
+from search.settings.complaints import ConfigError
+from search.settings.config import SETTINGS, resolve
 from search.settings.plan import plan_of, template_of
+from search.store.find import FolderError
 from search.store.provenance import ENVIRONMENT, provenance
 from tests.support.made_up import made_up_search
 
@@ -31,11 +33,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     and an image that is too small for MS-SSIM."""
     root = tmp_path_factory.mktemp("small")
     leaves = pack_dead_leaves(900, 4, cache)
-    for folder, names in (("data", ("a", "b", "c")), ("tested", ("a", "b", "small"))):
-        (root / folder).mkdir()
+    for source, names in (("data", ("a", "b", "c")), ("tested", ("a", "b", "small"))):
+        (root / source).mkdir()
         for number, name in enumerate(names):
             height, width = (155, 150) if name == "small" else (192, 192)
-            Image.fromarray(np.asarray(leaves[number])[:height, :width]).save(root / folder / f"{name}.png")
+            Image.fromarray(np.asarray(leaves[number])[:height, :width]).save(root / source / f"{name}.png")
     folder = root / "results" / "mine"
     folder.mkdir(parents=True)
     given = {

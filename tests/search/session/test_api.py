@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,11 +14,11 @@ from matplotlib.figure import Figure
 
 import search
 from lic.evaluation.bdrate import CurveError
-from search.records.folder import FolderError
+from search.store.find import FolderError
 from tests.support.made_up import made_up_search
 
 #: A search of seconds: generated pictures, a narrow model, few steps.
-SMALL = {
+SMALL: dict[str, Any] = {
     "model": "hyperprior", "preset": "tiny", "width": 8, "start": "scratch", "budget": 2, "epochs": 2,
     "grace": 1, "steps_per_epoch": 2, "rates": (1, 3), "data": "deadleaves",
     "test": "deadleaves", "test_images": 2, "val_images": 2, "workers": 1, "trials_per_gpu": 0,

@@ -268,7 +268,8 @@ def test_a_search_needs_neither_a_reader_nor_a_quiet_environment(tmp_path: Path)
     )  # fmt: skip
     log = (tmp_path / "alone" / "search.log").read_text()
     assert (done.returncode, done.stderr) == (0, ""), log
-    assert set(foreign) <= set(re.findall(r"\w+", re.search(r"^ignored .*", log, re.M)[0]))
+    (ignored,) = re.findall(r"^ignored .*", log, re.M)
+    assert set(foreign) <= set(re.findall(r"\w+", ignored))
     for line in ("Best per rate", "next: python -m "):
         assert line in log
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -316,7 +317,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     command = [*search_command(tmp_path, "broken"), *arguments, "--no-reuse-baselines", *confirm]
     printed = interrupted_at("[  2/", command)
     assert "finishing the running epochs" in printed
-    assert f"to go on: python -m search.run --resume {tmp_path / 'broken'}" in printed
+    assert f"to resume: python -m search.run --resume {tmp_path / 'broken'}" in printed
     refused = run_search(tmp_path, None, "--resume", "broken", "--batch", "5")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "batch was" in refused.stderr

@@ -21,6 +21,7 @@ from lic.codec.bitstream import encode
 from lic.codec.verification import VerificationError, verify
 from lic.data.deadleaves import pack_dead_leaves
 from lic.data.images import read_rgb
+from lic.models.architectures import WEIGHTS
 from lic.training.trainer import read_checkpoint
 from search import export
 from search.records.folder import last_checkpoint, open_search
@@ -149,6 +150,7 @@ def test_mlflow_loads_each_rate_without_pickle(
     uri = f"sqlite:///{real[0]}/mlflow.db"
     client = MlflowClient(uri)
     version = client.get_model_version_by_alias(f"{NAME}-q1", "champion")
+    assert version.run_id is not None
     run = client.get_run(version.run_id)
     config = json.loads((exported / "q1" / "config.json").read_text())
     assert run.data.tags[TRIAL_TAG] == config["trial"]
@@ -184,7 +186,7 @@ def test_a_zoo_is_not_overwritten_unless_told(
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "precious.txt").write_text("mine")
     assert export.main(arguments) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists; give --overwrite" in capsys.readouterr().err
     assert export.main([*arguments, "--overwrite"]) == 2
     assert "is not a zoo" in capsys.readouterr().err
     assert (tmp_path / NAME / "precious.txt").read_text() == "mine"
@@ -215,7 +217,7 @@ def copy(real: Real, tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def test_a_corrupt_checkpoint_is_passed_over_by_name(
+def test_a_corrupt_checkpoint_is_skipped_by_name(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = open_search("real", copy)
@@ -229,9 +231,9 @@ def test_a_corrupt_checkpoint_is_passed_over_by_name(
 
     (copy / "real" / "best" / f"q{quality}.pt").unlink()
     assert export.main([*arguments, "--overwrite"]) == 0
-    assert f"passed over {record.name}: " in capsys.readouterr().out
+    assert f"skipped {record.name}: " in capsys.readouterr().out
     card = (tmp_path / "zoo" / NAME / "README.md").read_text()
-    assert f"Quality {quality}: passed over {record.name}" in card
+    assert f"Quality {quality}: skipped {record.name}" in card
 
     for trial in (copy / "real" / "trials").iterdir():
         shutil.rmtree(trial) if trial.is_dir() else trial.unlink()
@@ -246,7 +248,7 @@ def test_a_search_that_was_broken_off_is_exported_as_best_so_far(copy: Path, tmp
     settings.write_text(settings.read_text().replace("budget: 8 ", "budget: 99 "))
     assert not open_search("real", copy).complete
     assert export.main(["real", "--results", str(copy), "--out", str(tmp_path / "zoo"), "--rates", "1"]) == 0
-    assert "**Best so far**: 8 of the search's 99" in (tmp_path / "zoo" / NAME / "README.md").read_text()
+    assert "**Unfinished search**: 8 of 99" in (tmp_path / "zoo" / NAME / "README.md").read_text()
 
 
 def test_a_disk_that_takes_no_more_is_named(real: Real, tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_a_disk_that_takes_no_more_is_named(real: Real, tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "could not be written" in done.stderr and "File too large" in done.stderr
+    assert "cannot write" in done.stderr and "File too large" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -265,13 +267,13 @@ def test_tables_that_do_not_fit_fail_the_verification(exported: Path, images: Pa
     from safetensors.torch import load_file, save_file
 
     entry = next(model for model in lic.zoo.list_models(exported) if not model.baseline)
-    weights = load_file(entry.folder / lic.zoo.WEIGHTS)
+    weights = load_file(entry.folder / WEIGHTS)
     cdf = weights["gaussian_conditional._quantized_cdf"]
     weights["gaussian_conditional._quantized_cdf"] = cdf.roll(20, 0)
     weights["gaussian_conditional._cdf_length"] = weights["gaussian_conditional._cdf_length"].roll(20)
     weights["gaussian_conditional._offset"] = weights["gaussian_conditional._offset"].roll(20)
-    save_file(weights, tmp_path / lic.zoo.WEIGHTS)
-    digest = hashlib.sha256((tmp_path / lic.zoo.WEIGHTS).read_bytes()).hexdigest()
+    save_file(weights, tmp_path / WEIGHTS)
+    digest = hashlib.sha256((tmp_path / WEIGHTS).read_bytes()).hexdigest()
     broken = lic.zoo.ZooModel(tmp_path, digest, entry.config, False)
     with pytest.raises(VerificationError, match=r"0\.png.*tables do not fit"):
         verify([broken], [images / "0.png"], 1)
