@@ -1,16 +1,29 @@
-# `make search` and `make test` need nothing but Python 3.11; see the README.
-PYTHON ?= python3.11
+# `make search` and `make test` need nothing but Python 3.12 or 3.11; see the README.
 BIN := .venv/bin
+# The first of these that runs, is 3.11 or 3.12 and can make a virtual environment; another: make PYTHON=/path/to/it
+PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
+  $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+    >/dev/null 2>&1 && echo $$python && break; done)
 IMAGES := $(wildcard ../shared/data/bsds500)
 PHOTOGRAPHS := $(if $(IMAGES),--data $(IMAGES))
 KODAK := $(if $(wildcard ../shared/data/kodak),--kodak ../shared/data/kodak)
 GPU_PYTHON ?= python3
 
-.PHONY: search test test-slow lint audit ui bench bench-gpu reproduce reproduce-gpu chaos soak stack screenshots starter lock smoke clean
+.PHONY: search test test-slow lint docs audit ui bench bench-gpu reproduce reproduce-gpu chaos soak stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked. Compiled once: where
 # PYTHONDONTWRITEBYTECODE is set every process would do that again, which doubles what a search needs to start.
 .venv: requirements.lock pyproject.toml
+	@if [ -L .venv ]; then \
+	  echo ".venv is a link to $$(readlink .venv), which others may use: it is not replaced; build it there" >&2; \
+	  exit 1; \
+	fi
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "lictune needs Python 3.11 or 3.12 with the module venv, and found neither." >&2; \
+	  echo "Debian, Ubuntu: apt-get install python3.12-venv (or python3.11-venv); Fedora: dnf install python3.12;" >&2; \
+	  echo "elsewhere: uv python install 3.12. Then again, or: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; \
+	fi
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet uv==0.13.8
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
@@ -38,6 +51,11 @@ test: lint audit
 # The rest: two hosts, a browser, servers that come and go, fuzzing at full size.
 test-slow: .venv
 	$(BIN)/python -m pytest -m slow
+
+# The documentation as a site, in build/site; warnings are errors.
+docs: .venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open build/site/index.html"
 
 # Three trials of every supported model, and several at once on a device: minutes each.
 smoke: .venv
@@ -111,10 +129,10 @@ starter: .venv
 	$(BIN)/python -m lic.training.starter cheng --width 32 --quality 6 --epochs 30 --half $(PHOTOGRAPHS)
 	$(BIN)/python -m lic.training.starter cheng --width 32 --quality 6 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --half --threads 2 $(PHOTOGRAPHS)
 
-# Pins the newest versions that pyproject.toml allows, with their hashes.
+# Pins the newest versions that pyproject.toml allows, for Python 3.11 and 3.12, with their hashes.
 lock:
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --python-version 3.11 \
-	  --python-platform x86_64-manylinux_2_28 --generate-hashes --upgrade \
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --upgrade \
 	  --custom-compile-command "make lock" --output-file requirements.lock
 
 clean:

@@ -107,6 +107,7 @@ class Search:
 
         if name != "rd":
             raise ValueError(f"there is no plot {name!r}; choose rd")
+        _show_figures_in_notebooks()
         return rd_plot(self.opened.records, self.opened.plan.strategies)
 
     def export(self, out: Path | str = "zoo", **options: Any) -> Path:
@@ -156,21 +157,38 @@ def _run(module: str, arguments: Sequence[str], verbose: bool = False) -> None:
             status = process.wait()
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_GRACE)
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+                _end(process)
         if status:
             complaints.seek(0)
             kind = SearchInterruptedError if status == INTERRUPTED else SearchError
             raise kind(_last_sentence(complaints.read()) or f"the search ended with status {status}")
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a command and wait until it has saved its epochs; a second interrupt kills it at once."""
+    try:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def _last_sentence(text: str) -> str:
     lines = [line for line in text.splitlines() if line.startswith("lictune: ")] or text.splitlines()[-1:]
     return lines[-1].removeprefix("lictune: ") if lines else ""
+
+
+def _show_figures_in_notebooks() -> None:
+    """Have a notebook draw a figure that a cell returns, as it does once pyplot has drawn one."""
+    if "IPython" in sys.modules:
+        from IPython.core.getipython import get_ipython
+        from IPython.core.pylabtools import select_figure_formats
+
+        if (shell := get_ipython()) is not None:
+            select_figure_formats(shell, {"png"})
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:

@@ -100,7 +100,7 @@ def test_every_secret_is_made_and_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path", ["docker/search.sh", "docker/slurm/search.sbatch", "docker/kubernetes/rayjob.yaml",
-             "docker/README.md"]
+             "docs/how-to/containers.md", "docs/how-to/slurm.md"]
 )  # fmt: skip
 def test_every_option_of_the_search_is_one_that_it_has(path: str) -> None:
     parser = argparse.ArgumentParser()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from matplotlib.figure import Figure
 
 import search
 from lic.evaluation.bdrate import CurveError
+from search.session import api
 from search.store.find import FolderError
 from tests.support.made_up import made_up_search
 
@@ -57,6 +62,30 @@ def test_a_search_in_a_thread_and_what_is_read_of_it(tmp_path: Path, cache: Path
         result.export(tmp_path / "zoo")
     assert search.load("last", tmp_path).folder == result.folder
     assert search.resume(result.folder.name, results=tmp_path).table().equals(result.table())
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_interrupt_ends_what_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
+) -> None:
+    """Twice, if the first has no effect; as a notebook's kernel does it."""
+    handler = "signal.SIG_IGN" if stubborn else "signal.SIG_DFL"
+    code = f"import os, signal, time\nsignal.signal(signal.SIGINT, {handler})\n"
+    code += f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    (tmp_path / "slow_command.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def interrupt() -> None:
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            time.sleep(0.1)
+        for _ in range(1 + stubborn):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        api._run("slow_command", [])
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 def test_a_wrong_setting_is_the_commands_sentence(tmp_path: Path) -> None:

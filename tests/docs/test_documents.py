@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 PAGES = sorted(
     path
     for path in [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/how-to/*.md"),
+        *ROOT.glob("docs/reference/*.md"),
         *ROOT.glob("docker/*.md"),
         *ROOT.glob("lic/*/*.md"),
     ]
