@@ -117,12 +117,19 @@ def point_bd_rate(baseline: Curve, rate: float, quality: float) -> float:
     R_base is the PCHIP interpolation of log rate over quality through the baseline curve, extended
     past its ends along the slope of the end interval.
     """
-    log_rate = PchipInterpolator(baseline.quality, np.log(baseline.rate))
-    inside = float(np.clip(quality, baseline.quality[0], baseline.quality[-1]))
+    return float(100 * np.expm1(np.log(rate) - log_rate_at(baseline, quality)[0]))
+
+
+def log_rate_at(curve: Curve, quality: float) -> tuple[float, float]:
+    """ln R at a quality and its slope d ln R / dQ, by PCHIP interpolation over quality, extended past the
+    curve's ends along the slope of the end interval."""
+    log_rate = PchipInterpolator(curve.quality, np.log(curve.rate))
+    inside = float(np.clip(quality, curve.quality[0], curve.quality[-1]))
+    if quality == inside:
+        return float(log_rate(inside)), float(log_rate.derivative()(inside))
     end = slice(0, 2) if quality < inside else slice(-2, None)
-    slope = float(np.diff(np.log(baseline.rate[end]))[0] / np.diff(baseline.quality[end])[0])
-    base = float(log_rate(inside)) + slope * (quality - inside)
-    return float(100 * np.expm1(np.log(rate) - base))
+    slope = float(np.diff(np.log(curve.rate[end]))[0] / np.diff(curve.quality[end])[0])
+    return float(log_rate(inside)) + slope * (quality - inside), slope
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ class ImagesConfig:
 @dataclass(frozen=True)
 class TrialConfig:
     """Everything a trial depends on. `start` is a weights file, or None to train from scratch;
-    `val_epochs` and `test_epochs` are the epochs (from 1) after which each set is evaluated, and the first is
-    also after `rest_epoch`, to see whether the training had come to rest."""
+    `val_epochs` and `test_epochs` are the epochs (from 1) after which each set is evaluated, the first with
+    MS-SSIM if `val_ms_ssim`, and also after `rest_epoch`, to see whether the training had come to rest."""
 
     model: str
     width: int
@@ -55,6 +55,7 @@ class TrialConfig:
     device: str = "cpu"
     speed: Acceleration = ON_CPU
     rest_epoch: int | None = None
+    val_ms_ssim: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,10 @@ class Trial:
         epoch, started = self.trainer.epoch, time.perf_counter()
         images: dict[str, list[float]] = {}
         if epoch in self.config.val_epochs or epoch == self.config.rest_epoch:
-            table = self._evaluate(self.val_images, self.config.images.val_crop, False)
+            with_ms_ssim = self.config.val_ms_ssim
+            table = self._evaluate(self.val_images, self.config.images.val_crop, with_ms_ssim)
             figures |= _figures("val", table)
-            images |= _columns("val", table, ("bpp", "mse"))
+            images |= _columns("val", table, ("bpp", "mse", *(("ms_ssim",) if with_ms_ssim else ())))
         if epoch in self.config.test_epochs:
             table = self._evaluate(self.test_images, None, True)
             figures |= _figures(self.test_images.name, table)

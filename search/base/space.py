@@ -15,6 +15,10 @@ CONFIRMATION = "confirmation"
 #: The available samplers (search.decide.sampler).
 SAMPLERS = ("surrogate", "tpe", "gp", "random", "grid")
 
+#: The objectives (search.decide.objective): the integrand of the BD-rate by PSNR or MS-SSIM, or J = R +
+#: lambda D.
+BD_RATE_PSNR, BD_RATE_MSSIM, RD_COST = "bd-rate-psnr", "bd-rate-msssim", "rd-cost"
+
 #: The default range of alpha, that of the paper.
 ALPHA_MIN, ALPHA_MAX = 1e-8, 1e-5
 
@@ -110,6 +114,7 @@ class Plan:
     sampler: str
     selection: str
     fork: int = 0
+    objective: str = RD_COST
 
 
 def lmbda_of(quality: int) -> float:

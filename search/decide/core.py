@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.base.space import (
     BASELINE,
+    RD_COST,
     TRIAL,
     Candidate,
     Plan,
@@ -25,13 +26,17 @@ from search.base.space import (
     trial_name,
 )
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
-from search.decide.objective import rate_change, rate_change_variance
+from search.decide.objective import Reading, has_value, rate_change
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import owed, should_stop, worth_finishing
 from search.store.optuna_internals import id_of_study, id_of_trial, storage_of
 from search.store.storage import Mirror
 
 _READINGS, _IMAGES = "readings:", "images:"
+
+#: Prefix of the user attribute of a trial that is set for the epochs whose rate change is by lambda's slope,
+#: since the baselines made no curve there.
+BY_LAMBDA = "by_lambda:"
 
 #: User attribute of a trial: the last rung that it passed.
 _PASSED = "passed"
@@ -54,6 +59,12 @@ def readings_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
 def images_of(trial: FrozenTrial) -> dict[int, dict[str, list[float]]]:
     """The recorded per-image columns by epoch, named as the figures are."""
     return _by_epoch(trial, _IMAGES)
+
+
+def _reading(trial: FrozenTrial, epoch: int) -> Reading:
+    """What a training measured after an epoch; empty if that was not recorded."""
+    attributes = trial.user_attrs
+    return Reading(attributes.get(f"{_READINGS}{epoch}", {}), attributes.get(f"{_IMAGES}{epoch}", {}))
 
 
 def attributes_of(
@@ -267,9 +278,11 @@ class Core:
             return
         if epoch == self.plan.epochs:
             self._tell(name, TrialState.COMPLETE, 0.0)
+        self._settle_waiting()
+
+    def _settle_waiting(self) -> None:
         for waiting in _all(self.trials):
-            same_rate = waiting.user_attrs["quality"] == trial.user_attrs["quality"]
-            if same_rate and waiting.state == TrialState.RUNNING:
+            if waiting.state == TrialState.RUNNING:
                 self._settle(waiting)
 
     def _keep(self, trial: FrozenTrial, key: str, value: Any) -> None:
@@ -277,21 +290,39 @@ class Core:
 
     def _settle(self, trial: FrozenTrial) -> None:
         """Give a running trial the rate changes that the readings so far allow, and its end."""
-        found = self.baseline(trial.user_attrs["quality"])
-        baseline = readings_of(found) if found else {}
-        values, selection, lmbda = trial.intermediate_values, self.plan.selection, trial.user_attrs["lambda"]
-        for epoch, figures in readings_of(trial).items():
-            measured = f"{selection}/bpp" in figures  # a sparse cadence leaves epochs out
-            if not measured or epoch in values or epoch not in baseline:
+        values, objective, selection = trial.intermediate_values, self.plan.objective, self.plan.selection
+        for epoch in readings_of(trial):
+            own = _reading(trial, epoch)
+            if epoch in values or not has_value(objective, own.metrics, selection):
+                continue  # a sparse cadence leaves epochs out
+            quality = trial.user_attrs["quality"]
+            compared = self._compared(quality, epoch)
+            if compared is None:
                 continue
-            value = rate_change(figures, baseline[epoch], selection, lmbda)
-            pair = [t.user_attrs.get(f"{_IMAGES}{epoch}", {}) for t in (trial, found) if t]
-            if all(f"{selection}/bpp" in columns for columns in pair):
-                variance = rate_change_variance(pair[0], pair[1], selection, lmbda)
-                self._keep(trial, f"{VARIANCE}{epoch}", variance)
-            self._storage.set_trial_intermediate_value(id_of_trial(trial), epoch, value)
+            change = rate_change(objective, quality, own, compared, selection)
+            if change.variance is not None:
+                self._keep(trial, f"{VARIANCE}{epoch}", change.variance)
+            if change.by_lambda:
+                self._keep(trial, f"{BY_LAMBDA}{epoch}", True)
+            self._storage.set_trial_intermediate_value(id_of_trial(trial), epoch, change.value)
         if self.plan.epochs in values:
             self._tell(trial_name(trial.number), TrialState.COMPLETE, values[self.plan.epochs])
+
+    def _compared(self, quality: int, epoch: int) -> dict[int, Reading] | None:
+        """The baselines' readings that a trial's of this quality and epoch is compared with, by quality; None
+        while one is missing. For the cost J that of its own quality will do; a curve takes all that have not
+        failed."""
+        qualities = (quality,) if self.plan.objective == RD_COST else self.plan.qualities
+        found: dict[int, Reading] = {}
+        for other in qualities:
+            trial = self.baseline(other)
+            if trial is not None and trial.state == TrialState.FAIL and other != quality:
+                continue
+            reading = Reading({}, {}) if trial is None else _reading(trial, epoch)
+            if not has_value(self.plan.objective, reading.metrics, self.plan.selection):
+                return None
+            found[other] = reading
+        return found
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on after `epoch`.
@@ -339,6 +370,8 @@ class Core:
         if trial.state == TrialState.RUNNING:
             self._keep(trial, "reason", reason)
             self._tell(name, TrialState.FAIL)
+            if trial.user_attrs["role"] == BASELINE:
+                self._settle_waiting()  # on the curve of the others
 
     def end(self, name: str, reason: str) -> None:
         """Record that a training was ended before its time for a reason that is not its own."""

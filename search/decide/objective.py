@@ -1,48 +1,160 @@
-"""The objective of a trial: its rate change against the baseline of the same rate and epoch."""
+"""The objective of a trial: its rate change against the baselines of the same epoch, in percent.
+
+Negative saves bits. By default it is the integrand of the BD-rate that is reported, on the selection images:
+the change of rate at equal quality along the baselines' own curve. J = R + lambda D, the cost that is
+trained, agrees with it to first order only if quality is the mean MSE; BD-rate takes every image's PSNR
+alike. On the recorded trainings of two models the integrand predicts the Kodak BD-rate on fresh seeds best
+(docs/search.md, `python -m tests.bench.objectives`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lic.evaluation.bdrate import Interval
+from lic.evaluation.bdrate import Curve, CurveError, Interval, log_rate_at
+from lic.evaluation.decibels import ms_ssim_to_db
+from search.base.space import BD_RATE_MSSIM, RD_COST, lmbda_of
 
 _RESAMPLES = 1000
 
+#: Largest value of a pixel.
+_PEAK = 255.0
 
-def rd_cost(figures: Mapping[str, float], image_set: str, lmbda: float) -> float:
+#: What a training measured: means over the images of a set, such as 'val/bpp', or a value per image.
+Metrics = Mapping[str, float]
+Columns = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class RateChange:
+    """A rate change in percent and its variance over the images (percent squared; None without per-image
+    columns). `by_lambda`: the baselines' curve was of no use there, and lambda gave the slope instead."""
+
+    value: float
+    variance: float | None
+    by_lambda: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a training measured after an epoch: the means, and the columns per image behind them."""
+
+    metrics: Metrics
+    columns: Columns
+
+
+def quality_name(objective: str, image_set: str) -> str:
+    """The metric that an objective takes for quality, in dB."""
+    return f"{image_set}/{'ms_ssim_db' if objective == BD_RATE_MSSIM else 'psnr'}"
+
+
+def has_value(objective: str, reading: Metrics, image_set: str) -> bool:
+    """Whether a reading holds what the objective needs of it."""
+    needed = f"{image_set}/mse" if objective == RD_COST else quality_name(objective, image_set)
+    return f"{image_set}/bpp" in reading and needed in reading
+
+
+def rate_change(
+    objective: str, quality: int, own: Reading, baselines: Mapping[int, Reading], image_set: str
+) -> RateChange:
+    """The rate change of a training of this quality against the baselines, by quality, of the same seed and
+    epoch; `rd-cost` needs that of its own quality alone.
+
+    100 (R / R_base(Q) - 1) along the curve through the baselines that no other beats
+    (lic.evaluation.bdrate.point_bd_rate). Early in a training the baseline of its own rate can be beaten,
+    and of one rate there is no curve: then R_base(Q) = R0 exp(s (Q - Q0)) with the slope that lambda gives,
+    s = -lambda (dD / dQ) / R0. MS-SSIM has no such slope, since lambda weighs MSE; J takes its place.
+    """
+    base = baselines[quality]
+    if objective != RD_COST:
+        try:
+            return _along_curve(objective, own, base, list(baselines.values()), image_set)
+        except CurveError:
+            if objective != BD_RATE_MSSIM:
+                return _along_lambda(quality, own, base, image_set)
+    value = rd_cost_change(own.metrics, base.metrics, image_set, lmbda_of(quality))
+    variance = None
+    if _measured(own, base, image_set, "mse"):
+        variance = rd_cost_variance(own.columns, base.columns, image_set, lmbda_of(quality))
+    return RateChange(value, variance, by_lambda=objective != RD_COST)
+
+
+def _along_curve(
+    objective: str, own: Reading, base: Reading, baselines: Sequence[Reading], image_set: str
+) -> RateChange:
+    """Raises CurveError if there is no curve, or the own baseline is no point of it."""
+    rate, name = f"{image_set}/bpp", quality_name(objective, image_set)
+    points = [(found.metrics[rate], found.metrics[name]) for found in baselines]
+    curve = Curve.front(*zip(*points, strict=True))
+    if base.metrics[rate] not in curve.rate:
+        raise CurveError("another baseline is better in rate and quality")
+    log_rate, slope = log_rate_at(curve, own.metrics[name])
+    value = 100 * math.expm1(math.log(own.metrics[rate]) - log_rate)
+    return RateChange(value, _variance(objective, own, base, image_set, slope))
+
+
+def _along_lambda(quality: int, own: Reading, base: Reading, image_set: str) -> RateChange:
+    rate, psnr = f"{image_set}/bpp", f"{image_set}/psnr"
+    mse = _PEAK**2 * 10 ** (-base.metrics[psnr] / 10)
+    slope = lmbda_of(quality) * mse * math.log(10) / 10 / base.metrics[rate]
+    log_ratio = math.log(own.metrics[rate] / base.metrics[rate])
+    value = 100 * math.expm1(log_ratio - slope * (own.metrics[psnr] - base.metrics[psnr]))
+    return RateChange(value, _variance("", own, base, image_set, slope), by_lambda=True)
+
+
+def _variance(objective: str, own: Reading, base: Reading, image_set: str, slope: float) -> float | None:
+    """Over a paired bootstrap of the images, to first order (Efron and Tibshirani 1993, section 5.4): that of
+    the images' shares of ln R - ln R0 - s (Q - Q0) over their number."""
+    column = "ms_ssim" if objective == BD_RATE_MSSIM else "mse"
+    if not _measured(own, base, image_set, column):
+        return None
+    shares = [_shares(reading.columns, image_set, column) for reading in (own, base)]
+    difference = (shares[0][0] - shares[1][0]) - slope * (shares[0][1] - shares[1][1])
+    return float(100**2 * difference.var() / len(difference))
+
+
+def _shares(columns: Columns, image_set: str, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of every image its share of ln R and of the quality in dB, both to first order around the means."""
+    rate, of_image = np.asarray(columns[f"{image_set}/bpp"]), np.asarray(columns[f"{image_set}/{column}"])
+    if column == "mse":
+        return rate / rate.mean(), 10 * np.log10(_PEAK**2 / np.maximum(of_image, 1e-9))
+    return rate / rate.mean(), of_image * 10 / math.log(10) / max(1 - of_image.mean(), 1e-9)
+
+
+def _measured(own: Reading, base: Reading, image_set: str, column: str) -> bool:
+    columns = [reading.columns.get(f"{image_set}/{column}") for reading in (own, base)]
+    return all(found is not None for found in columns)
+
+
+def rd_cost(figures: Metrics, image_set: str, lmbda: float) -> float:
     """J = R + lambda_d D, in bits per pixel, of a reading that holds '<image_set>/bpp' and
     '<image_set>/mse' (mean squared error on the 0..255 scale)."""
     return figures[f"{image_set}/bpp"] + lmbda * figures[f"{image_set}/mse"]
 
 
-def image_costs(columns: Mapping[str, Sequence[float]], image_set: str, lmbda: float) -> NDArray[np.float64]:
+def image_costs(columns: Columns, image_set: str, lmbda: float) -> NDArray[np.float64]:
     """J of every image, from columns named as `rd_cost`'s figures."""
     return np.asarray(columns[f"{image_set}/bpp"]) + lmbda * np.asarray(columns[f"{image_set}/mse"])
 
 
-def rate_change(
-    trial: Mapping[str, float], baseline: Mapping[str, float], image_set: str, lmbda: float
-) -> float:
+def rd_cost_change(trial: Metrics, baseline: Metrics, image_set: str, lmbda: float) -> float:
     """100 (J - J0) / R0 in percent, J = R + lambda_d D; negative saves bits.
 
     Both readings are of the same epoch and seed, as `rd_cost` needs them.
     Along a codec's own RD curve dR/dD = -lambda_d, so to first order this is the change of bit
-    rate at equal quality.
+    rate at equal mean MSE.
     """
     difference = rd_cost(trial, image_set, lmbda) - rd_cost(baseline, image_set, lmbda)
     return 100 * difference / baseline[f"{image_set}/bpp"]
 
 
-def rate_change_variance(
-    trial: Mapping[str, Sequence[float]],
-    baseline: Mapping[str, Sequence[float]],
-    image_set: str,
-    lmbda: float,
-) -> float:
-    """Variance of `rate_change` over a paired bootstrap of the images, in percent squared.
+def rd_cost_variance(trial: Columns, baseline: Columns, image_set: str, lmbda: float) -> float:
+    """Variance of `rd_cost_change` over a paired bootstrap of the images, in percent squared.
 
     The columns are per image. A bootstrap of a mean needs no drawing: its variance is that of the
     images' differences over their number (Efron and Tibshirani 1993, section 5.4).
@@ -50,6 +162,20 @@ def rate_change_variance(
     difference = image_costs(trial, image_set, lmbda) - image_costs(baseline, image_set, lmbda)
     rate = np.mean(baseline[f"{image_set}/bpp"])
     return float((100 / rate) ** 2 * difference.var() / len(difference))
+
+
+def means_of(columns: Columns, image_set: str, images: NDArray[np.int64] | slice) -> dict[str, float]:
+    """The metrics of a choice of images, from their columns bpp, mse or psnr, and ms_ssim."""
+    own = {name: values for name, values in columns.items() if name.startswith(f"{image_set}/")}
+    taken = {name: np.asarray(values)[images] for name, values in own.items()}
+    found = {name: float(values.mean()) for name, values in taken.items()}
+    if f"{image_set}/psnr" not in found:
+        mse = np.maximum(taken[f"{image_set}/mse"], 1e-9)
+        found[f"{image_set}/psnr"] = float((10 * np.log10(_PEAK**2 / mse)).mean())
+    if f"{image_set}/ms_ssim" in found:
+        mean = np.array([found[f"{image_set}/ms_ssim"]])
+        found[f"{image_set}/ms_ssim_db"] = float(ms_ssim_to_db(mean)[0])
+    return found
 
 
 def rate_change_interval(changes: NDArray[np.float64], rates: NDArray[np.float64]) -> Interval:

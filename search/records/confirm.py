@@ -6,6 +6,7 @@ points do on seeds that had no part in picking them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import optuna
@@ -25,7 +26,7 @@ from search.base.space import (
     confirmation_name,
 )
 from search.decide.core import attributes_of, images_of, readings_of
-from search.records.curves import curves_over_seeds, rate_change_over_seeds
+from search.records.curves import Columns, curves_over_seeds, rate_change_over_seeds
 from search.records.search_records import MS_SSIM, PSNR, QUALITY_COLUMNS, SearchRecords
 from search.store.optuna_internals import id_of_trial, storage_of
 from search.store.storage import Mirror
@@ -164,11 +165,21 @@ def confirmed(confirmation: Confirmation, test_set: str) -> list[Confirmed]:
         if candidate.role == CONFIRMATION and there:
             points.setdefault(repeated_trial(candidate), []).append(candidate)
     found = []
+    objective = confirmation.plan.objective
     for trial, runs in points.items():
-        pairs = [(columns[run.name], columns[_baseline_of(run)]) for run in runs]
-        interval = rate_change_over_seeds(pairs, test_set, runs[0].lmbda)
+        quality = runs[0].quality
+        seeds = [(columns[run.name], _baselines_of(confirmation, run, columns)) for run in runs]
+        interval = rate_change_over_seeds(objective, quality, seeds, test_set)
         found.append(Confirmed(runs[0].point, trial, len(runs), interval))
     return found
+
+
+def _baselines_of(
+    confirmation: Confirmation, candidate: Candidate, columns: Mapping[str, Columns]
+) -> dict[int, Columns]:
+    """The columns of the baselines of the candidate's seed, by quality, as far as they got to their end."""
+    names = {q: repeated_name(baseline_name(q), candidate.seed) for q in confirmation.plan.qualities}
+    return {quality: columns[name] for quality, name in names.items() if name in columns}
 
 
 def _baseline_of(candidate: Candidate) -> str:

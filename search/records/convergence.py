@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from search.base.formats import percent
 from search.base.space import three_quarters
-from search.decide.objective import rate_change
+from search.decide.objective import rd_cost_change
 from search.records.search_records import SearchRecords
 
 
@@ -17,7 +17,7 @@ def last_gains(records: SearchRecords) -> dict[int, float]:
     for quality, baseline in sorted(records.baselines.items()):
         before, end = (baseline.readings.get(epoch, {}) for epoch in (begin or 0, records.epochs))
         if all(f"{records.selection}/bpp" in reading for reading in (before, end)):
-            found[quality] = rate_change(end, before, records.selection, baseline.lmbda)
+            found[quality] = rd_cost_change(end, before, records.selection, baseline.lmbda)
     return found
 
 

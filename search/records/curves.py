@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from lic.evaluation.bdrate import ImageCurve, Interval
 from lic.evaluation.decibels import ms_ssim_to_db
-from search.decide.objective import image_costs, rate_change_interval
+from search.decide.objective import Reading, image_costs, means_of, rate_change, rate_change_interval
+
+#: Resamples of a bootstrap.
+_RESAMPLES = 500
 
 #: A training's figures of every image by name, such as 'kodak/bpp'.
 Columns = Mapping[str, Sequence[float]]
@@ -44,7 +47,35 @@ def costs_beyond(pair: Pair, image_set: str, lmbda: float) -> tuple[NDArray[np.f
     return more, np.asarray(base[f"{image_set}/bpp"])
 
 
-def rate_change_over_seeds(pairs: Sequence[Pair], image_set: str, lmbda: float) -> Interval:
-    """The mean rate change in percent of a point over seeds and images, with its 95 % interval."""
+def rate_change_over_seeds(
+    objective: str, quality: int, runs: Sequence[tuple[Columns, Mapping[int, Columns]]], image_set: str
+) -> Interval:
+    """The mean rate change in percent of a point over seeds and images, by this objective, with its 95 %
+    interval. `runs` holds, for every seed, the columns of the point and those of the baselines by quality. A
+    two-level bootstrap: seeds are drawn with repetition, and images, the same for every seed; over the
+    images alone if there is one seed."""
+    draw = np.random.default_rng(0)
+    count = len(runs[0][0][f"{image_set}/bpp"])
+
+    def mean(seeds: NDArray[np.int64], images: NDArray[np.int64] | slice) -> float:
+        found = []
+        for seed in seeds:
+            own, baselines = runs[seed]
+            readings = {q: Reading(means_of(base, image_set, images), {}) for q, base in baselines.items()}
+            reading = Reading(means_of(own, image_set, images), {})
+            found.append(rate_change(objective, quality, reading, readings, image_set).value)
+        return float(np.mean(found))
+
+    drawn = [
+        mean(draw.integers(len(runs), size=len(runs)), draw.integers(count, size=count))
+        for _ in range(_RESAMPLES)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(mean(np.arange(len(runs)), slice(None)), float(low), float(high))
+
+
+def rd_cost_change_over_seeds(pairs: Sequence[Pair], image_set: str, lmbda: float) -> Interval:
+    """The mean change of J in percent of the rate of a point over seeds and images, with its 95 %
+    interval."""
     changes, rates = zip(*(costs_beyond(pair, image_set, lmbda) for pair in pairs), strict=True)
     return rate_change_interval(np.array(changes), np.array(rates))

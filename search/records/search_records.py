@@ -18,6 +18,7 @@ from lic.recipe import LAMBDAS
 from search.base.space import (
     BASELINE,
     CONFIRMATION,
+    RD_COST,
     TRIAL,
     AtPoint,
     Plan,
@@ -28,7 +29,7 @@ from search.base.space import (
 )
 from search.decide.belief import FORK, Prediction
 from search.decide.core import SOURCE, images_of, readings_of
-from search.decide.objective import rate_change
+from search.decide.objective import Reading, has_value, rate_change
 from search.records.curves import image_curve
 from search.store.optuna_internals import id_of_trial, storage_of
 
@@ -92,6 +93,7 @@ class TrialRecord(AtPoint):
 class SearchRecords:
     """All trainings of one search so far; `qualities` are the rates it plans, `epochs` the full
     length, `selection` and `test_set` name the image sets that decide and that are reported.
+    `objective` says what a rate change is (search.decide.objective).
     `expected` holds what the model expects of the finished trials by name, once it was asked;
     `without_ms_ssim` says why the test set has no MS-SSIM, if that was recorded."""
 
@@ -104,6 +106,7 @@ class SearchRecords:
     trials: list[TrialRecord]
     expected: dict[str, Prediction] = field(default_factory=dict)
     without_ms_ssim: str = ""
+    objective: str = RD_COST
 
     def everything(self) -> list[TrialRecord]:
         return [*self.baselines.values(), *self.trials]
@@ -113,13 +116,24 @@ class SearchRecords:
         return [record for record in self.everything() if record.state == RUNNING]
 
     def rate_change(self, record: TrialRecord, epoch: int, image_set: str) -> float | None:
-        """The record's rate change in percent on an image set; None without both readings."""
-        baseline = self.baselines.get(record.quality)
-        own = record.readings.get(epoch, {})
-        other = baseline.readings.get(epoch, {}) if baseline else {}
-        if f"{image_set}/bpp" not in own or f"{image_set}/bpp" not in other:
+        """The record's rate change in percent on an image set, by the search's objective; None until it and
+        the baselines that it is compared with were measured there."""
+        compared: dict[int, Reading] = {}
+        for quality in self._compared_with(record.quality):
+            baseline = self.baselines.get(quality)
+            if baseline is not None and baseline.state == FAILED and quality != record.quality:
+                continue
+            metrics = baseline.readings.get(epoch, {}) if baseline else {}
+            if not has_value(self.objective, metrics, image_set):
+                return None
+            compared[quality] = Reading(metrics, {})
+        own = Reading(record.readings.get(epoch, {}), {})
+        if not has_value(self.objective, own.metrics, image_set):
             return None
-        return rate_change(own, other, image_set, record.lmbda)
+        return rate_change(self.objective, record.quality, own, compared, image_set).value
+
+    def _compared_with(self, quality: int) -> tuple[int, ...]:
+        return (quality,) if self.objective == RD_COST else self.qualities
 
     def bd_rate(self, record: TrialRecord, epoch: int, metric: str) -> float | None:
         """The single-trial BD-rate in percent on the test set, against the baselines at the same
@@ -144,7 +158,7 @@ class SearchRecords:
         """Whether every baseline that the record's reading is compared with is there: that of its own
         rate, and all that have not failed where the test set was measured. Then `derived` is final."""
         tested = f"{self.test_set}/bpp" in record.readings[epoch]
-        for quality in self.qualities if tested else (record.quality,):
+        for quality in self.qualities if tested else self._compared_with(record.quality):
             baseline = self.baselines.get(quality)
             if baseline is None or (epoch not in baseline.readings and baseline.state != FAILED):
                 return False
@@ -260,6 +274,7 @@ class RecordReader:
             self._test_set,
             {record.quality: record for record in baselines},
             trials,
+            objective=plan.objective,
         )
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:

@@ -17,7 +17,7 @@ from scipy import stats
 from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval
 from lic.evaluation.decibels import ms_ssim_to_db
 from search.base.space import BASELINE, CONFIRMATION, TRIAL, SearchPoint, lmbda_of
-from search.records.curves import costs_beyond, curves_over_seeds, image_curve, rate_change_over_seeds
+from search.records.curves import costs_beyond, curves_over_seeds, image_curve, rd_cost_change_over_seeds
 from search.reproduction.protocol import (
     CHOSEN_ON,
     LONGER,
@@ -138,7 +138,7 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
         pairs = [(trained(records, record.point, s), records.baseline(quality, s)) for s in fresh]
         there = [(own, base) for own, base in pairs if own is not None and base is not None]
         columns = [(own.images, base.images) for own, base in there]
-        interval = rate_change_over_seeds(columns, protocol.test_set, record.lmbda) if there else None
+        interval = rd_cost_change_over_seeds(columns, protocol.test_set, record.lmbda) if there else None
         rows.append({
             "quality": quality, "strategy": strategy, "alpha": record.alpha,
             "on_selection": records.rate_change(record, SELECTION),

@@ -16,7 +16,7 @@ from lic.files import shown
 from lic.recipe import ON_CPU, ON_GPU, TrainingConfig
 from lic.training.trial import ImagesConfig, TrialConfig
 from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate, SearchPoint
-from search.decide.objective import rate_change
+from search.decide.objective import rd_cost_change
 
 #: Role of a baseline that is trained longer than all others, to see what is left to gain by training alone.
 LONGER = "longer"
@@ -206,12 +206,12 @@ class Records(Mapping[str, Record]):
         return self.ended(baseline(quality, seed))
 
     def rate_change(self, record: Record, image_set: str) -> float | None:
-        """The record's rate change at the end in percent on an image set (search.objective.rate_change); None
-        without a baseline of its rate and seed."""
+        """The record's rate change at the end in percent on an image set
+        (search.decide.objective.rd_cost_change); None without a baseline of its rate and seed."""
         base = self.baseline(record.quality, record.seed)
         if base is None or record.failure:
             return None
-        return rate_change(record.figures(image_set), base.figures(image_set), image_set, record.lmbda)
+        return rd_cost_change(record.figures(image_set), base.figures(image_set), image_set, record.lmbda)
 
 
 def baseline(quality: int, seed: int) -> Candidate:

@@ -37,7 +37,12 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
         "training": training,
         "speed": dataclasses.asdict(template.speed),
         "images": [part.images.fingerprint for part in images],
-        "measured": [template.val_epochs, template.test_epochs, template.images.val_crop],
+        "measured": [
+            template.val_epochs,
+            template.test_epochs,
+            template.images.val_crop,
+            *(["ms_ssim"] if template.val_ms_ssim else []),
+        ],
         "versions": [version(name) for name in ("torch", "compressai")],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

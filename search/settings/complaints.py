@@ -12,10 +12,14 @@ from pydantic import ValidationError
 
 from lic.errors import LictuneError
 from lic.files import shown
-from search.base.space import leaves_no_rung
+from search.base.space import BD_RATE_MSSIM, leaves_no_rung
 
 if TYPE_CHECKING:
     from search.settings.config import Settings
+
+
+#: The smallest image that has an MS-SSIM (lic.evaluation.msssim.SMALLEST, which needs torch).
+_MS_SSIM_PIXELS = 161
 
 
 class ConfigError(LictuneError):
@@ -68,6 +72,12 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         folder = getattr(settings, key)
         if folder is not None and (place := _in_the_way(Path(folder))):
             return f"{key} {shown(folder)} cannot be written to, because of {place}; name another folder"
+    on_crops = settings.objective == BD_RATE_MSSIM and settings.select_on == "val"
+    if on_crops and settings.val_crop < _MS_SSIM_PIXELS:
+        return (
+            f"val_crop is {settings.val_crop}, but MS-SSIM needs {_MS_SSIM_PIXELS} pixels; use a larger "
+            "--val-crop or another --objective"
+        )
     if settings.kodak and settings.test != "auto":
         return f"--kodak and --test {shown(settings.test)} both name the images to report on; drop one"
     if settings.select_on == "kodak" and (settings.test != "auto" or settings.test_images):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from lic.files import shown
 from lic.models.architectures import ALIASES, ARCHITECTURES, ModelError
+from search.base.space import RD_COST
 from search.settings import plain_yaml
 from search.settings.agreement import worked_out
 from search.settings.complaints import ConfigError, disagreement, nearest, sentence, without_effect
@@ -156,8 +157,8 @@ def _check_changes(keys: Collection[str], began: Settings, asked: Settings, fold
 def recorded_settings(folder: Path) -> dict[str, Any]:
     """The settings in a search's folder, without those unknown to this version of the package. Raises
     ConfigError."""
-    # Searches from before the setting existed used Adam, whatever their preset says today.
-    found = {"optimizer": "adam", **plain_yaml.read(folder / SETTINGS)}
+    # Searches from before these settings existed, whatever the presets and defaults say today.
+    found = {"optimizer": "adam", "objective": RD_COST, **plain_yaml.read(folder / SETTINGS)}
     return {key: value for key, value in found.items() if key in Settings.model_fields}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lic.data.cache import default_cache
 from lic.recipe import Acceleration, TrainingConfig
 from lic.training.trial import ImagesConfig, TrialConfig
-from search.base.space import Plan, rungs, three_quarters
+from search.base.space import BD_RATE_MSSIM, Plan, rungs, three_quarters
 from search.settings.config import Settings
 
 
@@ -26,6 +26,7 @@ def plan_of(settings: Settings) -> Plan:
         sampler=settings.sampler,
         selection=settings.select_on,
         fork=settings.fork,
+        objective=settings.objective,
     )
 
 
@@ -67,6 +68,7 @@ def template_of(settings: Settings) -> TrialConfig:
         test_epochs=reported if on_validation else deciding,
         device="cuda" if settings.gpus_per_trial else "cpu",
         speed=Acceleration(**{key: getattr(settings, key) for key in Acceleration.__dataclass_fields__}),
+        val_ms_ssim=settings.objective == BD_RATE_MSSIM,
         rest_epoch=three_quarters(settings.epochs) if on_validation else None,
     )
 

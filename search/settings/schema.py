@@ -79,6 +79,13 @@ class Settings(BaseModel):
     seed: int = _setting(
         "What to search", 0, "random seed for weights, batches and proposals", ge=0, lt=2**32
     )
+    objective: Literal["bd-rate-psnr", "bd-rate-msssim", "rd-cost"] = _setting(
+        "What to search",
+        "bd-rate-psnr",
+        "what a trial minimizes on the selection images, in percent of the bit rate; bd-rate-psnr, "
+        "bd-rate-msssim: rate change at equal PSNR or MS-SSIM along the baselines' curve; rd-cost: change of "
+        "R + lambda D",
+    )
     sampler: Literal["surrogate", "tpe", "gp", "random", "grid"] = _setting(
         "What to search",
         "surrogate",

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from search.base.space import BASELINE, Candidate, Plan, SearchPoint, rungs
 from search.decide.core import Core
-from search.decide.objective import rate_change, rd_cost
+from search.decide.objective import rd_cost, rd_cost_change
 from search.decide.stopping import should_stop, worth_finishing
 from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
 
@@ -237,7 +237,7 @@ def test_an_earlier_search_informs_the_next() -> None:
     def change(candidate: Candidate) -> float:
         base = dataclasses.replace(candidate, point=SearchPoint(candidate.quality))
         own, zero = figures(candidate, 9), figures(base, 9)
-        return rate_change(own, zero, "val", candidate.lmbda)
+        return rd_cost_change(own, zero, "val", candidate.lmbda)
 
     assert np.mean([change(c) for c in done]) < np.mean([change(c) for c in without]) - 1
     assert len(Core(storage, "second", plan).earlier()) == 30
@@ -354,9 +354,9 @@ def test_rungs_and_the_rule() -> None:
 def test_rate_change_has_bd_rates_sign() -> None:
     base = {"val/bpp": 0.5, "val/mse": 100.0}
     assert rd_cost(base, "val", 0.01) == pytest.approx(1.5)
-    assert rate_change(base, base, "val", 0.0067) == 0
-    assert rate_change({"val/bpp": 0.45, "val/mse": 100.0}, base, "val", 0.0067) == pytest.approx(-10)
-    assert rate_change({"val/bpp": 0.5, "val/mse": 110.0}, base, "val", 0.0067) == pytest.approx(13.4)
+    assert rd_cost_change(base, base, "val", 0.0067) == 0
+    assert rd_cost_change({"val/bpp": 0.45, "val/mse": 100.0}, base, "val", 0.0067) == pytest.approx(-10)
+    assert rd_cost_change({"val/bpp": 0.5, "val/mse": 110.0}, base, "val", 0.0067) == pytest.approx(13.4)
 
 
 def test_optuna_reads_the_study_as_its_own() -> None:

@@ -11,7 +11,7 @@ from optuna.storages import InMemoryStorage
 from search.base.space import BASELINE, Candidate, SearchPoint, rungs
 from search.decide.belief import SurrogateModel
 from search.decide.core import Core
-from search.decide.objective import rate_change
+from search.decide.objective import rd_cost_change
 from tests.search.decide.test_core import PLAN, figures, records, run_all
 
 FORKED = dataclasses.replace(PLAN, fork=3, rungs=rungs(9, 1, 3, fork=3))
@@ -70,7 +70,7 @@ def test_rungs_count_what_a_trial_trained() -> None:
     for record in records(core).trials:
         assert min(record.readings) == 4 and record.trained == record.last_epoch - 3
         baseline_costs = figures(Candidate("", BASELINE, SearchPoint(record.quality), 0), record.last_epoch)
-        change = rate_change(record.readings[record.last_epoch], baseline_costs, "val", record.lmbda)
+        change = rd_cost_change(record.readings[record.last_epoch], baseline_costs, "val", record.lmbda)
         value = core.trials.trials[int(record.name[-3:])].intermediate_values[record.last_epoch]
         assert value == pytest.approx(change)
 
