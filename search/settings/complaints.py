@@ -73,7 +73,7 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         if folder is not None and (place := _in_the_way(Path(folder))):
             return f"{key} {shown(folder)} cannot be written to, because of {place}; name another folder"
     on_crops = settings.objective == BD_RATE_MSSIM and settings.select_on == "val"
-    if on_crops and settings.val_crop < _MS_SSIM_PIXELS:
+    if on_crops and settings.val_crop is not None and settings.val_crop < _MS_SSIM_PIXELS:
         return (
             f"val_crop is {settings.val_crop}, but MS-SSIM needs {_MS_SSIM_PIXELS} pixels; use a larger "
             "--val-crop or another --objective"
