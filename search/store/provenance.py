@@ -1,4 +1,4 @@
-"""Where a search came from: its settings, code, machine and images, as its folder and MLflow keep them."""
+"""The provenance of a search: settings, code, machine and images, as recorded in its folder and in MLflow."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "environment.json"
 
-#: What is recorded there of the images that a search reports on: the set's name, which its figures begin
-#: with, and why they have no MS-SSIM, if they have none.
+#: Keys for the test images: the name of the set, which prefixes its metrics, and why MS-SSIM is undefined, if
+#: it is.
 TEST_SET, WITHOUT_MS_SSIM = "test_set", "without_ms_ssim"
 
 _VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy")
 
 
 def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
-    """Code, command, machine, versions and images (training, validation, test) of this search."""
+    """Code, command, machine, versions and images (training, validation, test) of a search."""
     root = Path(__file__).resolve().parents[2]
     try:
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
@@ -53,14 +53,14 @@ def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
 
 
 def without_ms_ssim(images: ImageSet) -> str:
-    """Why the set has no MS-SSIM; empty if it has one."""
+    """Why MS-SSIM is undefined for the set; empty if it is defined."""
     from lic.evaluation.msssim import unmeasurable
 
     return unmeasurable((image.name, image.height, image.width) for image in images.images.images)
 
 
 def parent_description(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Params and tags of the MLflow run of the search in this folder, from the files there."""
+    """Params and tags of the MLflow run of a search, from the files in its folder."""
     settings = yaml.safe_load((folder / SETTINGS).read_text())
     environment = json.loads((folder / ENVIRONMENT).read_text())
     params = {key: str(value) for key, value in settings.items()}

@@ -210,7 +210,7 @@ def test_the_reproduction(screen: Screen, width: int | None, reproduced: report.
 def test_a_search_without_results_says_so(screen: Screen) -> None:
     records = dataclasses.replace(search(), baselines={})
     text = shown(screen, 80, summary.rates(records))
-    assert text.splitlines()[1:] == ["nothing yet", ""]
+    assert text.splitlines()[1:] == ["no results yet", ""]
 
 
 def test_where_nothing_was_found_there_is_no_measured_zero(screen: Screen) -> None:

@@ -99,7 +99,7 @@ def check(hosts: TwoHosts, name: str, trainings: int, cache: Path, results: Path
     words = ("-m", "search.track", name, "--results", str(folder.parent))
     compared = hosts.first.run(sys.executable, *words, timeout=120)
     assert compared.returncode == 0, compared.stdout + compared.stderr
-    assert f"MLflow holds {trainings} of {trainings} trainings" in compared.stdout
+    assert f"MLflow has {trainings} of {trainings} training runs" in compared.stdout
 
 
 def packed_images(host: Host) -> list[str]:

@@ -251,7 +251,7 @@ def test_what_no_further_try_would_mend_is_told_at_once(
     wrong, expected = {
         "weights": ({"start": str(tmp_path / "w.safetensors")}, "w.safetensors is not a weights file"),
         "width": ({"model": "cheng", "latent_width": 12}, "cheng2020-anchor has one width"),
-        "images": ({"images": no_images}, "there is no image in"),
+        "images": ({"images": no_images}, "no image in"),
     }[what]
     worker = RayTrial({**config, "trial": dataclasses.replace(template, **wrong)})
     assert expected in worker.step()[FAILURE]
@@ -324,7 +324,7 @@ def test_a_trial_whose_fork_is_lost_says_so_and_begins_nowhere_else(config: dict
     begin, end = "its baseline's state cannot be had: ", "; start a new search to train it again"
     assert said == [begin + middle + end for middle in (
         f"the checkpoint {at_fork} was trained with seed 0, not 7",
-        *[f"{at_fork} is damaged, cut off, or no checkpoint of this program (its checksum does not fit)"] * 2,
+        *[f"{at_fork} is damaged, truncated, or not a checkpoint of this program (checksum mismatch)"] * 2,
         f"baseline-q3 has no checkpoint of epoch 1 below {place}/trials",
     )]  # fmt: skip
     assert again.trial.readings == [] and place.saved(config["training"]) == []

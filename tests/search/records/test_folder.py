@@ -53,7 +53,7 @@ def test_nothing_outside_is_written_through_a_link(link: str, tmp_path: Path) ->
     if link == "figures":
         (folder / "figures").rmdir()
     (folder / link).symlink_to(precious)
-    with pytest.raises(FolderError, match=f"{link} leads to {precious}, outside"):
+    with pytest.raises(FolderError, match=f"{link} links to {precious}, outside"):
         check_inside(folder, *written)
 
 

@@ -174,21 +174,21 @@ def test_the_report_reads_back() -> None:
         ({"lr": "nan"}, "lr"),
         ({"sampler": "tep"}, "choose one of surrogate, tpe, gp, random, grid; did you mean 'tpe'?"),
         ({"rates": "1-9"}, "choose quality levels from 1 to 6"),
-        ({"rates": "one"}, "write qualities such as 1-6 or 1,3,5"),
-        ({"strategies": "x"}, "no strategy is called 'x'; choose one of y, z, y+z"),
-        ({"model": "bmshj2018-factorized", "strategies": "z"}, "factorized has none; use strategy 'y'"),
+        ({"rates": "one"}, "write quality levels like 1-6 or 1,3,5"),
+        ({"strategies": "x"}, "unknown strategy 'x'; choose from y, z, y+z"),
+        ({"model": "bmshj2018-factorized", "strategies": "z"}, "factorized lacks; use strategy 'y'"),
         ({"alpha_min": "1e-5", "alpha_max": "1e-8"}, "alpha_min 1e-05 must be below alpha_max 1e-08"),
         ({"patch": "100"}, "the nearest are 64 and 128"),
         ({"grace": "9", "epochs": "9"}, "lower --grace or use --no-stopping"),
         ({"fork_at": "1"}, "fork_at '1' (command line) cannot be used: it must be less than 1"),
-        ({"fork_at": "0.04", "epochs": "9"}, "fork_at 0.04 of 9 epochs is none of them; give a fraction"),
-        ({"fork_at": "0.95", "epochs": "9"}, "fork_at 0.95 of 9 epochs is all of them; give a fraction"),
+        ({"fork_at": "0.04", "epochs": "9"}, "fork_at 0.04 of 9 epochs is none of them; choose a fraction"),
+        ({"fork_at": "0.95", "epochs": "9"}, "fork_at 0.95 of 9 epochs is all of them; choose a fraction"),
         ({"fork_at": "0.5", "grace": "5", "epochs": "9"}, "no epoch to stop at in 9 after the fork at 4"),
         ({"kodak": "k", "test": "deadleaves"}, "drop one"),
         ({"select_on": "kodak", "test_images": "3"}, "--select-on kodak needs the whole Kodak set"),
-        ({"model": "cheng", "width": "16", "latent_width": "32"}, "has one width; leave latent_width 32 out"),
-        ({"model": "elic2022-official", "latent_width": "4"}, "cannot be 16 channels wide with 4 latent"),
-        ({"start": "weights.bin"}, "there are no weights at 'weights.bin'"),
+        ({"model": "cheng", "width": "16", "latent_width": "32"}, "has one width; omit latent_width 32"),
+        ({"model": "elic2022-official", "latent_width": "4"}, "cannot have 16 channels and 4 latent"),
+        ({"start": "weights.bin"}, "no weights at 'weights.bin'"),
         ({"start": "starter", "width": "20"}, "no starter weights for cheng of width 20"),
         ({"trials_per_gpu": "2"}, "there is no GPU; use 0"),
         ({"name": "../out"}, "no '/'"),
@@ -372,7 +372,7 @@ def test_weights_that_do_not_fit_are_named_before_anything_is_written(
     given = ["--model", "hyperprior", "--data", "deadleaves", "--test", "deadleaves", "--storage",
              str(tmp_path / "storage"), "--results", str(tmp_path / "results")]  # fmt: skip
     for start, expected in (
-        ("best.pth.tar", "they seem to be of cheng2020-anchor, width 8"),
+        ("best.pth.tar", "they seem to belong to cheng2020-anchor, width 8"),
         ("bad.pth", "is not a readable weights file"),
     ):
         for more in ([], ["--plan"]):
@@ -413,7 +413,7 @@ def test_an_unreachable_server_is_named_before_anything_starts(
     generated = ["--data", "deadleaves", "--test", "deadleaves", "--test-images", "1", "--val-images", "1"]
     assert main([*arguments, *generated]) == 2
     shown = capsys.readouterr()
-    assert "cannot be written to" in shown.err and "check --tracking-uri" in shown.err
+    assert "cannot write to" in shown.err and "check --tracking-uri" in shown.err
     assert "secret" not in shown.out + shown.err
     assert not (tmp_path / "a").exists()
 
