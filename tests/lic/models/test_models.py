@@ -59,7 +59,7 @@ def test_unknown_names_and_widths_are_refused() -> None:
         architecture("chang")
     with pytest.raises(ModelError, match="one width"):
         build("cheng", 16, 24)
-    with pytest.raises(ModelError, match="cannot be"):
+    with pytest.raises(ModelError, match="cannot have"):
         build("elic2022-official", 8, 4)
 
 
