@@ -24,7 +24,7 @@ search: .venv
 lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy lic search dashboards
+	$(BIN)/mypy lic search dashboards tests
 	$(BIN)/lint-imports --no-cache
 
 # Known vulnerabilities of the pinned packages; without a network it says that it could not look, and passes.

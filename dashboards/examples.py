@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from lic.data.cache import PackedImages
 from lic.data.sets import ImageSet, test_set
 from lic.errors import LictuneError
-from lic.evaluation.example import Example
+from lic.evaluation import example
+from lic.evaluation.example import Example, papers_images
 from lic.models.build import build
 from lic.paper import CORRELATION_RATIOS
 from search.records.folder import OpenedSearch, final_weights
@@ -51,9 +51,9 @@ def examples(search: OpenedSearch) -> Examples:
     change, tuned = _shown(search)
     baseline = search.records.baselines[tuned.quality]
     try:
-        chosen = _images(search)
+        images, numbers = _images(search)
         before, after = _model(search, baseline), _model(search, tuned)
-        found = [Example.of(name, pixels, before, after) for name, pixels in chosen]
+        found = example.examples(images, numbers, before, after)
     except (OSError, ValueError, RuntimeError) as error:
         raise ExamplesError(str(error).partition("\n")[0]) from error
     return Examples(tuned, baseline, change, found)
@@ -71,19 +71,17 @@ def _shown(search: OpenedSearch) -> tuple[float, TrialRecord]:
     return change, record
 
 
-def _images(search: OpenedSearch) -> list[tuple[str, NDArray[np.uint8]]]:
-    """The paper's two images if the test set has them, else the first two of the set that are not too large.
-    Raises ImageError, ExamplesError."""
+def _images(search: OpenedSearch) -> tuple[PackedImages, list[int]]:
+    """The set that the search was reported on, and of it the paper's two images where they are there, else
+    the first two that are not too large. Raises ImageError, ExamplesError."""
     test_images = _test_set(search)
     packed = test_images.images
-    names = [str(PurePosixPath(image.name).with_suffix("")) for image in packed.images]
-    numbers = list(range(len(names)))
-    if test_images.name.startswith("kodak") and CORRELATION_RATIOS.keys() <= set(names):
-        numbers = [names.index(name) for name in CORRELATION_RATIOS]
-    else:
-        pixels = [image.height * image.width for image in packed.images]
-        numbers.sort(key=lambda number: max(pixels[number], _MANY_PIXELS))
-    return [(names[number], packed[number]) for number in numbers[:2]]
+    papers = papers_images(packed)
+    if test_images.name.startswith("kodak") and CORRELATION_RATIOS.keys() <= papers.keys():
+        return packed, [papers[name] for name in CORRELATION_RATIOS][:2]
+    pixels = [image.height * image.width for image in packed.images]
+    numbers = sorted(range(len(pixels)), key=lambda number: max(pixels[number], _MANY_PIXELS))
+    return packed, numbers[:2]
 
 
 def _test_set(search: OpenedSearch) -> ImageSet:

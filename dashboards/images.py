@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 _STEPS = 65
 
 
-def map_uri(values: NDArray[np.floating], low: float, high: float, colours: str) -> str:
+def map_uri(values: NDArray[np.floating[Any]], low: float, high: float, colours: str) -> str:
     """A data URI of h x w values between low and high, one pixel per value, in a matplotlib colour map."""
     palette = np.rint(255 * matplotlib.colormaps[colours](np.linspace(0, 1, _STEPS))[:, :3]).astype(np.uint8)
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)

@@ -10,14 +10,13 @@ opens the newest search.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import path_argument, whole_argument
-
-USER_ERROR = 2
+from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,16 +51,14 @@ def main(argv: list[str] | None = None) -> int:
         help="port of Optuna's dashboard (default: 8080)",
     )
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         from dashboards import links  # slow to import: only after the arguments are checked
 
-        links.show(args)
-    except LictuneError as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        pass
-    return 0
+        with contextlib.suppress(KeyboardInterrupt):  # which is how it is ended
+            links.show(args)
+
+    return answered(work, Answers(explain=lambda _: "", public=public))
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ def _refused(found: list[StrategyResult]) -> list[str]:
 
 def _div(figure: Any, name: str) -> str:
     config = {"displaylogo": False, "responsive": True}
-    return plotly.io.to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name)
+    html: str = plotly.io.to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name)
+    return html
 
 
 def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) -> list[tuple[str, str]]:
@@ -172,7 +173,7 @@ def fastest_epochs(search: OpenedSearch) -> dict[str, list[float]]:
             if epoch > search.plan.fork and "time/train_seconds" in metrics
         ]
         if taken and record.last_epoch == search.records.epochs:
-            found.setdefault(record.strategy or BASELINE, []).append(min(taken))
+            found.setdefault(record.strategy_name, []).append(min(taken))
     return found
 
 

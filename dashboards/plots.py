@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,8 @@ from plotly.subplots import make_subplots
 from dashboards.examples import Examples
 from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import architecture
-from lic.recipe import LAMBDAS
 from search.base.formats import percent, weight
+from search.base.space import lmbda_of
 from search.decide.belief import Prediction
 from search.records.figures import COLOURS
 from search.records.folder import OpenedSearch
@@ -72,7 +73,7 @@ def _rd_trace(
     chosen: dict[int, TrialRecord],
     metric: str,
     name: str,
-    style: dict,
+    style: dict[str, Any],
 ) -> None:
     points = [(record, *point) for record in chosen.values() if (point := _point(search, record, metric))]
     points.sort(key=lambda point: point[1])
@@ -156,7 +157,7 @@ def response(search: OpenedSearch) -> go.Figure:
     qualities = search.plan.qualities
     columns = min(3, len(qualities))
     rows = -(-len(qualities) // columns)
-    titles = [f"quality {q}, lambda {LAMBDAS[q]:g}" for q in qualities]
+    titles = [f"quality {q}, lambda {lmbda_of(q):g}" for q in qualities]
     figure = make_subplots(
         rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.36 / rows
     )
@@ -173,7 +174,7 @@ def response(search: OpenedSearch) -> go.Figure:
             _model_band(figure, search, quality, strategy, cell)
             # Named in the first pane that has trials: Plotly's legend omits a trace without points.
             _trials(figure, search, trials, strategy, cell, bool(trials) and strategy not in named)
-            named |= {trial.strategy for trial in trials}
+            named |= {trial.strategy_name for trial in trials}
         record = kept.get(quality)
         if record is not None:
             figure.add_scatter(
@@ -206,7 +207,7 @@ def _trials(
     search: OpenedSearch,
     trials: list[TrialRecord],
     strategy: str,
-    cell: dict,
+    cell: dict[str, Any],
     legend: bool,
 ) -> None:
     measured = [(t, change) for t in trials if (change := _change(search, t)) is not None]
@@ -231,7 +232,9 @@ def _trials(
     )  # fmt: skip
 
 
-def _model_band(figure: go.Figure, search: OpenedSearch, quality: int, strategy: str, cell: dict) -> None:
+def _model_band(
+    figure: go.Figure, search: OpenedSearch, quality: int, strategy: str, cell: dict[str, Any]
+) -> None:
     found = search.response(quality, strategy)
     if not found:
         return
@@ -277,19 +280,19 @@ def rungs(search: OpenedSearch) -> go.Figure:
     seen: set[str] = set()
     for trial in search.records.trials:
         changes = {e: change for e in sorted(trial.readings) if (change := _at(search, trial, e)) is not None}
-        dash = "dot" if trial.state == STOPPED else "solid"
+        strategy, dash = trial.strategy_name, "dot" if trial.state == STOPPED else "solid"
         figure.add_scatter(
             x=list(changes), y=[min(change, CEILING) for change in changes.values()], mode="lines+markers",
-            name=trial.strategy, legendgroup=trial.strategy, showlegend=trial.strategy not in seen,
-            line={"color": COLOURS[trial.strategy], "width": 1, "dash": dash},
-            marker={"size": 5, "symbol": SYMBOLS[trial.strategy]},
+            name=strategy, legendgroup=strategy, showlegend=strategy not in seen,
+            line={"color": COLOURS[strategy], "width": 1, "dash": dash},
+            marker={"size": 5, "symbol": SYMBOLS[strategy]},
             opacity=0.35 if trial.state == FAILED else 0.85,
             hovertemplate=f"<b>{_plain(trial.name)}</b> (q{trial.quality}, {trial.state})<br>"
-            f"{trial.strategy}, alpha {weight(trial.alpha)}<br>epoch %{{x}}: %{{text}}<extra></extra>",
+            f"{strategy}, alpha {weight(trial.alpha)}<br>epoch %{{x}}: %{{text}}<extra></extra>",
             text=[percent(change) for change in changes.values()],  # the value, even if drawn at the edge
             row=1, col=2,
         )  # fmt: skip
-        seen.add(trial.strategy)
+        seen.add(strategy)
     figure.update_xaxes(title="quality", row=1, col=1)
     figure.update_yaxes(title="number of trials", row=1, col=1)
     figure.update_xaxes(title="epoch", row=1, col=2)

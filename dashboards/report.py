@@ -14,11 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import path_argument
-
-USER_ERROR = 2
+from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,17 +43,16 @@ def main(argv: list[str] | None = None) -> int:
         "--png", type=path_argument, metavar="DIR", help="write the figures as PNG to this folder"
     )
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         from dashboards import page  # slow to import: only after the arguments are checked
 
         page.write(args)
-    except LictuneError as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"lictune: cannot write the report ({error})", file=sys.stderr)
-        return USER_ERROR
-    return 0
+
+    def explain(error: Exception) -> str:
+        return f"cannot write the report ({error})" if isinstance(error, OSError) else ""
+
+    return answered(work, Answers(explain=explain, public=public))
 
 
 if __name__ == "__main__":

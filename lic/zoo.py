@@ -19,6 +19,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from pathlib import Path
@@ -73,7 +74,7 @@ class ModelConfig:
         """Validate a document and return its configuration. Raises ValueError, naming the value."""
         if not isinstance(document, dict):
             raise ValueError(f"{shown(document)} does not describe a model")
-        fits = {
+        fits: dict[str, Callable[[Any], bool]] = {
             "architecture": lambda value: isinstance(value, str) and value in ARCHITECTURES,
             "width": lambda value: _is_whole(value, 2, _MOST_CHANNELS),
             "latent_width": lambda value: value is None or _is_whole(value, 2, _MOST_CHANNELS),

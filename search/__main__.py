@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     # encode and decode are subcommands of lic.codec.
     rest = arguments if module == "lic.codec.__main__" else arguments[1:]
     sys.argv = [sys.argv[0], *rest]  # a search records its command line
-    return importlib.import_module(module).main(rest)
+    status: int = importlib.import_module(module).main(rest)
+    return status
 
 
 def run() -> None:

@@ -14,11 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import path_argument, whole_argument
-
-USER_ERROR, INTERRUPTED = 2, 130
+from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,19 +69,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="overwrite an existing zoo")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> int:
         from search.zoo.exporting import export  # slow to import: only after the arguments are checked
 
         return export(args)
-    except LictuneError as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"lictune: cannot write the zoo to {args.out} ({error})", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("lictune: interrupted; no zoo was written", file=sys.stderr)
-        return INTERRUPTED
+
+    def explain(error: Exception) -> str:
+        return f"cannot write the zoo to {args.out} ({error})" if isinstance(error, OSError) else ""
+
+    return answered(work, Answers(lambda: "lictune: interrupted; no zoo was written", explain, public=public))
 
 
 if __name__ == "__main__":

@@ -24,15 +24,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import number_argument, path_argument, whole_argument
 from lic.paper import STEPS
-from search.base.signals import INTERRUPTED, ends_in_time
+from search.base.secrets import public
+from search.base.signals import ends_in_time
 from search.base.space import parse_rates
 from search.reproduction import FRACTION_ON_CPU
-
-USER_ERROR = 2
 
 _STOPPED = "stopped; run the same command to resume"
 
@@ -44,16 +42,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    try:
+    def work() -> int:
         from search.reproduction import driver  # slow to import: only after the arguments are checked
 
         return driver.run(args)
-    except (LictuneError, OSError) as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print(_STOPPED, file=sys.stderr)
-        return INTERRUPTED
+
+    return answered(work, Answers(lambda: _STOPPED, public=public))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -61,6 +55,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m search.reproduce", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    _add_protocol(parser)
+    _add_training(parser)
+    _add_images(parser)
+    _add_slices(parser)
+    return parser.parse_args(argv)
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("What to train")
     what.add_argument(
         "--model", default="cheng", help="cheng, hyperprior or a CompressAI architecture (default: cheng)"
@@ -98,6 +100,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="also train baselines of the lowest, middle and highest quality N times as long, to measure "
         "what longer training alone gains; 1 for none (default: 2)",
     )  # fmt: skip
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("How to train")
     how.add_argument(
         "--preset",
@@ -118,6 +123,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--start", type=path_argument, metavar="FILE",
         help="initial weights, as in search.run (default: the preset's)",
     )  # fmt: skip
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("Images")
     images.add_argument(
         "--data",
@@ -147,6 +155,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     images.add_argument(
         "--cache", type=path_argument, metavar="DIR", help="folder for decoded images (default: ~/.cache)"
     )
+
+
+def _add_slices(parser: argparse.ArgumentParser) -> None:
     slices = parser.add_argument_group("Running and resuming")
     slices.add_argument(
         "--state", type=path_argument, metavar="DIR",
@@ -163,7 +174,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     slices.add_argument(
         "--tables", action="store_true", help="do not train; write tables and figures of the state folder"
     )
-    return parser.parse_args(argv)
 
 
 def _rates(text: str) -> tuple[int, ...]:

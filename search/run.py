@@ -13,18 +13,14 @@ import contextlib
 import functools
 import os
 import sys
-import traceback
 from pathlib import Path
 
-from lic.cli import command, run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, command, run_command
 from search.base.secrets import public
-from search.base.signals import INTERRUPTED, ends_in_time
+from search.base.signals import ends_in_time
 from search.engine.remote import remote_address, run_on_head
 from search.session.arguments import parse
 from search.store.find import is_search
-
-USER_ERROR, INTERNAL_ERROR = 2, 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(given: list[str], head: str | None, begun: list[Path]) -> int:
     """Run the command on the `head` of a cluster or here; append the search's folder to `begun` once it is
     known."""
-    try:
+
+    def work() -> int:
         if head:
             return run_on_head(head, given)
         resolved, options = parse(given, __doc__)
@@ -53,47 +50,37 @@ def _run(given: list[str], head: str | None, begun: list[Path]) -> int:
             return driver.show_plan(resolved, options.price_per_gpu_hour)
         begun.append(options.resume or driver.new_folder(resolved.settings))
         return driver.search(resolved, begun[0])
-    except LictuneError as error:
-        print(f"lictune: {public(str(error))}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print(_last_words(begun, "interrupted"), file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        return _unexpected(error, begun[0] if begun else None)
+
+    return answered(
+        work,
+        Answers(
+            interrupted=lambda: _last_words(begun, "interrupted"),
+            explain=functools.partial(_trouble, begun),
+            error_log=lambda: begun[0] / "error.log" if begun else None,
+            hint=lambda: _hint(begun, "to resume"),
+            public=public,
+        ),
+    )
 
 
 def _last_words(begun: list[Path], why: str) -> str:
     """The last line that an interrupted command prints."""
-    for folder in filter(is_search, begun):
-        return f"lictune: {why}; to resume: {command('search.run', '--resume', folder)}"
-    return f"lictune: {why} before the search started"
+    return f"lictune: {why}{_hint(begun, 'to resume') or ' before the search started'}"
 
 
-def _unexpected(error: Exception, folder: Path | None) -> int:
-    """Print a message about a disk problem or an internal error; returns the exit status."""
+def _trouble(begun: list[Path], error: Exception) -> str:
+    """What is wrong with the disk or the memory, if that is what went wrong, and how to resume."""
     from search.store.disk import trouble
 
-    begun = folder is not None and is_search(folder)
-    if said := trouble(error):
-        hint = f"; fix this, then resume: {command('search.run', '--resume', folder)}" if begun else ""
-        print(f"lictune: {public(said)}{hint}", file=sys.stderr)
-        return USER_ERROR
-    text = public("".join(traceback.format_exception(error)))
-    try:
-        if folder is None:
-            raise FileNotFoundError
-        (folder / "error.log").write_text(text)
-    except OSError:
-        print(text, file=sys.stderr)
-        return INTERNAL_ERROR
-    first = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    hint = f"; to resume: {command('search.run', '--resume', folder)}" if begun else ""
-    print(
-        f"lictune: internal error: {public(first[0])} (traceback in {folder / 'error.log'}){hint}",
-        file=sys.stderr,
-    )
-    return INTERNAL_ERROR
+    said = trouble(error)
+    return said and said + _hint(begun, "fix this, then resume")
+
+
+def _hint(begun: list[Path], what: str) -> str:
+    """How to resume a search that has begun, as the end of a sentence."""
+    for folder in filter(is_search, begun):
+        return f"; {what}: {command('search.run', '--resume', folder)}"
+    return ""
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import path_argument
-
-USER_ERROR = 2
+from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,13 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow tracking URI (default: the search's)")
     parser.add_argument("--rebuild", action="store_true", help="write what MLflow lacks")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> int:
         from search.tracking import rebuilding  # slow to import: only after the arguments are checked
 
         return rebuilding.run(args)
-    except LictuneError as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
+
+    return answered(work, Answers(explain=lambda _: "", public=public))
 
 
 if __name__ == "__main__":

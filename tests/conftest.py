@@ -20,9 +20,11 @@ from PIL import Image
 from lic.data.cache import PackedImages
 from lic.data.deadleaves import pack_dead_leaves
 from lic.training.trial import Trial, TrialConfig
-from search.base.space import Candidate
+from search.base.space import Candidate, SearchPoint
 from search.engine.tune import training_config_of
 from search.records.search_records import TrialRecord
+from tests.support import objects
+from tests.support.database import MISSING, Database, temporary_database
 
 # As trials are trained; and several threads of small tensors wait for each other where cores are busy.
 torch.set_num_threads(1)
@@ -55,6 +57,31 @@ def photographs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def database() -> Iterator[Database]:
+    """A PostgreSQL server with a database that is used and one that stays empty."""
+    if MISSING:
+        pytest.skip(MISSING)
+    with temporary_database("lictune", "empty") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[objects.ObjectStore]:
+    if objects.MISSING:
+        pytest.skip(objects.MISSING)
+    with objects.object_store() as made:
+        yield made
+
+
+@pytest.fixture
+def store(object_server: objects.ObjectStore, monkeypatch: pytest.MonkeyPatch) -> objects.ObjectStore:
+    """An object store, with an account for it in the environment."""
+    for key, value in objects.ACCOUNT.items():
+        monkeypatch.setenv(key, value)
+    return object_server
+
+
+@pytest.fixture(scope="session")
 def kodak_folder() -> Path:
     if not (SHARED / "kodak").is_dir():
         pytest.skip("the Kodak images are not at ../shared/data/kodak")
@@ -63,10 +90,10 @@ def kodak_folder() -> Path:
 
 def assert_as_trained_alone(record: TrialRecord, template: TrialConfig) -> None:
     """Trained again, outside Ray: the same figures to the last bit."""
-    point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
+    point = Candidate(record.name, record.role, record.point, record.seed)
     trial = Trial(training_config_of(point, template))
     if record.fork:
-        baseline = Trial(training_config_of(replace(point, alpha=0.0, strategy=""), template))
+        baseline = Trial(training_config_of(replace(point, point=SearchPoint(record.quality)), template))
         for _ in range(record.fork):
             baseline.run_epoch()
         with TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lic import zoo
-from lic.models.architectures import ModelError
+from lic.models.architectures import WEIGHTS, ModelError
 from lic.models.build import build
 from lic.training.trainer import CheckpointError, _sealed, read_checkpoint
 from lic.training.weights import load_weights
@@ -131,12 +131,12 @@ def test_a_hostile_zoo_is_refused(payload: Path, tmp_path: Path) -> None:
     config = ModelConfig("bmshj2018-hyperprior", 8, None, 1, 0.0018, 1e-6, "y", "paper", 0, "trial-000")
     root = tmp_path / "zoo"
     zoo.write_model(root / "q1", zoo.prepare(build(config.architecture, 8)), config)
-    torch.save(Hostile(payload), root / "q1" / zoo.WEIGHTS)
+    torch.save(Hostile(payload), root / "q1" / WEIGHTS)
     about = {"role": zoo.TUNED, "figures": {}}
     (root / zoo.MANIFEST).write_text(json.dumps(zoo.manifest_of(root, {}, {"q1": about})))
     (found,) = zoo.list_models(root)
-    assert found.sha256 == hashlib.sha256((root / "q1" / zoo.WEIGHTS).read_bytes()).hexdigest()
+    assert found.sha256 == hashlib.sha256((root / "q1" / WEIGHTS).read_bytes()).hexdigest()
     with pytest.raises(ZooError, match="does not hold"):
         found.load()
     with pytest.raises(ZooError, match="does not hold"):
-        zoo.read_model(root / "q1" / zoo.WEIGHTS, root / "q1" / zoo.CONFIG)  # as MLflow's registry does
+        zoo.read_model(root / "q1" / WEIGHTS, root / "q1" / zoo.CONFIG)  # as MLflow's registry does

@@ -16,12 +16,9 @@ import argparse
 import os
 import sys
 
-from lic.cli import run_command
+from lic.cli import Answers, answered, run_command
 from lic.data.images import LOSSLESS
-from lic.errors import LictuneError
 from lic.files import path_argument, whole_argument
-
-USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,20 +65,19 @@ def main(argv: list[str] | None = None) -> int:
         verb.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
         verb.add_argument("--quiet", action="store_true", help="print errors only")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         from lic.codec import coding  # slow to import: only after the arguments are checked
 
         (coding.encode_file if args.verb == "encode" else coding.decode_file)(args)
-    except (LictuneError, OSError) as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except MemoryError:
-        print("lictune: not enough memory for an image of this size", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("lictune: interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+
+    return answered(work, Answers(lambda: "lictune: interrupted; nothing was written", _explain))
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory for an image of this size"
+    return str(error) if isinstance(error, OSError) else ""
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def dead_leaves(seed: int, height: int = 256, width: int = 384) -> NDArray[np.ui
     canvas = canvas.reshape(height, 2, width, 2, 3).mean(axis=(1, 3))
     gamma = np.clip(canvas, 0, 1) ** (1 / 2.2)
     grain = draw.normal(0, 0.004, gamma.shape)
-    return np.clip(np.rint(255 * (gamma + grain)), 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(np.rint(255 * (gamma + grain)), 0, 255).astype(np.uint8)
+    return picture
 
 
 def _paint_leaf(

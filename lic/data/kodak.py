@@ -84,7 +84,7 @@ def _fetch(name: str, timeout: float) -> bytes:
     """Download a file and check it. Raises ImageError."""
     try:
         with urllib.request.urlopen(ADDRESS + name, timeout=timeout) as answer:
-            content = answer.read(4_000_000)
+            content: bytes = answer.read(4_000_000)
     except (OSError, http.client.HTTPException) as error:
         raise ImageError(f"cannot download Kodak from {ADDRESS} ({one_line(error)})") from error
     if hashlib.sha256(content).hexdigest() != SHA256[name]:

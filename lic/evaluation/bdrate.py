@@ -99,7 +99,7 @@ def _check_overlap(anchor: NDArray[np.float64], test: NDArray[np.float64], what:
 def _delta(measure: str, anchor: Curve, test: Curve) -> float:
     import bjontegaard  # and with it matplotlib
 
-    return getattr(bjontegaard, measure)(
+    delta: float = getattr(bjontegaard, measure)(
         anchor.rate,
         anchor.quality,
         test.rate,
@@ -108,6 +108,7 @@ def _delta(measure: str, anchor: Curve, test: Curve) -> float:
         require_matching_points=False,
         min_overlap=0,  # checked above, with an error instead of a warning
     )
+    return delta
 
 
 def point_bd_rate(baseline: Curve, rate: float, quality: float) -> float:

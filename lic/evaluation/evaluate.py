@@ -105,7 +105,8 @@ def batch_of(pixels: NDArray[np.uint8]) -> Tensor:
 
 def padding_of(height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The padding of an image for a model, as in CompressAI's evaluation, and the inverse cropping."""
-    return compute_padding(height, width, min_div=STRIDE)
+    pads: tuple[tuple[int, ...], tuple[int, ...]] = compute_padding(height, width, min_div=STRIDE)
+    return pads
 
 
 def _batches(images: PackedImages, device: str, crop: int | None) -> Iterator[tuple[list[int], Tensor]]:
@@ -123,7 +124,7 @@ def _batches(images: PackedImages, device: str, crop: int | None) -> Iterator[tu
             yield part, torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device).float().div_(PEAK)
 
 
-def _centre(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _centre(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 

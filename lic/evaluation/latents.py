@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def _covering(start: int, length: int, stride: int) -> slice:
     return slice(start // stride, -(-(start + length) // stride))
 
 
-def channel_correlation(latent: NDArray[np.floating]) -> NDArray[np.float64]:
+def channel_correlation(latent: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Pearson's correlation between the channels of a latent, M x h x w, over its h w positions: M x M.
 
     For a constant channel the row and column are 0, including the diagonal.
@@ -78,7 +79,8 @@ def channel_correlation(latent: NDArray[np.floating]) -> NDArray[np.float64]:
     deviation = np.sqrt(np.square(centred).mean(1))
     alive = deviation > _CONSTANT * np.abs(values).max(1)
     scaled = np.where(alive, 1 / np.where(alive, deviation, 1), 0)[:, None] * centred
-    return scaled @ scaled.T / values.shape[1]
+    correlation: NDArray[np.float64] = scaled @ scaled.T / values.shape[1]
+    return correlation
 
 
 def correlation_sum(correlation: NDArray[np.float64]) -> float:

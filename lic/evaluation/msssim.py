@@ -69,7 +69,8 @@ def _windowed(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     down = _down(images.flatten(0, -3))
     means = _down(down.transpose(1, 2))[:, : width - _TAPS + 1, : height - _TAPS + 1]
-    return means.unflatten(0, images.shape[:-2])
+    found: Tensor = means.unflatten(0, images.shape[:-2])
+    return found
 
 
 def _down(planes: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ class _Decorrelation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (product,) = ctx.saved_tensors
-        return (2 * gradient * product).unflatten(0, ctx.shape).permute(2, 3, 0, 1)
+        found: Tensor = (2 * gradient * product).unflatten(0, ctx.shape).permute(2, 3, 0, 1)
+        return found
 
 
 def decorrelation(features: Tensor) -> Tensor:
@@ -46,7 +47,8 @@ def decorrelation(features: Tensor) -> Tensor:
     Memory: the largest tensor is the H*W x C x C cross products, 4 H W C^2 bytes in float32 (16.8 MB for
     y at the paper's 16 x 16 x 128); it is freed on return.
     """
-    return _Decorrelation.apply(features)
+    penalty: Tensor = _Decorrelation.apply(features)
+    return penalty
 
 
 def scale_factor(batch: int, patch_pixels: int, channels: int, scale: Scale) -> float:

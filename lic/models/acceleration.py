@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lic import run_later
 from lic.models.compressai_parts import EntropyBottleneck, EntropyModel, MaskedConv2d
 
 #: Parameters of glibc's mallopt (malloc.h): the freed memory above which it is returned to the kernel, and
@@ -45,22 +44,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def leave_out_dynamo() -> None:
-    """Defer the import of TorchDynamo, which takes as long as that of torch, until something is compiled.
-    torch's optimizers import it only to disable it for themselves."""
-    known = {"disable": _undisturbed, "graph_break": _nothing_to_break}
-    run_later.put_in_place("torch._dynamo", torch.__path__, known)
-
-
-def _undisturbed(function: Any = None, *_: Any, **_options: Any) -> Any:
-    """Replaces torch._dynamo.disable, a decorator that without a function returns a decorator."""
-    return _undisturbed if function is None else function
-
-
-def _nothing_to_break() -> None:
-    """Replaces torch._dynamo.graph_break, which does nothing in code that is not compiled."""
 
 
 @contextlib.contextmanager
@@ -155,7 +138,7 @@ def _freed(kind: Any) -> type[nn.Module]:
     """A subclass of this entropy model that always computes in fp32."""
     plain = _bottleneck if kind is EntropyBottleneck else kind.forward
 
-    class Freed(kind):
+    class Freed(kind):  # type: ignore[misc]  # of whichever class the model has
         def forward(self, *inputs: Any, **options: Any) -> Any:
             with torch.autocast(inputs[0].device.type, enabled=False):
                 named = {name: _fp32(value) for name, value in options.items()}
@@ -168,7 +151,7 @@ def _freed(kind: Any) -> type[nn.Module]:
 def _masked_in_place(kind: Any) -> Any:
     """A subclass of this masked convolution that masks its weights in place."""
 
-    class MaskedInPlace(kind):
+    class MaskedInPlace(kind):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Tensor:
             with torch.no_grad():
                 self.weight.mul_(self.mask)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +41,13 @@ def build(name: str, width: int, latent_width: int | None = None, seed: int = 0)
     check_width(name, width, latent_width)
     latent = width if latent_width is None else latent_width
     torch.manual_seed(seed)
-    if not has_latent_width(name):
-        return MODELS[arch](N=width)
+    sizes: dict[str, Any] = {"N": width}
+    if has_latent_width(name):
+        sizes["M"] = latent
     if arch.startswith("elic"):
-        return MODELS[arch](N=width, M=latent, groups=_elic_groups(latent))
-    return MODELS[arch](N=width, M=latent)
+        sizes["groups"] = _elic_groups(latent)
+    model: nn.Module = MODELS[arch](**sizes)
+    return model
 
 
 class LatentTap:

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from lic.cli import INTERRUPTED
 from search.base.limits import Limits
 
 #: Signals that end a command, sent by Ctrl-C, schedulers, a closed terminal and Ctrl-\.
@@ -35,8 +36,6 @@ _GRACE = 12.0
 #: Seconds from the first signal until the process is forced to end: less than the 30 s after which Slurm and
 #: Kubernetes kill it.
 _PATIENCE = 22.0
-
-INTERRUPTED = 130
 
 
 class _Answer:

@@ -1,9 +1,10 @@
-"""The search space: a point (alpha, strategy) per quality, and the plan of a search."""
+"""The search space: a point (strategy, alpha) per quality, and the plan of a search."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from lic.recipe import LAMBDAS
 
@@ -111,15 +112,81 @@ class Plan:
     fork: int = 0
 
 
+def lmbda_of(quality: int) -> float:
+    """lambda_d, the weight of the distortion, of a quality. Raises KeyError."""
+    return LAMBDAS[quality]
+
+
 @dataclass(frozen=True)
-class Candidate:
-    """A training run to do at one quality: a baseline (alpha 0), a trial or a confirmation run."""
+class SearchPoint:
+    """A point of the search space: a quality with the strategy (the latents to decorrelate) and the
+    decorrelation weight alpha. The baseline of a quality has no strategy and alpha 0."""
+
+    quality: int
+    strategy: str | None = None
+    alpha: float = 0.0
+
+    @property
+    def lmbda(self) -> float:
+        """lambda_d of the quality."""
+        return lmbda_of(self.quality)
+
+    @property
+    def strategy_name(self) -> str:
+        """The strategy as it is shown; `baseline` for none."""
+        return self.strategy or BASELINE
+
+    def as_row(self) -> dict[str, Any]:
+        """Quality, alpha and strategy as files hold them, where no strategy is an empty text."""
+        return {"quality": self.quality, "alpha": self.alpha, "strategy": self.strategy or ""}
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> SearchPoint:
+        """The point that such a row holds; without alpha and strategy that of the baseline."""
+        strategy = row.get("strategy", "")
+        return cls(row["quality"], None if strategy == "" else strategy, row.get("alpha", 0.0))
+
+
+class AtPoint:
+    """What a dataclass with a field `point` inherits: the fields of the point as its own."""
+
+    point: SearchPoint
+
+    @property
+    def quality(self) -> int:
+        return self.point.quality
+
+    @property
+    def lmbda(self) -> float:
+        return self.point.lmbda
+
+    @property
+    def strategy(self) -> str | None:
+        return self.point.strategy
+
+    @property
+    def strategy_name(self) -> str:
+        return self.point.strategy_name
+
+    @property
+    def alpha(self) -> float:
+        return self.point.alpha
+
+    def as_row(self) -> dict[str, Any]:
+        """The fields by name, with those of the point (SearchPoint.as_row) in the place of `point`."""
+        row: dict[str, Any] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            row |= self.point.as_row() if field.name == "point" else {field.name: getattr(self, field.name)}
+        return row
+
+
+@dataclass(frozen=True)
+class Candidate(AtPoint):
+    """One training to do: the baseline of a quality, or a trial or confirmation of a point."""
 
     name: str
     role: str
-    quality: int
-    alpha: float
-    strategy: str
+    point: SearchPoint
     seed: int
 
 

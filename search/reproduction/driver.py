@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from configs import geometry
+from lic.cli import INTERRUPTED
 from lic.data.cache import default_cache
 from lic.machine import usable_cores
 from lic.models.architectures import (
@@ -24,7 +26,6 @@ from lic.recipe import TrainingConfig, learning_rate
 from lic.training.trial import ImagesConfig, open_images
 from lic.training.weights import load_weights
 from search.base.limits import Limits
-from search.base.signals import INTERRUPTED
 from search.reproduction import FRACTION_ON_CPU, report, trainings
 from search.reproduction.protocol import PROTOCOL_FILE, Protocol, Records, ReproductionError
 
@@ -91,7 +92,7 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
     return INTERRUPTED if limits.interrupted else DONE
 
 
-def _adam(values: dict) -> dict:
+def _adam(values: dict[str, Any]) -> dict[str, Any]:
     """Learning rate and decay for Adam, the paper's optimizer, if the preset has another one."""
     if values.get("optimizer", "adam") == "adam":
         return {}
@@ -102,7 +103,7 @@ def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
 
 
-def _start(values: dict, model: str) -> str | None:
+def _start(values: dict[str, Any], model: str) -> str | None:
     """The file of initial weights, or None for training from scratch. Raises ModelError."""
     size = values["width"], values.get("latent_width")
     start = starting_weights(str(values["start"]), model, *size)
@@ -113,7 +114,7 @@ def _start(values: dict, model: str) -> str | None:
 
 
 def _protocol(
-    args: argparse.Namespace, values: dict, images: ImagesConfig, start: str | None, fraction: float
+    args: argparse.Namespace, values: dict[str, Any], images: ImagesConfig, start: str | None, fraction: float
 ) -> Protocol:
     offered = strategies(args.model)
     asked = tuple(part.strip() for part in args.strategies.split(",")) if args.strategies else offered

@@ -5,13 +5,16 @@ from examples.npz, which a run writes there."""
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from lic import atomic_io
 from lic.evaluation.bdrate import Interval
@@ -20,8 +23,8 @@ from lic.evaluation.example import Example
 from lic.evaluation.latents import Examined
 from lic.models.architectures import architecture
 from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
-from lic.recipe import LAMBDAS
 from search.base.formats import MISSING, interval
+from search.base.space import BASELINE, SearchPoint, lmbda_of
 from search.base.text_table import TextTable, text_console
 from search.records import figures
 from search.reproduction import evidence
@@ -173,7 +176,7 @@ def _baselines(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _interval(row: dict) -> str:
+def _interval(row: dict[Hashable, Any]) -> str:
     return (
         MISSING if math.isnan(row["bd_rate"]) else interval(Interval(row["bd_rate"], row["low"], row["high"]))
     )
@@ -245,9 +248,8 @@ def _cell(name: object, value: object) -> str:
 
 def rd_curves(protocol: Protocol, records: Records) -> Figure:
     """Figure 2: the curves of the baselines and of each strategy, as means over the available seeds."""
-    curves = [
-        _mean_curve(protocol, records, "baseline", dict.fromkeys(protocol.rates), figures.BASELINE_STYLE)
-    ]
+    anchors = {quality: SearchPoint(quality) for quality in protocol.rates}
+    curves = [_mean_curve(protocol, records, BASELINE, anchors, figures.BASELINE_STYLE)]
     for strategy, points in evidence.chosen(records, protocol, SELECTION).items():
         style = figures.KEPT_STYLE if strategy == BEST else figures.strategy_style(strategy)
         curves.append(_mean_curve(protocol, records, strategy, points, style))
@@ -258,11 +260,11 @@ def rd_curves(protocol: Protocol, records: Records) -> Figure:
 
 
 def _mean_curve(
-    protocol: Protocol, records: Records, label: str, points: evidence.Chosen, style: dict
+    protocol: Protocol, records: Records, label: str, points: evidence.Chosen, style: dict[str, Any]
 ) -> figures.Drawn:
-    drawn: tuple[list, list] = ([], [])
-    for quality, what in sorted(points.items()):
-        found = [evidence.trained(records, quality, what, seed) for seed in range(protocol.seeds)]
+    drawn: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
+    for _, point in sorted(points.items()):
+        found = [evidence.trained(records, point, seed) for seed in range(protocol.seeds)]
         there = [record for record in found if record is not None]
         if there:
             rate, psnr, ms_ssim = (
@@ -292,7 +294,7 @@ def response(protocol: Protocol, records: Records) -> Figure:
             pane.plot(part["alpha"], part["on_test"], linestyle=":", color=colour)
         pane.set_xscale("log")
         _percent(pane)
-        pane.set_title(f"quality {quality}, lambda {LAMBDAS[quality]:g}", fontsize=10)
+        pane.set_title(f"quality {quality}, lambda {lmbda_of(quality):g}", fontsize=10)
         pane.grid(alpha=0.3)
     figure.supxlabel("alpha")
     figure.supylabel("rate change, % (logarithmic above 5)")
@@ -334,7 +336,7 @@ def correlation(protocol: Protocol, records: Records) -> Figure:
 def save_examples(found: tuple[Record, list[Example]], state: Path) -> None:
     """Save the content of figures 3 and 4: crops, feature maps, correlations, metrics. Raises OSError."""
     record, examples = found
-    arrays: dict[str, np.ndarray] = {"subject": np.array(_subject(record))}
+    arrays: dict[str, NDArray[Any]] = {"subject": np.array(_subject(record))}
     for number, example in enumerate(examples):
         arrays[f"{number}/name"] = np.array(example.name)
         arrays[f"{number}/original"] = example.original[example.crop]

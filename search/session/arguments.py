@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from lic.files import number_argument, path_argument, user_path
 from search.engine import cluster
 from search.settings.addresses import storage_address
+from search.settings.complaints import ConfigError
 from search.settings.config import (
     PATHS,
-    ConfigError,
     Resolved,
     Settings,
     is_switch,

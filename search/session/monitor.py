@@ -1,8 +1,7 @@
-"""Follows a running search from its records: shows it, brings it to MLflow, keeps its report fresh."""
+"""Monitors a running search from its records: shows progress, writes to MLflow, updates the report."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import subprocess
@@ -10,66 +9,79 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from lic.machine import processors
-from search.base.space import BASELINE, CONFIRMATION, Plan
+from search.base.space import Plan
 from search.records.folder import SearchFolder
 from search.records.progress import Progress, progress_of
-from search.records.search_records import FINISHED, RUNNING, STOPPED, RecordReader, SearchRecords, TrialRecord
+from search.records.search_records import FINISHED, RUNNING, RecordReader, SearchRecords
 from search.session.metrics import Gauges
+from search.session.retention import Retention
 from search.session.terminal import View
-from search.store.find import TRIALS_FOLDER
 from search.tracking.publishing import Publisher
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the records, and between two at the memory in use.
+#: Seconds between reads of the records, and between measurements of memory.
 _LOOK_EVERY, _MEMORY_EVERY = 1.0, 60.0
 
-#: Seconds between two times that the gauges are set: Ray forgets one that was not set for 20.
+#: Seconds between updates of the gauges; Ray drops a gauge that was not set for 20 s.
 _GAUGES_EVERY = 5.0
 
-#: Reading the records takes no more than one part in so many of the time, the report of the machine's.
+#: Reading the records takes at most 1/20 of the time, writing the report 1/200 of the machine's.
 _READING, _REPORTING = 20, 200
 
-#: Processor seconds that a report is expected to take before one was made.
+#: Assumed processor seconds of the first report.
 _FIRST_REPORT = 30.0
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The search that is followed: its open folder, its plan, the image set that it reports on, and how many
+    trainings run at once."""
+
+    opened: SearchFolder
+    plan: Plan
+    test_set: str
+    workers: int
+
+    def reader(self) -> RecordReader:
+        """A reader of its records, over a connection of its own."""
+        return RecordReader(self.opened.studies(), self.plan, self.test_set)
 
 
 class Monitor:
     """Reads the records in a thread of its own, over a connection of its own, whenever the engine says that
-    something `changed`; nothing in the engine's loop waits for it."""
+    something `changed`, and passes them to the terminal, to MLflow, to the gauges, to the report and to
+    the retention of checkpoints; nothing in the engine's loop waits for it. `watch` is called first."""
 
     def __init__(
         self,
-        opened: SearchFolder,
-        plan: Plan,
-        test_set: str,
-        workers: int,
+        followed: Followed,
         publisher: Publisher,
         view: View,
+        retention: Retention | None = None,
         gauges: Gauges | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> None:
-        self._plan, self._workers, self._publisher, self._view = plan, workers, publisher, view
-        self._gauges, self._watch, self._checkpoints = gauges, watch, opened.checkpoints
+        self._followed, self._publisher, self._view = followed, publisher, view
+        self._retention, self._gauges, self._watch = retention, gauges, watch
         self._progress: Progress | None = None
-        self._reader = RecordReader(opened.studies(), plan, test_set)
+        self._reader = followed.reader()
         #: How many trainings are planned to confirm what the search found.
         self.confirming = 0
         self._memory_seen = 0.0
         #: When the following began, in seconds since 1970.
         self.since = time.time()
-        self._told: set[str] = set()
-        for record in self.records().everything():
-            if record.state != RUNNING:
-                self._told.add(record.name)
-                self._prune(record)
-        self._report = _Report(opened.path)
+        before = self.records()
+        self._told = {record.name for record in before.everything() if record.state != RUNNING}
+        if self._retention is not None:
+            self._retention.offer([before])
+        self._report = _Report(followed.opened.path)
         #: Largest memory of this process and all below it so far, MiB.
         self.peak_memory = 0.0
         self._news, self._over = threading.Event(), threading.Event()
@@ -111,18 +123,19 @@ class Monitor:
         try:
             self._look()
         except Exception:  # the search goes on: what it finds is in Optuna's storage
-            _log.exception("the search could not be followed")
+            _log.exception("the monitor failed")
 
     def _look(self) -> None:
         self._watch()
         groups = self.groups()
-        progress = progress_of(groups, self._plan, self.confirming, self._workers, self.since, time.time())
+        own = self._followed
+        progress = progress_of(groups, own.plan, self.confirming, own.workers, self.since, time.time())
         news = [r for r in progress.trainings if r.state != RUNNING and r.name not in self._told]
         news.sort(key=lambda record: record.ended or 0.0)
         self._view.show(replace(progress, trouble=self._publisher.trouble, news=news))
         self._told |= {record.name for record in news}
-        for record in news:
-            self._prune(record)
+        if self._retention is not None:
+            self._retention.offer(groups)
         self._publisher.offer(groups)
         self._progress = progress
         self._set_gauges()
@@ -132,22 +145,13 @@ class Monitor:
             self._memory_seen = time.monotonic()
             self.peak_memory = max(self.peak_memory, tree_memory())
 
-    def _prune(self, record: TrialRecord) -> None:
-        """Of a training that has ended nothing goes on: one checkpoint is enough, and of a trial that was
-        stopped, which can no longer win, none. Trials begin with that of their baseline at the fork."""
-        confirming = "-s" in record.name
-        training = f"{CONFIRMATION if confirming else TRIALS_FOLDER}/{record.name}"
-        fork = self._plan.fork if record.role == BASELINE and not confirming else 0
-        with contextlib.suppress(OSError):  # it takes space, no more
-            self._checkpoints.drop(training, but=0 if record.state == STOPPED else 1, keep=fork)
-
     def _set_gauges(self) -> None:
         if self._gauges is not None and self._progress is not None:
             self._gauges.show(self._progress, self._publisher.behind)
 
 
 class _Report:
-    """The search's report, made again now and then by a process of the lowest priority."""
+    """Rewrites the report from time to time, in a process of the lowest priority."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -175,7 +179,7 @@ class _Report:
 
 
 def start_report(folder: Path) -> subprocess.Popen:
-    """Start making the report of the search in this folder; what it has to say goes to search.log."""
+    """Start a process that writes the report of the search; its output goes to search.log."""
     with (folder / "search.log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dashboards.report", str(folder)], stdin=subprocess.DEVNULL, stdout=log,
@@ -184,12 +188,12 @@ def start_report(folder: Path) -> subprocess.Popen:
 
 
 def tree_memory() -> float:
-    """Memory of this process and all below it, MiB: the sum of their proportional set sizes, in
-    which a page that several share counts once."""
+    """Memory of this process and its descendants in MiB: the sum of proportional set sizes, which count
+    shared pages once."""
     own, total = psutil.Process(), 0
     for process in (own, *own.children(recursive=True)):
         try:
             total += process.memory_full_info().pss
         except psutil.Error:
-            continue  # ended meanwhile
+            continue  # it has ended
     return total / 2**20

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import urlsplit
 
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
@@ -184,7 +185,8 @@ class Checkpoints:
     def read(self, name: str) -> str:
         """The text of a small file."""
         with self.filesystem.open_input_stream(self._path(name)) as file:
-            return file.read(_SMALL).decode()
+            content: bytes = file.read(_SMALL)
+        return content.decode()
 
     def remove(self, start: str) -> None:
         """Remove files in the search's folder whose names have this prefix."""
@@ -195,8 +197,9 @@ class Checkpoints:
     def _path(self, *parts: str) -> str:
         return posixpath.join(self.root, *parts)
 
-    def _list(self, path: str) -> list:
-        return self.filesystem.get_file_info(FileSelector(path, allow_not_found=True))
+    def _list(self, path: str) -> list[Any]:
+        found: list[Any] = self.filesystem.get_file_info(FileSelector(path, allow_not_found=True))
+        return found
 
     def _is_file(self, path: str) -> bool:
         return bool(self.filesystem.get_file_info(path).is_file)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lic.training.trial import TrialConfig
 from search.base.space import Plan
-from search.settings.config import ConfigError
+from search.settings.complaints import ConfigError
 from search.store.checkpoints import Checkpoints
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)

@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 from optuna import Study
 
 from lic import atomic_io
-from search.settings.config import ConfigError
+from search.settings.complaints import ConfigError
+from search.store.optuna_internals import id_of_study, storage_of
 
 #: Seconds between heartbeats, and how long an unchanged heartbeat is watched before taking over.
 _BEAT, _WATCH = 10.0, 45.0
@@ -81,7 +82,7 @@ def _has_ended(holder: dict[str, Any]) -> bool:
     if holder["host"] != socket.gethostname():
         return False
     try:
-        return psutil.Process(holder["pid"]).create_time() != holder["since"]
+        return bool(psutil.Process(holder["pid"]).create_time() != holder["since"])
     except psutil.NoSuchProcess:
         return True
 
@@ -119,7 +120,7 @@ def signs_of_life(
 
 
 def _sign(study: Study) -> dict[str, Any] | None:
-    return study._storage.get_study_user_attrs(study._study_id).get(_DRIVER)
+    return storage_of(study).get_study_user_attrs(id_of_study(study)).get(_DRIVER)
 
 
 def _wait_for_silence(study: Study, say: Callable[[str], None], seconds: float) -> None:

@@ -36,7 +36,7 @@ def rebuild(search: OpenedSearch, uri: str) -> None:
         raise FolderError(
             f"the search in {search.folder} is running and writes to MLflow; wait until it ends"
         )
-    tracker, strategies = Tracker(uri, search.records.name, search.folder), search.plan.strategies
+    tracker, strategies = Tracker(uri, search.records.name, search.place), search.plan.strategies
     figures = parent_figures(strategy_results(search.records, strategies), search.records.test_set)
     try:
         status = "FINISHED" if search.complete else "KILLED"
@@ -72,7 +72,7 @@ def _compare(search: OpenedSearch, uri: str) -> int:
 def _as_recorded(record: TrialRecord, runs: dict[str, Any]) -> bool:
     run = runs[record.name]
     if not record.readings:
-        return run.info.status == STATUS[record.state]
+        return bool(run.info.status == STATUS[record.state])
     last = record.readings[record.last_epoch]
     held = all(run.data.metrics.get(name) == value for name, value in last.items() if name != MEASURED_AT)
     return held and run.info.status == STATUS[record.state]

@@ -9,7 +9,8 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from numpy.typing import NDArray
 from PIL import Image
 
 from lic import zoo
@@ -40,7 +41,7 @@ class RegisteredCodec(PythonModel):
         return pd.DataFrame({"content": [code(bytes(content)) for content in model_input["content"]]})
 
     def _encode(self, content: bytes) -> bytes:
-        pixels: np.ndarray = read_rgb(io.BytesIO(content))
+        pixels: NDArray[np.uint8] = read_rgb(io.BytesIO(content))
         return pack(encode(self.model, pixels), self.mark)
 
     def _decode(self, content: bytes) -> bytes:

@@ -206,7 +206,7 @@ def _rate_table(metrics: ZooMetrics, choices: dict[int, Choice]) -> str:
         record, values = choice.record, metrics.of_model(quality, TUNED)
         row = [
             str(quality), f"{record.lmbda:g}", f"{record.alpha:.2e}" if record.alpha else "0",
-            record.strategy or "baseline", _text(record.name),
+            record.strategy_name, _text(record.name),
         ]  # fmt: skip
         for prefix in ("estimated_", "") if metrics.verified else ("estimated_",):
             row += [fixed(values.get(f"{prefix}{m}"), d) for m, d in zip(_MEASURES, (4, 2, 4), strict=True)]

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lic import zoo
+from lic.cli import INTERNAL_ERROR
 from lic.errors import LictuneError
 from lic.files import one_line
-from lic.models.architectures import ModelError, architecture
+from lic.models.architectures import WEIGHTS, ModelError, architecture
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search.records.folder import OpenedSearch, final_weights, open_search
 from search.records.search_records import TrialRecord
@@ -29,7 +30,6 @@ from search.settings.config import Settings
 from search.zoo import card
 from search.zoo.card import Choice
 
-INTERNAL_ERROR = 1
 FORMATS = ("safetensors", "compressai")
 
 
@@ -217,7 +217,7 @@ def _write_model(
     settings = search.settings
     config = ModelConfig(
         architecture(settings.model), settings.width, settings.latent_width, record.quality, record.lmbda,
-        record.alpha, record.strategy, settings.scale, record.seed, record.name,
+        record.alpha, record.strategy or "", settings.scale, record.seed, record.name,
     )  # fmt: skip
     model = build(config.architecture, config.width, config.latent_width)
     try:
@@ -226,7 +226,7 @@ def _write_model(
         first = str(error).splitlines()[0]
         raise ZooError(f"the checkpoint of {record.name} does not fit {config.name} ({first})") from error
     zoo.write_model(folder, zoo.prepare(model), config)
-    digest = hashlib.sha256((folder / zoo.WEIGHTS).read_bytes()).hexdigest()
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return ZooModel(folder, digest, config, baseline)
 
 
@@ -275,7 +275,7 @@ def _write_documents(
     rd_figure(search.records, search.plan.strategies, root / "rd.png")
     (root / "README.md").write_text(card.readme(search, metrics, choices, root, data_licence))
     runs, about = run_ids(search), {}
-    for folder in sorted(path.parent for path in root.rglob(zoo.WEIGHTS)):
+    for folder in sorted(path.parent for path in root.rglob(WEIGHTS)):
         config = json.loads((folder / zoo.CONFIG).read_text())
         role = BASELINE if folder.name == BASELINE else TUNED
         about[folder.relative_to(root).as_posix()] = {

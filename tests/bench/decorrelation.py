@@ -20,6 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lic.losses.decorrelation import decorrelation
@@ -84,7 +85,7 @@ def alone(loss: Callable[[Tensor], Tensor], latents: dict[str, Tensor], strategy
     return statistics.median(seconds(graph.replay) for _ in range(rounds)) / 20
 
 
-def median_interval(values: np.ndarray) -> tuple[float, float]:
+def median_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """The 95 % interval of a median, by bootstrap."""
     draw = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
     low, high = np.percentile(np.median(values[draw], axis=1), [2.5, 97.5])

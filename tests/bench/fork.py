@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -100,7 +101,7 @@ def retrained(search: OpenedSearch) -> Row:
 def _in_full(search: OpenedSearch, record: TrialRecord) -> TrialRecord:
     """The record of the same point trained from the start, by lic alone."""
     epochs, template = search.records.epochs, template_of(search.settings)
-    point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
+    point = Candidate(record.name, record.role, record.point, record.seed)
     trial = Trial(training_config_of(point, replace(template, val_epochs=(), test_epochs=(epochs,))))
     saved = search.folder / "in_full" / f"{record.name}.pt"
     if saved.is_file():
@@ -114,7 +115,7 @@ def _in_full(search: OpenedSearch, record: TrialRecord) -> TrialRecord:
     return replace(record, readings={epochs: last.figures}, images={epochs: last.images}, fork=0)
 
 
-def _bd_rate(search: OpenedSearch, chosen: dict[int, TrialRecord]) -> dict:
+def _bd_rate(search: OpenedSearch, chosen: dict[int, TrialRecord]) -> dict[str, Any]:
     """The last fields of a row."""
     records, anchors = search.records, [search.records.baselines[quality] for quality in chosen]
     points = "; ".join(

@@ -101,7 +101,9 @@ def main() -> None:
         fill(uri, args.trials)
         print(f"{args.trials} trials written in {time.perf_counter() - started:.0f} s", flush=True)
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(NAME).experiment_id
+    found = client.get_experiment_by_name(NAME)
+    assert found is not None
+    experiment = found.experiment_id
     install_views(client, experiment, "kodak", "val", tuple(LAMBDAS))
     taken = []
     with Servers() as servers, chromium() as browser:

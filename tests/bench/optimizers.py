@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -32,7 +32,7 @@ from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.sets import training_and_validation
 from lic.evaluation.evaluate import aggregate, evaluate
 from lic.models.acceleration import keep_freed_memory
-from lic.recipe import LAMBDAS, LEARNING_RATES, learning_rate
+from lic.recipe import LAMBDAS, LEARNING_RATES, Optimizer, learning_rate
 from lic.training.trainer import DivergedError
 from tests.bench import machine
 from tests.bench.optimizer_tables import tables
@@ -90,13 +90,13 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def optimizer_of(wanted: str) -> tuple[str, float, float]:
+def optimizer_of(wanted: str) -> tuple[Optimizer, float, float]:
     """Name, learning rate (0: its own), and how many times the steps, of `name=rate x times`."""
     name, _, rest = wanted.partition("=")
     rate, _, times = rest.partition("x")
     if name not in LEARNING_RATES:
         raise SystemExit(f"there is no optimiser {name!r}; choose among {', '.join(LEARNING_RATES)}")
-    return name, float(rate or 0), float(times or 1)
+    return cast(Optimizer, name), float(rate or 0), float(times or 1)
 
 
 def train(case: Case, args: argparse.Namespace, images: dict[str, PackedImages]) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,9 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pandas as pd
 import torch
@@ -63,13 +65,13 @@ def train(model: str, quality: int, variant: str, seed: int, args: argparse.Name
     }  # fmt: skip
 
 
-def in_a_process(case: tuple[str, int, str, int], args: argparse.Namespace) -> dict[str, object]:
+def in_a_process(case: tuple[str, int, str, int], args: argparse.Namespace) -> dict[Hashable, Any]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.bench.parity", "--case", json.dumps(case)]
     command += ["--preset", args.preset, "--alpha", str(args.alpha)]
     command += ["--data", str(args.data)] if args.data else []
     command += ["--epochs", str(args.epochs)] if args.epochs else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found: dict[Hashable, Any] = json.loads(done.stdout.splitlines()[-1])
     print(found, flush=True)
     return found
 
@@ -100,7 +102,8 @@ def main() -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)  # of the process of one training
     args = parser.parse_args()
     if args.case:
-        print(json.dumps(train(*json.loads(args.case), args)))
+        model, quality, variant, seed = json.loads(args.case)
+        print(json.dumps(train(model, quality, variant, seed, args)))
         return
     known = pd.read_csv(args.out) if args.out and args.out.is_file() else pd.DataFrame(columns=_KEYS)
     cases = list(itertools.product(args.models, args.qualities, VARIANTS, range(args.seeds)))

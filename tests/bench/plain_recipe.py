@@ -91,7 +91,7 @@ FOUND = "found.json"
 VALIDATION_BATCH = 8
 
 
-class Files(Dataset):
+class Files(Dataset[Tensor]):
     """Images from a list of files."""
 
     def __init__(self, files: list[str], transform: Any) -> None:
@@ -119,7 +119,7 @@ def penalty(latents: dict[str, Tensor], strategy: str, training: TrainingConfig)
     return total
 
 
-def validation_cost(model: nn.Module, images: DataLoader, criterion: nn.Module) -> float:
+def validation_cost(model: nn.Module, images: DataLoader[Tensor], criterion: nn.Module) -> float:
     """rate + lambda D, as examples/train.py tests an epoch."""
     total, count = 0.0, 0
     with torch.no_grad():
@@ -138,7 +138,7 @@ def reported_figures(model: nn.Module, files: list[str]) -> dict[str, float]:
     return {f"test/{name}": sum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def train(config: dict[str, Any], task: Task) -> None:
+def train(config: dict[str, Any], task: Task) -> None:  # size: one function, as such recipes are written
     """The trainable: one trial from its first to its last epoch."""
     from compressai.datasets import ImageFolder
     from compressai.losses import RateDistortionLoss
@@ -149,8 +149,8 @@ def train(config: dict[str, Any], task: Task) -> None:
     if task.start is not None:
         load_weights(model, Path(task.start))
     latents: dict[str, Tensor] = {}
-    model.g_a.register_forward_hook(lambda _module, _inputs, y: latents.update(y=y))
-    model.h_a.register_forward_hook(lambda _module, _inputs, z: latents.update(z=z))
+    model.get_submodule("g_a").register_forward_hook(lambda _module, _inputs, y: latents.update(y=y))
+    model.get_submodule("h_a").register_forward_hook(lambda _module, _inputs, z: latents.update(z=z))
 
     cropped = transforms.Compose([transforms.RandomCrop(training.patch), transforms.ToTensor()])
     images = ImageFolder(task.train, split="train", transform=cropped)
@@ -229,7 +229,7 @@ class Watch(tune.Callback):
         self.epochs: list[Epoch] = []
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict, **info: Any
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         times = {key: result[key] for key in ("ended", "train_seconds", "eval_seconds")}
         proposed = self.search.proposed[trial.trial_id]

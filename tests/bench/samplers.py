@@ -56,7 +56,9 @@ def plan(sampler: str, seed: int, epochs: int, stopping: bool, budget: int = 64)
 
 def own(surface: Surface, seed: int, stopping: bool, workers: int, budget: int = 64) -> tuple[Choice, int]:
     outcome = simulate(surface, plan("surrogate", seed, surface.epochs, stopping, budget), workers)
-    return {item.quality: (item.alpha, item.strategy) for item in outcome.recommended}, outcome.epochs_spent
+    return {
+        item.quality: (item.alpha, item.strategy or "") for item in outcome.recommended
+    }, outcome.epochs_spent
 
 
 def library(surface: Surface, seed: int, workers: int) -> tuple[Choice, int]:
@@ -102,7 +104,7 @@ def one_epoch_then_best(surface: Surface, seed: int, epochs: int) -> tuple[Choic
     chosen: Choice = {}
     for quality, lmbda in LAMBDAS.items():
         first = sorted(
-            (surface(point.alpha, point.strategy, lmbda, 1, seed), point.alpha, point.strategy)
+            (surface(point.alpha, point.strategy_name, lmbda, 1, seed), point.alpha, point.strategy_name)
             for point in points
             if point.quality == quality
         )

@@ -26,14 +26,15 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from search.base.space import Plan
+from search.base.space import Candidate, Plan
 from search.decide.core import Core
 from search.records.folder import SearchFolder
-from search.session.monitor import Monitor
+from search.session.monitor import Followed, Monitor
 from search.session.terminal import PlainView
 from search.settings.config import SETTINGS
 from search.store.provenance import ENVIRONMENT
@@ -50,7 +51,8 @@ VAL_IMAGES, TEST_IMAGES = 32, 24
 
 def reading(quality: int, epoch: int, draw: random.Random) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Figures and per-image columns as a trial reports them; the test images every tenth epoch."""
-    figures, images = {}, {}
+    figures: dict[str, float] = {}
+    images: dict[str, list[float]] = {}
     sets = {"val": VAL_IMAGES} | ({"kodak": TEST_IMAGES} if epoch % 10 == 0 else {})
     for name, count in sets.items():
         rates = [0.1 * quality + draw.uniform(0, 0.002) + 0.2 / epoch for _ in range(count)]
@@ -72,7 +74,8 @@ def reading(quality: int, epoch: int, draw: random.Random) -> tuple[dict[str, fl
 
 def replay(core: Core, changed: Callable[[], None], pace: float) -> dict[str, float]:
     """Give the core the reports, `pace` a second; the seconds that the loop's calls took."""
-    draw, running = random.Random(0), []
+    draw = random.Random(0)
+    running: list[tuple[Candidate, int]] = []
     busy, longest, reports = 0.0, 0.0, 0
     began, used = time.monotonic(), time.process_time()
     while True:
@@ -80,15 +83,15 @@ def replay(core: Core, changed: Callable[[], None], pace: float) -> dict[str, fl
         time.sleep(max(0.0, due - time.monotonic()))
         started = time.perf_counter()
         if len(running) < WORKERS and (candidate := core.suggest()) is not None:
-            running.append([candidate, 0])
+            running.append((candidate, 0))
         elif not running:
             break
         else:
-            slot = running.pop(0)
-            slot[1] += 1
-            core.observe(slot[0].name, slot[1], *reading(slot[0].quality, slot[1], draw))
-            if core.decide(slot[0].name, slot[1]):
-                running.append(slot)
+            at_work, epoch = running.pop(0)
+            epoch += 1
+            core.observe(at_work.name, epoch, *reading(at_work.quality, epoch, draw))
+            if core.decide(at_work.name, epoch):
+                running.append((at_work, epoch))
             reports += 1
         before = time.perf_counter()
         changed()
@@ -118,8 +121,8 @@ def side(uri: str | None, root: Path, name: str, pace: float, epochs: int) -> di
         return replay(core, lambda: None, pace)
     with (root / "said.log").open("a") as log:
         view = PlainView(Console(file=log, width=120))
-        publisher = Publisher(Tracker(uri, name, folder), plan.strategies, view.say)
-        monitor = Monitor(opened, plan, "kodak", WORKERS, publisher, view)
+        publisher = Publisher(Tracker(uri, name, opened), plan.strategies, view.say)
+        monitor = Monitor(Followed(opened, plan, "kodak", WORKERS), publisher, view)
         found = replay(core, monitor.changed, pace)
         began = time.monotonic()
         monitor.close()
@@ -170,7 +173,7 @@ def main() -> None:
                 rows.append({"tracking": label, **run()})
                 print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
-    means = table.groupby("tracking").mean()
+    means: Any = table.groupby("tracking").mean()
     wall = means["wall_s"].max()
     for label in ("SQLite", "server"):
         for column, what in (("loop_busy_s", "the loop's calls"), ("processor_s", "processor time")):

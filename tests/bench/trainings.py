@@ -48,8 +48,8 @@ def model_of(
 ) -> torch.nn.Module:
     """A preset's model, or one of these widths (N, M), with its starter weights if it begins with those."""
     values = geometry(model, preset)
-    size = widths or (values["width"], values.get("latent_width"))
-    net, starter = build(model, *size, seed=seed), starter_path(model, *size)
+    width, latent = widths or (values["width"], values.get("latent_width"))
+    net, starter = build(model, width, latent, seed), starter_path(model, width, latent)
     if (start or values["start"]) == "auto" and starter.is_file():
         load_weights(net, starter)
     return net

@@ -45,7 +45,8 @@ def test_the_rate_with_the_largest_gain_is_shown(search: OpenedSearch, found: Ex
         for record in best_per_rate(records).values()
         if record.alpha
     }
-    assert changes[found.tuned.name] == min(changes.values()) == found.rate_change
+    least = min(value for value in changes.values() if value is not None)
+    assert changes[found.tuned.name] == least == found.rate_change
     assert found.baseline is records.baselines[found.tuned.quality]
 
 
@@ -60,7 +61,7 @@ def test_the_models_code_the_images_as_the_search_recorded(search: OpenedSearch,
         for record, model in ((found.baseline, example.baseline), (found.tuned, example.tuned)):
             for name in ("bpp", "psnr", "ms_ssim"):
                 recorded = record.images[epoch][f"{test_set}/{name}"][number]
-                assert model.figures[name] == pytest.approx(recorded, rel=1e-4), (record.name, name)
+                assert model.metrics[name] == pytest.approx(recorded, rel=1e-4), (record.name, name)
 
 
 def test_the_ratio_is_that_of_numpys_correlations(search: OpenedSearch, found: Examples) -> None:
@@ -70,7 +71,7 @@ def test_the_ratio_is_that_of_numpys_correlations(search: OpenedSearch, found: E
         state = torch.load(last_checkpoint(search, record.name).path, weights_only=True)
         model.load_state_dict(state["model"])
         with torch.no_grad():
-            latent = model.g_a(batch_of(example.original))[0].flatten(1).numpy()
+            latent = model.get_submodule("g_a")(batch_of(example.original))[0].flatten(1).numpy()
         matrix = np.corrcoef(latent[latent.std(1) > 1e-6])
         sums.append(np.abs(matrix).sum() - len(matrix))
     assert example.ratio == pytest.approx(sums[0] / sums[1], rel=1e-3)
@@ -106,7 +107,7 @@ def test_the_page_shows_them_and_png_files_can_be_had(real: Real, found: Example
     assert {path.stem for path in folder.iterdir()} == names
     for path in folder.iterdir():
         with Image.open(path) as image:
-            assert image.width > 1200 and image.convert("L").getextrema() < (128, 256), path.name
+            assert image.width > 1200 and np.asarray(image.convert("L")).min() < 128, path.name
     page = target.read_text()
     assert target.stat().st_size < 6 * 2**20
     for example in found.images:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import markdown_it
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 import dashboards.page
-from dashboards.examples import Example, Examples
+from dashboards.examples import Examples
+from lic.evaluation.example import Example
 from lic.evaluation.latents import Examined
-from lic.recipe import LAMBDAS
+from search.base.space import SearchPoint
 from search.records.folder import OpenedSearch
 from search.records.results import strategy_results
 from search.records.search_records import FAILED, FINISHED, SearchRecords, TrialRecord
@@ -23,6 +25,9 @@ from search.settings.config import Settings
 from search.settings.plan import plan_of
 from search.zoo import card
 from tests.support import browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 HARMLESS = "harmless"
 HOSTILE = (
@@ -45,7 +50,7 @@ def record(text: str, role: str, number: int, quality: int, alpha: float) -> Tri
     name = f"{text}{number}" if alpha else f"baseline-q{quality}"
     state = FAILED if number == 3 else FINISHED
     return TrialRecord(
-        name, role, quality, LAMBDAS[quality], alpha, "y" if alpha else "", 0, state, text,
+        name, role, SearchPoint(quality, "y" if alpha else None, alpha), 0, state, text,
         {1: figures, 2: figures}, {1: images, 2: images}, text,
     )  # fmt: skip
 
@@ -101,7 +106,7 @@ def test_a_report_has_the_same_elements_whatever_the_names(with_examples: bool) 
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[tuple[browser.Page, browser.Seen]]:
+def page(tmp_path: Path) -> Iterator[tuple[Page, browser.Seen]]:
     """The hostile report in a browser."""
     if browser.MISSING:
         pytest.skip(browser.MISSING)
@@ -114,7 +119,7 @@ def page(tmp_path: Path) -> Iterator[tuple[browser.Page, browser.Seen]]:
         yield page, seen
 
 
-def test_nothing_of_the_names_runs_in_a_browser(page: tuple[browser.Page, browser.Seen]) -> None:
+def test_nothing_of_the_names_runs_in_a_browser(page: tuple[Page, browser.Seen]) -> None:
     shown, seen = page
     plots = shown.locator(".js-plotly-plot")
     assert plots.count() >= 4

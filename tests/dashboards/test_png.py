@@ -26,7 +26,7 @@ def test_every_pane_has_plotlys_points_title_and_range(real: Real, name: str) ->
         drawn = {
             (round(float(x), 9), round(float(y), 6))
             for line in pane.lines
-            for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+            for x, y in zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True)
         }
         points = [t for t in traces if t.type == "scatter" and t.fill is None]
         wanted = {

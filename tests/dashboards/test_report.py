@@ -13,8 +13,8 @@ import pytest
 
 from dashboards import plots, report
 from dashboards.page import _effort, _times
-from lic.recipe import LAMBDAS
 from search.base.formats import percent
+from search.base.space import SearchPoint
 from search.records.folder import open_search
 from search.records.results import OVERALL, bd_rate_text, best_per_rate, strategy_results
 from search.records.search_records import FAILED, FINISHED, RUNNING, STOPPED, SearchRecords, TrialRecord
@@ -81,7 +81,7 @@ def trained(name: str, quality: int, strategy: str, seconds: list[float], source
     role, alpha = ("trial", 1e-6) if strategy else ("baseline", 0.0)
     state = FINISHED if len(seconds) == EPOCHS else STOPPED
     return TrialRecord(
-        name, role, quality, LAMBDAS[quality], alpha, strategy, 0, state, "", readings, {}, source
+        name, role, SearchPoint(quality, strategy or None, alpha), 0, state, "", readings, {}, source
     )
 
 

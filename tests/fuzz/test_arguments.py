@@ -15,7 +15,8 @@ from dashboards import report
 from lic.codec import __main__ as codec
 from search import export, run, simulate, track
 from search.engine.remote import _for_head, remote_address
-from search.settings.config import ConfigError, Settings
+from search.settings.complaints import ConfigError
+from search.settings.config import Settings
 from tests.support.mutation import at_most
 
 pytestmark = pytest.mark.slow
@@ -119,6 +120,7 @@ def test_any_arguments_end_in_a_sentence(
             try:
                 status = main(given)
             except SystemExit as error:  # argparse's
+                assert isinstance(error.code, int), given
                 status = error.code
                 assert status in (0, 2), given
         said = capfd.readouterr().err

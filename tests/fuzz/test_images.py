@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from lic.data.images import MAX_PIXELS, ImageError, read_rgb
@@ -35,7 +36,7 @@ def _png(width: int, height: int, colour: int, interlaced: int, data: bytes) -> 
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def _interlaced_png(pixels: np.ndarray) -> bytes:
+def _interlaced_png(pixels: NDArray[np.uint8]) -> bytes:
     """An Adam7 PNG, which Pillow reads and does not write; pixels are H x W x 3 uint8."""
     rows = bytearray()
     for top, left, down, across in (
@@ -83,7 +84,7 @@ def samples() -> dict[str, bytes]:
     return found
 
 
-def _assert_sane(pixels: np.ndarray) -> None:
+def _assert_sane(pixels: NDArray[np.uint8]) -> None:
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     assert 1 <= pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
 

@@ -10,7 +10,7 @@ import pytest
 
 from lic import zoo
 from lic.files import path_argument, user_path
-from search.records.folder import FolderError, find_folder
+from search.store.find import FolderError, find_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -51,13 +51,13 @@ class Host:
     address: str
     private: Path
     token: str
-    processes: list[subprocess.Popen] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     pid: int = 0
 
     def command(self, *words: str) -> list[str]:
         return ["nsenter", "--target", str(self.pid), "--mount", "--net", "--", *words]
 
-    def start(self, *words: str, log: Path | None = None, **environment: str) -> subprocess.Popen:
+    def start(self, *words: str, log: Path | None = None, **environment: str) -> subprocess.Popen[bytes]:
         """Start a command on this host, as the head of a process group."""
         with (log or Path(os.devnull)).open("a") as said:
             process = subprocess.Popen(
@@ -110,7 +110,7 @@ class TwoHosts:
     def mlflow(self) -> str:
         return f"http://{self.first.address}:{MLFLOW_PORT}"
 
-    def start_ray(self, host: Host) -> subprocess.Popen:
+    def start_ray(self, host: Host) -> subprocess.Popen[bytes]:
         """Ray on one host: the first is the head, the second joins it."""
         where = [f"--node-ip-address={host.address}", f"--num-cpus={self.cpus}", "--disable-usage-stats"]
         role = [f"--address={self.head}"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from search.base.space import Candidate
 from search.decide.core import Core
-from search.records.folder import STUDY
 from search.settings.config import SETTINGS, resolve
 from search.settings.plan import plan_of
+from search.store.find import STUDY
 from search.store.provenance import ENVIRONMENT, TEST_SET
 from search.store.storage import sqlite_address
 

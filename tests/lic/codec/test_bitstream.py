@@ -222,7 +222,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
         "encode", str(picture), str(file), "--zoo", name, "--quality", "5"
     )
     assert main(["encode", str(picture), str(file), "--zoo", name, "--quiet"]) == 0
-    assert "is there already" in refused("encode", str(picture), str(file), "--zoo", name)
+    assert "exists; give --overwrite" in refused("encode", str(picture), str(file), "--zoo", name)
     assert "no model" in refused("decode", str(file), str(tmp_path / "b.png"), "--zoo", str(tmp_path))
     assert "use one of the suffixes" in refused(
         "decode", str(file), str(tmp_path / "b.jpg"), "--zoo", str(zoos)

@@ -52,7 +52,7 @@ def test_every_architecture_gives_its_channels_bits(name: str) -> None:
     assert found.channel_bits.shape == (16,) and (found.channel_bits >= 0).all()
     assert found.channel_bits.sum() == pytest.approx(found.metrics["bpp_y"] * 64 * 128, rel=1e-4)
     with torch.no_grad():
-        latent = model.g_a(batch_of(pixels))[0].numpy()
+        latent = model.get_submodule("g_a")(batch_of(pixels))[0].numpy()
     assert found.feature_map == pytest.approx(latent.sum(0), abs=1e-5)
     assert found.correlation == pytest.approx(np.corrcoef(latent.reshape(16, -1)), abs=1e-4)
 

@@ -56,7 +56,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_no_tensor_is_larger_than_positions_by_channels_squared() -> None:
     features = torch.randn(4, 32, 3, 5, requires_grad=True)
-    with LargestTensor() as watch:
+    with LargestTensor() as watch:  # type: ignore[no-untyped-call]
         decorrelation(features).backward()
     assert watch.largest == 3 * 5 * 32 * 32
 

@@ -78,13 +78,13 @@ def test_one_compilation_serves_all_rates_weights_and_models_of_a_shape(name: st
     for number in range(3):
         model = build(name, 8, seed=number)
         free_latents_and_entropy_models(model)
-        numbers = torch.tensor([0.01 * (number + 1), 1e-7 * number]).unbind()
+        lmbda, alpha = torch.tensor([0.01 * (number + 1), 1e-7 * number]).unbind()
         for _epoch in range(2):
             with LatentTap(model) as tap:
                 torch.manual_seed(0)
-                terms = compiled(model, tap, Criterion(*numbers, "y+z"), images, "fp32")
+                terms = compiled(model, tap, Criterion(lmbda, alpha, "y+z"), images, "fp32")
                 torch.manual_seed(0)
-                plain = training._losses(model, tap, Criterion(*numbers, "y+z"), images, "fp32")
+                plain = training._losses(model, tap, Criterion(lmbda, alpha, "y+z"), images, "fp32")
             torch.testing.assert_close(terms["loss"], plain["loss"])
     assert counter.frame_count == 1
     torch._dynamo.reset()
@@ -132,11 +132,12 @@ def test_a_masked_convolution_masks_its_weights_where_they_lie() -> None:
     """Compiled code is made for the layout that they had."""
     model = build("cheng", 8).to(memory_format=torch.channels_last)
     free_latents_and_entropy_models(model)
-    weight = model.context_prediction.weight
+    context: Any = model.context_prediction
+    weight = context.weight
     place, strides = weight.data_ptr(), weight.stride()
     model(torch.rand(1, 3, 64, 64))
     assert (weight.data_ptr(), weight.stride()) == (place, strides)
-    assert not weight[model.context_prediction.mask == 0].any()
+    assert not weight[context.mask == 0].any()
 
 
 class Replayed:

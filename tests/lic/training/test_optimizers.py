@@ -155,6 +155,7 @@ def test_soap_is_the_librarys(steps: int) -> None:
     mine.set_rate(0.01)
     for _ in gradients(ours, steps):
         for own, other in zip(ours, theirs, strict=True):
+            assert own.grad is not None
             other.grad = own.grad.reshape(other.shape)
         mine.take_gradients()
         mine.step()
@@ -172,6 +173,7 @@ def test_muon_is_torchs() -> None:
     torchs = torch.optim.Muon([matrix], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.Adam([other], lr=0.01)
     for _ in gradients([kernel, bias], 15):
+        assert kernel.grad is not None
         matrix.grad, other.grad = kernel.grad.reshape(12, -1), bias.grad
         mine.take_gradients()
         mine.step()

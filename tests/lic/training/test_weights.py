@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,11 +48,11 @@ def as_older_versions_wrote_it(state: dict[str, Tensor], before: str) -> dict[st
     "how", ["bare", "state_dict", "model", "DataParallel", "compiled", "1.2.7", "1.1", "with tables", "1.5"]
 )
 def test_the_checkpoints_of_compressai_are_read(how: str, model: nn.Module, tmp_path: Path) -> None:
-    state = dict(model.state_dict())
+    state: dict[str, Any] = dict(model.state_dict())
     if how == "with tables":  # as it publishes models; a table's size depends on the weights
         state = dict(zoo.prepare(build("hyperprior", 8, 12, seed=1)).state_dict())
         assert state["entropy_bottleneck._quantized_cdf"].numel() > 0
-    wrapped: dict = {
+    ways: dict[str, dict[str, Any]] = {
         "state_dict": {
             "epoch": 3,
             "state_dict": state,
@@ -65,7 +66,8 @@ def test_the_checkpoints_of_compressai_are_read(how: str, model: nn.Module, tmp_
         "1.1": as_older_versions_wrote_it(state, "1.1"),
         # Constants that a version does not keep.
         "1.5": {key: value for key, value in state.items() if not key.endswith(("bound", "target"))},
-    }.get(how, state)
+    }
+    wrapped = ways.get(how, state)
     path = tmp_path / "checkpoint_best_loss.pth.tar"
     torch.save(wrapped, path, _use_new_zipfile_serialization=how != "state_dict")
     assert fits(path, model)
@@ -124,7 +126,9 @@ def test_all_that_a_model_learns_is_in_its_file(name: str, tmp_path: Path) -> No
          "belong to bmshj2018-hyperprior"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_named(of: tuple, into: tuple, expected: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(
+    of: tuple[Any, ...], into: tuple[Any, ...], expected: str, tmp_path: Path
+) -> None:
     save_weights(build(*of), tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="have another architecture or width: .*" + expected) as caught:
         load_weights(build(*into), tmp_path / "w.safetensors")
@@ -144,7 +148,10 @@ def test_what_is_no_weights_file_is_refused_in_a_sentence(tmp_path: Path, model:
     for content in (b"", b"{}", b"not weights at all", b"PK\3\4", b"\x80\x02}", b"\x80\x02." * 5):
         path.write_bytes(content)
         assert "is not a" in refused()
-    for value in ([1, 2], {"epoch": 3}, {"state_dict": {}}, {"state_dict": {"a": 1}}, {1: torch.zeros(2)}, 5):
+    not_weights: list[Any] = [
+        [1, 2], {"epoch": 3}, {"state_dict": {}}, {"state_dict": {"a": 1}}, {1: torch.zeros(2)}, 5,
+    ]  # fmt: skip
+    for value in not_weights:
         torch.save(value, path)
         assert re.search("contains no weights|another architecture", refused())
     torch.save(model, path)  # a whole pickled model, which could run anything

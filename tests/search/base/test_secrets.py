@@ -6,7 +6,6 @@ import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,10 @@ from dashboards.servers import HOST, Servers, usable_port
 from search.tracking.tracker import runs_of
 from tests.conftest import search_command
 from tests.search.session.test_search import SMALL
-from tests.support.database import MISSING, Database, temporary_database
+from tests.support.database import Database
 
 #: Where Ray keeps its logs.
 RAY = Path(tempfile.gettempdir()) / "ray"
-
-
-@pytest.fixture
-def database() -> Iterator[Database]:
-    if MISSING:
-        pytest.skip(MISSING)
-    with temporary_database("lictune") as made:
-        yield made
 
 
 def shown_in(content: bytes, hidden: dict[str, str]) -> list[str]:

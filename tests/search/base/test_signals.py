@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +30,8 @@ def test_running_epochs_get_some_seconds_and_then_signals_mean_what_they_did(
     monkeypatch.setattr(signals, "_GRACE", 0.3)
     before = [signal.getsignal(number) for number in TO_TEST]
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        limits, said = Limits(None, None, 1.0), []
+        limits = Limits(None, None, 1.0)
+        said: list[str] = []
         with ends_on_signal(limits, said.append):
             os.kill(os.getpid(), number)
             assert limits.reached() == "it was interrupted"
@@ -47,7 +49,8 @@ def test_running_epochs_get_some_seconds_and_then_signals_mean_what_they_did(
 @pytest.mark.parametrize("twice", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_process_and_to_its_group_is_one(twice: signal.Signals) -> None:
     """`timeout` sends SIGTERM to its child, then to the group that both are in."""
-    limits, said = Limits(None, None, 1.0), []
+    limits = Limits(None, None, 1.0)
+    said: list[str] = []
     with ends_on_signal(limits, said.append):
         os.kill(os.getpid(), twice)
         os.kill(os.getpid(), twice)
@@ -110,7 +113,7 @@ except KeyboardInterrupt:
 
 
 @pytest.fixture
-def foreign_ray(monkeypatch: pytest.MonkeyPatch) -> Path:
+def foreign_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A stale note of a cluster, and variables that name one."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("RAY_NAMESPACE", "theirs")

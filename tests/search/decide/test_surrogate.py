@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from lic.recipe import LAMBDAS
-from search.decide.surrogate import Data, Points, Posterior, Squash, Surrogate, fit, gather, pins, prior
+from search.decide.surrogate import (
+    Array,
+    Data,
+    Points,
+    Posterior,
+    Squash,
+    Surrogate,
+    fit,
+    gather,
+    pins,
+    prior,
+)
 
 RATES = tuple(LAMBDAS.values())
 
@@ -24,7 +35,7 @@ def points(n: int, seed: int = 0) -> Points:
     )
 
 
-def truth(p: Points) -> np.ndarray:
+def truth(p: Points) -> Array:
     """An optimum that moves with the rate, and differs between the strategies."""
     u = p.alpha + 0.6 * (p.rate + 2) + np.array([0.0, 0.3, -0.2])[p.strategy] + 6.8
     level = np.array([2.0, 3.0, 2.5])[p.strategy]

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from search.base.space import SearchPoint
 from search.records.search_records import FINISHED, TrialRecord
 from search.settings.config import Settings
 from search.settings.plan import template_of
@@ -79,7 +80,7 @@ def records_of(hosts: TwoHosts, name: str, results: Path) -> list[TrialRecord]:
         readings = {
             int(epoch): figures for epoch, figures in record["readings"].items()
         }  # JSON's keys are text
-        found.append(TrialRecord(**{**record, "readings": readings}))
+        found.append(TrialRecord(**{**record, "point": SearchPoint(**record["point"]), "readings": readings}))
     return found
 
 
@@ -139,7 +140,9 @@ def test_a_wrong_token_is_refused(hosts: TwoHosts) -> None:
     done = hosts.first.run(*words, timeout=120, RAY_AUTH_TOKEN="0" * 64)
     assert done.returncode == 2
     told = done.stderr.splitlines()[-1]  # after what Ray says of every attempt
-    assert told.startswith(f"lictune: there is no Ray cluster to join at {hosts.head}, or its token is not")
+    assert told.startswith(
+        f"lictune: cannot join a Ray cluster at {hosts.head}: it does not run, or needs another token"
+    )
     assert not (hosts.shared / "results" / "stranger").exists()
 
 
@@ -178,7 +181,7 @@ def test_a_name_that_the_database_has_is_refused(hosts: TwoHosts) -> None:
     elsewhere = str(hosts.shared / "elsewhere")
     words = [*new(hosts, "outside", "--model", "hyperprior"), "--results", elsewhere]
     done = hosts.first.run(*words, timeout=120)
-    assert (done.returncode, done.stderr.count("holds a search called outside already")) == (2, 1)
+    assert (done.returncode, done.stderr.count("has a search named outside")) == (2, 1)
 
 
 def kill_trainings(hosts: TwoHosts) -> None:
@@ -240,7 +243,7 @@ def test_a_fault_changes_no_figure(hosts: TwoHosts, fault: Callable[[TwoHosts], 
     check(hosts, name, 5, cache)
 
 
-def wait_for_the_second_epoch(hosts: TwoHosts, name: str, driver: subprocess.Popen, log: Path) -> None:
+def wait_for_the_second_epoch(hosts: TwoHosts, name: str, driver: subprocess.Popen[bytes], log: Path) -> None:
     until, trials = time.monotonic() + 120, hosts.shared / "results" / name / "trials"
     while not any(trials.glob("*/epoch-0002.pt")):
         assert driver.poll() is None, log.read_text()

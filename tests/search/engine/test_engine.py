@@ -18,15 +18,15 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from lic.data.cache import DamagedCacheError
+from lic.errors import StorageError
 from lic.recipe import TrainingConfig
 from lic.training.trial import EpochMetrics, ImagesConfig, Trial, TrialConfig
 from search.base.limits import Limits
-from search.base.space import TRIAL, Candidate
+from search.base.space import TRIAL, Candidate, SearchPoint
 from search.decide.core import Core
 from search.engine import tune as engine
 from search.engine.tune import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Fork, RayTrial, TuneBridge
 from search.store.checkpoints import Checkpoints
-from search.store.storage import StorageError
 from tests.search.decide.test_core import PLAN, figures
 
 TRAINING = TrainingConfig(lmbda=0.0067, alpha=1e-7, strategy="y", batch=2, patch=64, epochs=4,
@@ -45,8 +45,8 @@ def config(tmp_path: Path, cache: Path) -> dict[str, Any]:
 
 def plain(readings: list[EpochMetrics]) -> list[tuple[int, dict[str, float]]]:
     """Without what differs from run to run."""
-    kept = lambda name: not name.startswith(("time/", "memory/"))  # noqa: E731
-    return [(r.epoch, {k: v for k, v in r.figures.items() if kept(k)}) for r in readings]
+    differs = ("time/", "memory/")
+    return [(r.epoch, {k: v for k, v in r.figures.items() if not k.startswith(differs)}) for r in readings]
 
 
 def test_a_worker_that_is_lost_at_any_moment_costs_no_epoch_that_was_saved(config: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_is_no_failure_of_the_trial(
     with monkeypatch.context() as patch:
         patch.setattr("lic.atomic_io.write", full)
         said = worker.step()[TROUBLE]
-    assert said == "the checkpoint of trials/trial-000 cannot be written: No space left on device"
+    assert said == "cannot write the checkpoint of trials/trial-000: No space left on device"
     limits, core = Limits(None, None, 0), Core(InMemoryStorage(), "s", PLAN)
     baseline = core.suggest()
     assert baseline is not None
@@ -136,7 +136,7 @@ def test_what_follows_from_readings_is_drawn_after_a_kill() -> None:
     core = Core(storage, "s", PLAN)
     baseline = core.suggest()
     assert baseline is not None
-    tell, core._tell = core._tell, lambda *_: None  # type: ignore[method-assign, assignment]
+    tell, core._tell = core._tell, lambda *_: None  # type: ignore[method-assign]
     for epoch in range(1, PLAN.epochs + 1):
         core.observe(baseline.name, epoch, figures(baseline, epoch))
     assert core.baseline(baseline.quality).state.name == "RUNNING"  # type: ignore[union-attr]
@@ -167,7 +167,7 @@ class Fixed:
     plan = PLAN
 
     def __init__(self) -> None:
-        self.left = [Candidate(f"trial-00{n}", TRIAL, 1, 1e-7, "y", 0) for n in range(2)]
+        self.left = [Candidate(f"trial-00{n}", TRIAL, SearchPoint(1, "y", 1e-7), 0) for n in range(2)]
         self.heard: dict[str, float] = {}
         self.failed: dict[str, str] = {}
 
@@ -206,8 +206,8 @@ from tests.search.engine.test_engine import Fixed, Hungry
 told = []
 for retries in (1, 0):
     core, place = Fixed(), Checkpoints(sys.argv[1], f"with-{retries}")
-    engine.run(core, lambda _: None, lambda: None, Limits(None, None, 0.5), place, lambda: 2, 0.5, retries,
-               trainable=Hungry)
+    engine.run(core, lambda _: None, lambda: None, Limits(None, None, 0.5),
+               engine.Execution(place, lambda: 2, 0.5, retries), trainable=Hungry)
     told.append([core.heard, core.failed])
 cluster.disconnect()
 print(json.dumps(told))
@@ -248,11 +248,12 @@ def test_what_no_further_try_would_mend_is_told_at_once(
     (tmp_path / "w.safetensors").write_bytes(b"no weights")
     (tmp_path / "empty").mkdir()
     no_images = dataclasses.replace(template.images, data=str(tmp_path / "empty"))
-    wrong, expected = {
+    cases: dict[str, tuple[dict[str, Any], str]] = {
         "weights": ({"start": str(tmp_path / "w.safetensors")}, "w.safetensors is not a weights file"),
         "width": ({"model": "cheng", "latent_width": 12}, "cheng2020-anchor has one width"),
         "images": ({"images": no_images}, "no image in"),
-    }[what]
+    }
+    wrong, expected = cases[what]
     worker = RayTrial({**config, "trial": dataclasses.replace(template, **wrong)})
     assert expected in worker.step()[FAILURE]
     assert worker.reset_config(config) and READINGS in worker.step()
@@ -321,16 +322,15 @@ def test_a_trial_whose_fork_is_lost_says_so_and_begins_nowhere_else(config: dict
     said += [again.step()[FAILURE], again.step()[FAILURE]]
     at_fork.unlink()
     said.append(RayTrial(forked).step()[FAILURE])
-    begin, end = "its baseline's state cannot be had: ", "; start a new search to train it again"
+    begin, end = "cannot load its baseline's checkpoint: ", "; start a new search"
     assert said == [begin + middle + end for middle in (
         f"the checkpoint {at_fork} was trained with seed 0, not 7",
         *[f"{at_fork} is damaged, truncated, or not a checkpoint of this program (checksum mismatch)"] * 2,
         f"baseline-q3 has no checkpoint of epoch 1 below {place}/trials",
     )]  # fmt: skip
     assert again.trial.readings == [] and place.saved(config["training"]) == []
-    assert READINGS in (
-        worker.reset_config({**config, "fork": Fork()}) and worker.step()
-    )  # it was no fault of the worker
+    assert worker.reset_config({**config, "fork": Fork()})  # it was no fault of the worker
+    assert READINGS in worker.step()
 
 
 def test_ray_is_told_to_ask_again_while_a_trial_waits_for_its_baseline() -> None:
@@ -340,7 +340,7 @@ def test_ray_is_told_to_ask_again_while_a_trial_waits_for_its_baseline() -> None
     assert searcher.suggest("a") == {"name": "baseline-q1"}
     assert searcher.suggest("b") is None
     for epoch in (1, 2, 3):
-        core.observe("baseline-q1", epoch, figures(Candidate("", "baseline", 1, 0.0, "", 0), epoch))
+        core.observe("baseline-q1", epoch, figures(Candidate("", "baseline", SearchPoint(1), 0), epoch))
     assert searcher.suggest("b") == {"name": "trial-000"}
     assert searcher.suggest("c") == Searcher.FINISHED
     core.waits = lambda: 1 / 0  # type: ignore

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from search.base.space import BASELINE, TRIAL, Candidate, three_quarters
+from search.base.space import BASELINE, TRIAL, Candidate, SearchPoint, three_quarters
 from search.engine.tune import training_config_of
 from search.records.convergence import last_gains, statement
 from search.records.folder import open_search
@@ -36,10 +36,10 @@ def test_the_gain_is_the_baselines_own_rate_change(records: SearchRecords) -> No
 def test_it_is_stated_and_warned_of_where_more_than_what_is_reported(records: SearchRecords) -> None:
     told, warning = statement(records, {1: -30.0, 3: -4.0})
     assert told == (
-        "over the last 2 of 8 epochs the baselines' rate change on val was -25.00 % at quality 1, "
-        "-25.00 % at quality 3"
+        "rate change of the baselines over the last 2 of 8 epochs, on val: -25.00 % (quality 1), "
+        "-25.00 % (quality 3)"
     )
-    assert "(-4.00 % at quality 3, against -25.00 %)" in warning
+    assert "(quality 3: reported -4.00 %, still gaining -25.00 %)" in warning
     assert "quality 1" not in warning
     assert len(statement(records, {1: -30.0})) == 1
     assert summary.convergence(records)[0] == told
@@ -55,5 +55,5 @@ def test_a_baseline_is_measured_there_and_no_trial() -> None:
     template = template_of(settings)
     assert (template.val_epochs, template.rest_epoch) == ((1, 3, 9), 7)
     for role, alpha, expected in ((BASELINE, 0.0, 7), (TRIAL, 1e-7, None)):
-        candidate = Candidate(role, role, 3, alpha, "y", seed=0)
+        candidate = Candidate(role, role, SearchPoint(3, "y", alpha), seed=0)
         assert training_config_of(candidate, template).rest_epoch == expected

@@ -38,7 +38,7 @@ def test_a_search_is_fetched_into_the_results_folder_alone(name: str, tmp_path: 
         folder.mkdir(exist_ok=True)
         (folder / "settings.yaml").write_text("study: postgresql://db/optuna\n")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(FolderError, match="no name of a search"):
+    with pytest.raises(FolderError, match="is not a valid name of a search"):
         fetch_folder(name, tmp_path / "results", str(tmp_path / "storage"))
     assert sorted(tmp_path.rglob("*")) == before
 

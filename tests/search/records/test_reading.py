@@ -6,28 +6,30 @@ import hashlib
 import logging
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
-from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage
-from optuna.study import StudyDirection
 
 import dashboards.links
 import search.records.folder
+from lic.errors import StorageError
 from search import export, track
-from search.decide.core import Core, make_studies
-from search.records.folder import STUDY, FolderError, SearchFolder, open_search
+from search.decide.core import Core
+from search.records.folder import SearchFolder, open_search
 from search.records.results import strategy_results, write_tables
-from search.session.monitor import Monitor
+from search.session.monitor import Followed, Monitor
 from search.session.reuse import reuse_baselines
-from search.settings.config import SETTINGS, Settings
+from search.settings.config import SETTINGS, Settings, recorded_settings
 from search.settings.plan import plan_of
-from search.store.storage import StorageError, open_to_read
+from search.store.find import STUDY, FolderError
+from search.store.storage import open_to_read
 from search.tracking.publishing import Publisher
-from tests.support.database import MISSING, Database, temporary_database
+from tests.support.database import Database
 from tests.support.made_up import FINGERPRINT, made_up_search
 
 
@@ -71,7 +73,7 @@ def learnt(folder: Path) -> None:
 
 def followed(folder: Path) -> None:
     opened, publisher = SearchFolder.read(folder), Publisher(Nobody(), (), print)  # type: ignore[arg-type]
-    monitor = Monitor(opened, plan_of(opened.settings), "leaves", 1, publisher, Nobody())  # type: ignore[arg-type]
+    monitor = Monitor(Followed(opened, plan_of(opened.settings), "leaves", 1), publisher, Nobody())
     monitor.close()
     assert publisher.close(monitor.groups(), {}, "FINISHED")
 
@@ -156,7 +158,7 @@ def test_settings_that_cannot_be_read_are_no_sqlite(tmp_path: Path, caplog: pyte
     for broken, told in (
         (sound.replace("study: null", "study: [postgresql"), "is not valid YAML"),
         (sound.replace("budget: 4 ", "budget: -4 ").replace("study: null", server.strip()), "budget"),
-        ("- study\n", "must hold 'setting: value' lines"),
+        ("- study\n", "must have lines of the form 'setting: value'"),
         (None, "cannot be read"),
     ):
         (folder / SETTINGS).unlink()
@@ -169,7 +171,7 @@ def test_settings_that_cannot_be_read_are_no_sqlite(tmp_path: Path, caplog: pyte
         with caplog.at_level(logging.WARNING):
             core = Core(InMemoryStorage(), "other", plan_of(Settings(rates=(1, 3), epochs=2)), FINGERPRINT)
             assert reuse_baselines(core, SearchFolder(tmp_path / "other", Settings())) == {}
-        assert "the baselines of" in caplog.text and told in caplog.text
+        assert "baselines of" in caplog.text and told in caplog.text
         (folder / SETTINGS).write_text(sound)
 
 
@@ -180,7 +182,7 @@ def test_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read.append(path)
         return recorded(path)
 
-    recorded = search.records.folder.recorded_settings
+    recorded = recorded_settings
     monkeypatch.setattr(search.records.folder, "recorded_settings", counted)
     found = open_search("mine", tmp_path, with_model=False)
     for training in found.records.everything():
@@ -189,28 +191,12 @@ def test_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert read == [folder]
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[Database]:
-    if MISSING:
-        pytest.skip(MISSING)
-    with temporary_database("empty", "lictune") as made:
-        yield made
-
-
-def test_a_server_is_only_read(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    from optuna.storages import RDBStorage
-
+def test_on_a_server_no_tables_are_made(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", database.password)
     with pytest.raises(StorageError, match="does not exist"):
-        open_to_read(database.url("empty"))  # no tables are made
+        open_to_read(database.url("empty"))
     with pytest.raises(StorageError, match="does not exist"):
         open_to_read(database.url("empty"))
-    make_studies(RDBStorage(database.url("lictune")), "mine")
-    storage = open_to_read(database.url("lictune"))
-    assert [study.study_name for study in storage.get_all_studies()] == ["mine", "mine/baselines"]
-    with pytest.raises(StorageInternalError) as caught:
-        storage.create_new_study([StudyDirection.MINIMIZE], "other")
-    assert "read-only transaction" in str(caught.value.__cause__)
 
 
 #: A search of before there were optimizers to choose from and rooms to lie in, without its checkpoints.
@@ -229,4 +215,10 @@ def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     written = sorted(path.name for path in (BEFORE / "tables").iterdir())
     assert written == sorted(path.name for path in (tmp_path / "tables").iterdir())
     for name in written:
-        assert (tmp_path / "tables" / name).read_text() == (BEFORE / "tables" / name).read_text(), name
+        then, now = (pd.read_csv(root / "tables" / name, dtype=str) for root in (BEFORE, tmp_path))
+        then = then.rename(columns=lambda column: column.replace("luckiest", "best_observed"))
+        assert list(now) == list(then)
+        # What the model expects depends on the machine's arithmetic, in the last digits.
+        fitted = [str(column) for column in now if str(column).startswith("expected_")]
+        assert now.drop(columns=fitted).equals(then.drop(columns=fitted)), name
+        np.testing.assert_allclose(now[fitted].astype(float), then[fitted].astype(float), rtol=1e-6)

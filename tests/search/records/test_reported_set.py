@@ -16,9 +16,11 @@ from lic.training.trial import Trial, open_images
 from search import export
 from search.decide.core import Core
 from search.engine.tune import training_config_of
-from search.records.folder import FolderError, SearchFolder, open_search
-from search.settings.config import SETTINGS, ConfigError, resolve
+from search.records.folder import SearchFolder, open_search
+from search.settings.complaints import ConfigError
+from search.settings.config import SETTINGS, resolve
 from search.settings.plan import plan_of, template_of
+from search.store.find import FolderError
 from search.store.provenance import ENVIRONMENT, provenance
 from tests.support.made_up import made_up_search
 
@@ -31,11 +33,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     and an image that is too small for MS-SSIM."""
     root = tmp_path_factory.mktemp("small")
     leaves = pack_dead_leaves(900, 4, cache)
-    for folder, names in (("data", ("a", "b", "c")), ("tested", ("a", "b", "small"))):
-        (root / folder).mkdir()
+    for source, names in (("data", ("a", "b", "c")), ("tested", ("a", "b", "small"))):
+        (root / source).mkdir()
         for number, name in enumerate(names):
             height, width = (155, 150) if name == "small" else (192, 192)
-            Image.fromarray(np.asarray(leaves[number])[:height, :width]).save(root / folder / f"{name}.png")
+            Image.fromarray(np.asarray(leaves[number])[:height, :width]).save(root / source / f"{name}.png")
     folder = root / "results" / "mine"
     folder.mkdir(parents=True)
     given = {
@@ -102,7 +104,7 @@ def test_what_was_recorded_decides(tmp_path: Path) -> None:
     folder = made_up_search(tmp_path / "mine")
     assert open_search("mine", tmp_path, with_model=False).records.test_set == "leaves"
     (folder / ENVIRONMENT).write_text(json.dumps({"test_set": "kodak"}))
-    with pytest.raises(FolderError, match="reports on 'kodak', but its trainings were measured on leaves"):
+    with pytest.raises(FolderError, match="names the test set 'kodak', but it was evaluated on leaves"):
         open_search("mine", tmp_path, with_model=False)
 
 
@@ -111,5 +113,5 @@ def test_a_search_does_not_go_on_with_another_test_set(tmp_path: Path) -> None:
     from tests.search.session.test_warm_start import opened
 
     opened(tmp_path / "mine", test_set="leaves")
-    with pytest.raises(ConfigError, match=r"its images, .* are not those it began with"):
+    with pytest.raises(ConfigError, match=r"its images, .* have changed"):
         opened(tmp_path / "mine", test_set="kodak")

@@ -6,17 +6,19 @@ import dataclasses
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lic.cli import INTERRUPTED, USER_ERROR
 from lic.data.cache import default_cache
 from lic.recipe import LAMBDAS
 from lic.training.trial import ImagesConfig, Trial
 from search import reproduce
 from search.base.limits import Limits
-from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate
+from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate, SearchPoint
 from search.reproduction import evidence, report, trainings
 from search.reproduction.evidence import BEST
 from search.reproduction.protocol import Protocol, Record, Records, planned
@@ -40,9 +42,9 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
     """A training of known truth: a curve of 2 dB a rate, a change of the rate alone, noise of each in the
     rate (percent, a standard deviation), and images that are harder and easier."""
     draw = np.random.default_rng(zlib.crc32(candidate.name.encode()))
-    gain = GAINS.get(candidate.strategy, {}).get(candidate.alpha, 0.0) + noise * draw.normal()
+    gain = GAINS.get(candidate.strategy_name, {}).get(candidate.alpha, 0.0) + noise * draw.normal()
     rate = 0.2 * 2**candidate.quality * (1 + 0.01 * gain)
-    images = {}
+    images: dict[str, list[float]] = {}
     for image_set, count in (("val", 8), ("kodak", IMAGES)):
         spread = np.linspace(0.6, 1.4, count)
         psnr = 28 + 2 * candidate.quality - spread
@@ -59,8 +61,10 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
         for e in range(1, 5)
     }
     correlation = {"kodim07": 100 * (0.5 if candidate.strategy == "y" else 1.0), "kodim08": 100.0}
-    measured = {"curve": curve, "images": images, "correlation": correlation}
-    return Record(**dataclasses.asdict(candidate), **measured, steps=40, device="cpu")
+    return Record(
+        candidate.name, candidate.role, candidate.point, candidate.seed, steps=40, curve=curve, images=images,
+        correlation=correlation, device="cpu",
+    )  # fmt: skip
 
 
 def everything(noise: float = 0.0, protocol: Protocol = PROTOCOL) -> Records:
@@ -108,11 +112,11 @@ def test_a_training_that_failed_is_neither_tried_again_nor_chosen(exact: Records
     failed = dataclasses.replace(best, failure="diverged", images={}, curve={}, correlation={})
     records = Records([r if r.name != best.name else failed for r in exact.values()])
     assert failed.name not in {c.name for c in planned(PROTOCOL, records) if c.name not in records}
-    assert evidence.chosen(records, PROTOCOL, "val")["y"][1] == ("y", 1e-7)
+    assert evidence.chosen(records, PROTOCOL, "val")["y"][1] == SearchPoint(1, "y", 1e-7)
 
 
 def test_bd_rate_is_that_of_the_chosen_points(exact: Records) -> None:
-    table = evidence.verdicts(exact, PROTOCOL).set_index(["strategy", "metric", "seeds"])
+    table: Any = evidence.verdicts(exact, PROTOCOL).set_index(["strategy", "metric", "seeds"])
     for metric in ("psnr", "ms_ssim"):
         for seeds in ("chosen on", "fresh"):
             assert table.loc[("y", metric, seeds), "bd_rate"] == pytest.approx(-4, abs=0.01)
@@ -139,7 +143,7 @@ def test_equal_codecs_differ_by_what_was_put_in(exact: Records) -> None:
         for r in exact.of(BASELINE) if r.seed == 1
     ]  # fmt: skip
     records = Records([*exact.values(), *dearer])
-    noise = evidence.seed_noise(records, PROTOCOL).set_index("metric").loc["psnr"]
+    noise: Any = evidence.seed_noise(records, PROTOCOL).set_index("metric").loc["psnr"]
     assert noise[["s0 to s1", "s0 to s2", "s1 to s2"]].tolist() == pytest.approx([1, 0, 100 / 1.01 - 100])
     assert noise["root mean square"] == pytest.approx((2 / 3) ** 0.5, rel=0.02)
     # A third of the pairs has none of seed 1; of three rates' draws the mean is what counts.
@@ -158,7 +162,7 @@ def test_what_tuning_on_the_test_set_flatters_by_is_gone_on_fresh_seeds() -> Non
     many = dataclasses.replace(PROTOCOL, seeds=13)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(GAINS, "y", {})
-        table = evidence.optimism(everything(1.0, many), many).set_index("chosen on")
+        table: Any = evidence.optimism(everything(1.0, many), many).set_index("chosen on")
     assert table.loc["kodak", "same seed"] < -1
     # The mean of 36 trainings against their baselines: a quarter of a percent off.
     assert abs(table.loc["kodak", "fresh seeds"]) < 0.75
@@ -170,9 +174,9 @@ def test_times_flatness_and_correlation(exact: Records) -> None:
     assert times["y"].increase is not None and times["y"].increase.value == pytest.approx(5.0)
     assert times["z"].increase is not None and times["z"].increase.value == pytest.approx(0.0)
     assert times["y"].distinguishable and not times["z"].distinguishable
-    table = evidence.baselines(exact, PROTOCOL).set_index("quality")
+    table: Any = evidence.baselines(exact, PROTOCOL).set_index("quality")
     assert table.loc[3, ["seeds", "bpp", "psnr", "psnr sd"]].tolist() == pytest.approx([3, 1.6, 33, 0])
-    flat = evidence.flatness(exact, PROTOCOL).set_index("quality")
+    flat: Any = evidence.flatness(exact, PROTOCOL).set_index("quality")
     assert flat.loc[1, ["at 25%", "at 50%", "at 75%"]].tolist() == pytest.approx([30, 20, 10])
     assert flat.loc[1, "longer, kodak"] == pytest.approx(0)
     table = evidence.response(exact, PROTOCOL)
@@ -181,7 +185,7 @@ def test_times_flatness_and_correlation(exact: Records) -> None:
 
 
 def test_intervals_of_the_points_hold_the_truth() -> None:
-    table = evidence.points(everything(0.5), PROTOCOL).set_index(["quality", "strategy"])
+    table: Any = evidence.points(everything(0.5), PROTOCOL).set_index(["quality", "strategy"])
     row = table.loc[(3, "y")]
     assert row["low"] <= row["fresh"] <= row["high"] and row["seeds"] == 2
 
@@ -259,7 +263,7 @@ def test_slices_give_what_one_training_gives(
     with monkeypatch.context() as patch:
         patch.setattr("search.reproduction.driver.Limits", UntilACheckpoint)
         patch.setattr(trainings, "_LOOK_EVERY", 0.02)  # the whole training takes about a second
-        assert reproduce.main(command(tmp_path)) == reproduce.INTERRUPTED
+        assert reproduce.main(command(tmp_path)) == INTERRUPTED
     assert any(checkpoints.iterdir()) and not Records.load(tmp_path)
     assert reproduce.main(command(tmp_path)) == 0
     protocol, records = Protocol.load(tmp_path), Records.load(tmp_path)
@@ -286,17 +290,17 @@ def test_slices_give_what_one_training_gives(
 def test_what_cannot_be_is_one_sentence(
     tmp_path: Path, command: Callable[[Path], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce.main(["--state", str(tmp_path / "none"), "--tables"]) == reproduce.USER_ERROR
+    assert reproduce.main(["--state", str(tmp_path / "none"), "--tables"]) == USER_ERROR
     assert "is not the state folder of a reproduction" in capsys.readouterr().err
     ended = [*command(tmp_path), "--max-minutes", "0"]
     assert reproduce.main(ended) == 0
     assert "time limit reached" in capsys.readouterr().out
-    assert reproduce.main([*ended, "--seeds", "3"]) == reproduce.USER_ERROR
+    assert reproduce.main([*ended, "--seeds", "3"]) == USER_ERROR
     assert "was started with seeds 2, not 3" in capsys.readouterr().err
-    assert reproduce.main([*ended, "--strategies", "w"]) == reproduce.USER_ERROR
+    assert reproduce.main([*ended, "--strategies", "w"]) == USER_ERROR
     assert "unknown strategy 'w'" in capsys.readouterr().err
     (tmp_path / "records.jsonl").write_text("{broken\n")
-    assert reproduce.main(ended) == reproduce.USER_ERROR
+    assert reproduce.main(ended) == USER_ERROR
     assert "records.jsonl cannot be read" in capsys.readouterr().err
 
 

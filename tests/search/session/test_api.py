@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,11 +14,11 @@ from matplotlib.figure import Figure
 
 import search
 from lic.evaluation.bdrate import CurveError
-from search.records.folder import FolderError
+from search.store.find import FolderError
 from tests.support.made_up import made_up_search
 
 #: A search of seconds: generated pictures, a narrow model, few steps.
-SMALL = {
+SMALL: dict[str, Any] = {
     "model": "hyperprior", "preset": "tiny", "width": 8, "start": "scratch", "budget": 2, "epochs": 2,
     "grace": 1, "steps_per_epoch": 2, "rates": (1, 3), "data": "deadleaves",
     "test": "deadleaves", "test_images": 2, "val_images": 2, "workers": 1, "trials_per_gpu": 0,
@@ -72,7 +73,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     result = search.load(str(made_up_search(tmp_path / "made-up")))
     with pytest.raises(ValueError, match="choose rates, strategies or trials"):
         result.table("rate")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="choose among"):
+    with pytest.raises(ValueError, match="choose from"):
         result.bd_rate("x")
     with pytest.raises(CurveError):
         search.load(str(made_up_search(tmp_path / "begun", count=1))).bd_rate()

@@ -15,8 +15,9 @@ import pytest
 from lic import atomic_io
 from search.engine import cluster
 from search.engine.remote import remote_address
-from search.session.session import keep_best
-from search.settings.config import ConfigError, resolve, resolve_again
+from search.session.conclusion import keep_best
+from search.settings.complaints import ConfigError
+from search.settings.config import resolve, resolve_again
 from search.store.checkpoints import Checkpoints
 from search.store.find import FolderError, find_folder
 from search.store.lock import is_running, only_driver
@@ -124,7 +125,7 @@ def test_the_last_search_is_found(tmp_path: Path) -> None:
 def test_ray_is_given_more_than_one_try_on_a_busy_machine(
     failing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[subprocess.Popen] = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def start(**_: object) -> None:
         started.append(subprocess.Popen(["sleep", "60"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,17 +14,22 @@ from lic.models.build import build
 from lic.recipe import ON_CPU, ON_GPU, Acceleration, TrainingConfig
 from lic.training.weights import save_weights
 from search.run import main
-from search.settings.config import SETTINGS, ConfigError, Resolved, Settings, resolve, resolve_again
+from search.settings.complaints import ConfigError
+from search.settings.config import SETTINGS, Resolved, Settings, resolve, resolve_again
 from search.settings.plan import plan_of, template_of
 from tests.bench.trainings import config_of
 
 
-def settled(command_line: dict | None = None, environment: dict | None = None, gpus: int = 0,
-            file: Path | None = None) -> Resolved:  # fmt: skip
+def settled(
+    command_line: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
+    gpus: int = 0,
+    file: Path | None = None,
+) -> Resolved:
     return resolve(command_line or {}, environment or {}, lambda _: gpus, file)
 
 
-def refused(command_line: dict, **others: object) -> str:
+def refused(command_line: dict[str, Any], **others: object) -> str:
     with pytest.raises(ConfigError) as caught:
         settled(command_line, **others)  # type: ignore[arg-type]
     message = str(caught.value)
@@ -55,7 +61,7 @@ def test_auto_follows_the_machine_and_says_why() -> None:
 
 
 def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
-    def speed(command_line: dict, gpus: int) -> Acceleration:
+    def speed(command_line: dict[str, Any], gpus: int) -> Acceleration:
         given = {"preset": "paper"} | command_line if gpus else command_line
         return template_of(settled(given, gpus=gpus).settings).speed
 
@@ -64,11 +70,16 @@ def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
     assert speed({"preset": "fast"}, 0) == speed({"preset": "fast", "trials_per_gpu": "0"}, 1) == ON_CPU
     assert speed({}, 1) == ON_GPU
     assert speed({"trials_per_gpu": "0"}, 1) == ON_CPU
-    changes = (("precision", "bf16"), ("channels_last", False), ("compile", False), ("graph", False))
+    changes: tuple[tuple[str, Any], ...] = (
+        ("precision", "bf16"),
+        ("channels_last", False),
+        ("compile", False),
+        ("graph", False),
+    )
     for key, value in changes:
         assert speed({key: value}, 1) == dataclasses.replace(ON_GPU, **{key: value})
     assert speed({"fused_adam": "no", "precision": "bf16"}, 0) == Acceleration("bf16", fused_adam=False)
-    assert "only GPUs have" in refused({"precision": "tf32"})
+    assert "needs a GPU" in refused({"precision": "tf32"})
     assert "--no-compile" in refused({"compile": True})
     assert "--no-channels-last" in refused({"channels_last": True})
     assert "--no-graph" in refused({"graph": True})
@@ -91,7 +102,9 @@ def test_speed_follows_the_device_and_each_switch_can_be_set() -> None:
         ({"preset": "fast", "model": "cheng"}, "muon", 3e-3),
     ],
 )
-def test_each_optimizer_has_the_learning_rate_that_suits_it(given: dict, optimizer: str, lr: float) -> None:
+def test_each_optimizer_has_the_learning_rate_that_suits_it(
+    given: dict[str, Any], optimizer: str, lr: float
+) -> None:
     settings = settled(given, gpus=1).settings
     assert (settings.optimizer, settings.lr) == (optimizer, pytest.approx(lr))
 
@@ -167,12 +180,12 @@ def test_the_report_reads_back() -> None:
     ("command_line", "expected"),
     [
         ({"buget": "3"}, "command line: unknown setting 'buget'; did you mean 'budget'?"),
-        ({"preset": "tyni"}, "there is no preset 'tyni'; did you mean 'tiny'?"),
+        ({"preset": "tyni"}, "unknown preset 'tyni'; did you mean 'tiny'?"),
         ({"model": "chegn"}, "did you mean 'cheng'?"),
-        ({"budget": "0"}, "budget '0' (command line) cannot be used: the nearest allowed value is 1"),
+        ({"budget": "0"}, "budget '0' (command line) cannot be used: the nearest valid value is 1"),
         ({"budget": "many"}, "budget 'many' (command line) cannot be used"),
         ({"lr": "nan"}, "lr"),
-        ({"sampler": "tep"}, "choose one of surrogate, tpe, gp, random, grid; did you mean 'tpe'?"),
+        ({"sampler": "tep"}, "choose from surrogate, tpe, gp, random, grid; did you mean 'tpe'?"),
         ({"rates": "1-9"}, "choose quality levels from 1 to 6"),
         ({"rates": "one"}, "write quality levels like 1-6 or 1,3,5"),
         ({"strategies": "x"}, "unknown strategy 'x'; choose from y, z, y+z"),
@@ -183,8 +196,8 @@ def test_the_report_reads_back() -> None:
         ({"fork_at": "1"}, "fork_at '1' (command line) cannot be used: it must be less than 1"),
         ({"fork_at": "0.04", "epochs": "9"}, "fork_at 0.04 of 9 epochs is none of them; choose a fraction"),
         ({"fork_at": "0.95", "epochs": "9"}, "fork_at 0.95 of 9 epochs is all of them; choose a fraction"),
-        ({"fork_at": "0.5", "grace": "5", "epochs": "9"}, "no epoch to stop at in 9 after the fork at 4"),
-        ({"kodak": "k", "test": "deadleaves"}, "drop one"),
+        ({"fork_at": "0.5", "grace": "5", "epochs": "9"}, "no rung in 9 epochs after the fork at 4"),
+        ({"kodak": "k", "test": "deadleaves"}, "omit one"),
         ({"select_on": "kodak", "test_images": "3"}, "--select-on kodak needs the whole Kodak set"),
         ({"model": "cheng", "width": "16", "latent_width": "32"}, "has one width; omit latent_width 32"),
         ({"model": "elic2022-official", "latent_width": "4"}, "cannot have 16 channels and 4 latent"),
@@ -194,7 +207,7 @@ def test_the_report_reads_back() -> None:
         ({"name": "../out"}, "no '/'"),
     ],
 )  # fmt: skip
-def test_errors_are_one_line_with_the_fix(command_line: dict, expected: str) -> None:
+def test_errors_are_one_line_with_the_fix(command_line: dict[str, Any], expected: str) -> None:
     assert expected in refused(command_line)
 
 
@@ -232,9 +245,10 @@ def test_a_fork_cannot_change_when_a_search_goes_on(tmp_path: Path) -> None:
         ({"preset": "paper", "model": "hyperprior", "start": "starter"}, {"width": 32, "latent_width": 96}),
     ],
 )
-def test_what_nobody_gave_gives_way(given: dict, expected: dict) -> None:
-    for layers in ((given, {}), ({}, {f"LICTUNE_{key.upper()}": value for key, value in given.items()})):
-        resolved = settled(*layers)
+def test_what_nobody_gave_gives_way(given: dict[str, str], expected: dict[str, Any]) -> None:
+    named = {f"LICTUNE_{key.upper()}": value for key, value in given.items()}
+    for line, variables in ((given, {}), ({}, named)):
+        resolved = settled(line, variables)
         values = resolved.settings.model_dump()
         assert {key: values[key] for key in expected} == pytest.approx(expected)
         for key in expected.keys() - given.keys() - {"model"}:
@@ -345,7 +359,7 @@ def test_files_are_checked(tmp_path: Path) -> None:
     file.write_text("budget: [1\n")
     assert "not valid YAML" in refused({}, file=file)
     file.write_text("- a\n- b\n")
-    assert "'setting: value' lines" in refused({}, file=file)
+    assert "lines of the form" in refused({}, file=file)
     file.write_text("bugdet: 3\n")
     assert f"{file}: unknown setting 'bugdet'; did you mean 'budget'?" in refused({}, file=file)
 
@@ -401,8 +415,13 @@ def test_as_many_trials_fit_on_a_gpu_as_were_asked_for() -> None:
 
 
 def test_the_address_of_any_source_is_asked_for_its_gpus() -> None:
-    asked = []
-    resolve({}, {"LICTUNE_ADDRESS": "ray://head:10001"}, lambda address: asked.append(address) or 4)
+    asked: list[str | None] = []
+
+    def four(address: str | None) -> int:
+        asked.append(address)
+        return 4
+
+    resolve({}, {"LICTUNE_ADDRESS": "ray://head:10001"}, four)
     assert set(asked) == {"ray://head:10001"}
 
 

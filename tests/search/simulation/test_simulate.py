@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from search.simulation.surfaces import (
 ALPHAS = (1e-8, 1e-5)
 
 
-def run(out: Path, *arguments: str) -> dict:
+def run(out: Path, *arguments: str) -> dict[str, Any]:
     assert main([*arguments, "--json", str(out)]) == 0
     return json.loads(out.read_text())
 

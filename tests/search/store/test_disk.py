@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lic.training.trial import Trial
-from search.settings.config import ConfigError, resolve
+from search.settings.complaints import ConfigError
+from search.settings.config import resolve
 from search.settings.plan import plan_of, template_of
 from search.store.disk import Need, check_space, free_at, need_of, trouble, watch
 

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
-from search.settings.config import ConfigError
+from search.settings.complaints import ConfigError
 from search.store import lock
 from search.store.lock import signs_of_life
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -15,18 +12,11 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import OperationalError
 
-from search.decide.core import Core, open_studies
-from search.store.storage import StorageError, _Patient, keep_password, open_storage, sqlite_address
-from tests.search.decide.test_core import PLAN, figures, run_all
-from tests.support.database import MISSING, Database, temporary_database
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Database]:
-    if MISSING:
-        pytest.skip(MISSING)
-    with temporary_database("lictune") as made:
-        yield made
+from lic.errors import StorageError
+from search.decide.core import Core
+from search.store.storage import _Patient, keep_password, open_storage
+from tests.search.decide.test_core import PLAN, run_all
+from tests.support.database import Database
 
 
 @pytest.fixture
@@ -80,30 +70,12 @@ class Forgetful(InMemoryStorage):
 
 
 def test_a_trial_whose_making_was_not_answered_is_made_once() -> None:
-    storage, said = Forgetful(), []
+    storage = Forgetful()
+    said: list[str] = []
     core = Core(_Patient(storage, "there", said.append), "s", PLAN)
     found = run_all(core)
     assert storage.lost and len(said) == 2
     assert found == run_all(Core(InMemoryStorage(), "s", PLAN))
-
-
-@pytest.mark.parametrize("sampler", ["surrogate", "gp"])
-def test_what_the_core_keeps_at_hand_is_what_the_storage_holds(tmp_path: Path, sampler: str) -> None:
-    address, plan = sqlite_address(tmp_path / "study.db"), dataclasses.replace(PLAN, sampler=sampler)
-    core = Core(address, "s", plan)
-    left = core.suggest()
-    assert left is not None
-    core.observe(left.name, 1, figures(left, 1), {"val/bpp": [0.1, 0.2], "val/mse": [1.0, 2.0]})
-    run_all(core)
-    for known, held in zip((core.trials, core.baselines), open_studies(address, "s"), strict=True):
-        assert known.user_attrs == held.user_attrs
-        trials = known.get_trials(), held.get_trials()
-        assert len(trials[0]) == len(trials[1]) > 0
-        for ours, theirs in zip(*trials, strict=True):
-            if ours.datetime_complete and theirs.datetime_complete:
-                assert abs((ours.datetime_complete - theirs.datetime_complete).total_seconds()) < 10
-                ours.datetime_complete = theirs.datetime_complete
-            assert ours == theirs
 
 
 def test_a_password_goes_to_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:

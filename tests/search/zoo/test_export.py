@@ -21,6 +21,7 @@ from lic.codec.bitstream import encode
 from lic.codec.verification import VerificationError, verify
 from lic.data.deadleaves import pack_dead_leaves
 from lic.data.images import read_rgb
+from lic.models.architectures import WEIGHTS
 from lic.training.trainer import read_checkpoint
 from search import export
 from search.records.folder import last_checkpoint, open_search
@@ -149,6 +150,7 @@ def test_mlflow_loads_each_rate_without_pickle(
     uri = f"sqlite:///{real[0]}/mlflow.db"
     client = MlflowClient(uri)
     version = client.get_model_version_by_alias(f"{NAME}-q1", "champion")
+    assert version.run_id is not None
     run = client.get_run(version.run_id)
     config = json.loads((exported / "q1" / "config.json").read_text())
     assert run.data.tags[TRIAL_TAG] == config["trial"]
@@ -265,13 +267,13 @@ def test_tables_that_do_not_fit_fail_the_verification(exported: Path, images: Pa
     from safetensors.torch import load_file, save_file
 
     entry = next(model for model in lic.zoo.list_models(exported) if not model.baseline)
-    weights = load_file(entry.folder / lic.zoo.WEIGHTS)
+    weights = load_file(entry.folder / WEIGHTS)
     cdf = weights["gaussian_conditional._quantized_cdf"]
     weights["gaussian_conditional._quantized_cdf"] = cdf.roll(20, 0)
     weights["gaussian_conditional._cdf_length"] = weights["gaussian_conditional._cdf_length"].roll(20)
     weights["gaussian_conditional._offset"] = weights["gaussian_conditional._offset"].roll(20)
-    save_file(weights, tmp_path / lic.zoo.WEIGHTS)
-    digest = hashlib.sha256((tmp_path / lic.zoo.WEIGHTS).read_bytes()).hexdigest()
+    save_file(weights, tmp_path / WEIGHTS)
+    digest = hashlib.sha256((tmp_path / WEIGHTS).read_bytes()).hexdigest()
     broken = lic.zoo.ZooModel(tmp_path, digest, entry.config, False)
     with pytest.raises(VerificationError, match=r"0\.png.*tables do not fit"):
         verify([broken], [images / "0.png"], 1)

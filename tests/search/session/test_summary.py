@@ -1,0 +1,96 @@
+"""The result of a search in the terminal: the figures of its tables."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from search.records.folder import OpenedSearch, open_search
+from search.records.results import strategy_results
+from search.records.search_records import SearchRecords
+from search.session.summary import effort, rates, show, strategies
+from tests.support.made_up import made_up_search
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> OpenedSearch:
+    root = tmp_path_factory.mktemp("made-up")
+    made_up_search(root / "mine")
+    return open_search("mine", root, with_model=False)
+
+
+def printed(*tables: object) -> str:
+    console = Console(file=io.StringIO(), width=250, no_color=True)
+    for table in tables:
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def row(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.strip().startswith(start))
+
+
+def test_each_rate_has_its_best_point_and_what_it_gained(search: OpenedSearch) -> None:
+    """Every trial saves 4 % of its baseline's bits, of which there are 0.1 x 1.5^quality / 2 a pixel."""
+    text = printed(rates(search.records))
+    for quality in (1, 3):
+        told = row(text, f"{quality} ")
+        assert f"{0.1 * 1.5**quality * 0.96 / 2:.4f}" in told and f"{28 + quality:.2f}" in told
+        assert "-4.00" in told and "trial-00" in told
+
+
+def test_a_rate_that_only_has_its_baseline_shows_that(search: OpenedSearch) -> None:
+    alone = replace(search.records, trials=[])
+    told = row(printed(rates(alone)), "3 ")
+    assert f"{0.1 * 1.5**3 / 2:.4f}" in told and "trial" not in told and "-4.00" not in told
+
+
+def test_what_is_missing_has_its_reason_and_a_failed_baseline_is_named(search: OpenedSearch) -> None:
+    records = search.records
+    failed = {**records.baselines, 3: replace(records.baselines[3], state="failed", reason="NaN")}
+    console = Console(file=io.StringIO(), width=250, no_color=True)
+    broken = replace(records, baselines=failed)
+    results = strategy_results(broken, search.plan.strategies)
+    show(broken, results, console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "[3]" in text
+    refused = {result.refused for result in results if result.refused}
+    assert refused and all(reason in text for reason in refused)
+    assert printed(strategies(broken, results)).splitlines()[0].strip() in text
+
+
+def times(records: SearchRecords, train: float, evaluate: float) -> SearchRecords:
+    """The same, every epoch of which took so many seconds."""
+    spent = {"time/train_seconds": train, "time/eval_seconds": evaluate, "memory/peak_mib": 512.0}
+
+    def timed(record: object) -> object:
+        readings = {epoch: figures | spent for epoch, figures in record.readings.items()}  # type: ignore[attr-defined]
+        return replace(record, readings=readings)  # type: ignore[type-var]
+
+    return replace(
+        records,
+        trials=[timed(trial) for trial in records.trials],  # type: ignore[misc]
+        baselines={quality: timed(record) for quality, record in records.baselines.items()},  # type: ignore[misc]
+    )
+
+
+def test_the_effort_counts_epochs_and_time(search: OpenedSearch) -> None:
+    """Six trainings of two epochs, each of 30 s and 6 s, by two workers in five minutes: 432 of 600 s."""
+    told = effort(times(search.records, 30.0, 6.0), 300.0, 2, 2048.0, 0.0)
+    count = len(search.records.finished())
+    assert told.startswith(f"4 trials: {count} ") and "100 % of the epochs" in told
+    assert "72 % of 2 x 5.0 min" in told
+    assert "(6.0 min)" in told and "(1.2 min)" in told
+    assert "512 MiB" in told and "2048 MiB" in told
+
+
+def test_a_folder_is_read_as_it_was_written(search: OpenedSearch, tmp_path: Path) -> None:
+    again = made_up_search(tmp_path / "mine")
+    found = open_search(str(again), tmp_path, with_model=False)
+    assert printed(rates(found.records)) == printed(rates(search.records))
