@@ -107,7 +107,7 @@ def _split(root: Path, validation_count: int) -> _Split:
     found = look_through(by_folder or root)
     left_out = found.left_out
     if by_folder and (others := _beside(root, (by_folder, val_folder))):
-        left_out = {**left_out, f"beside {by_folder.name}": others}
+        left_out = {**left_out, f"outside {by_folder.name}": others}
     # Independent of the search's seed, so that searches with different seeds stay comparable.
     draw = np.random.default_rng(0)
     if val_folder:

@@ -270,7 +270,7 @@ class Preconditioned:
 
 
 class _Fan:
-    """Chains of kernels, beside each other on a GPU and after each other elsewhere."""
+    """Runs chains of kernels, in parallel on a GPU and in sequence elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
         self._streams = _streams(device) if device.type == "cuda" else ()

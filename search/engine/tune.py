@@ -339,8 +339,8 @@ def resources(gpus: float) -> tune.PlacementGroupFactory:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How trainings are executed: where their checkpoints are; `capacity`, how many may run at once; the
-    share of a GPU that each gets (0: none); and how often one that breaks off is tried again."""
+    """How to execute training runs: the place of their checkpoints; `capacity`, the number of concurrent
+    runs; the fraction of a GPU per run (0: none); and the number of retries of a failed run."""
 
     checkpoints: Checkpoints
     capacity: Callable[[], int]
@@ -357,13 +357,13 @@ def run(
     subfolder: str = TRIALS_FOLDER,
     trainable: type[tune.Trainable] = RayTrial,
 ) -> None:
-    """Train until the core has nothing more to suggest or a limit is reached; first what an interrupted
-    search left unfinished, from its checkpoints, which are below `subfolder`.
+    """Train until the core has nothing more to suggest or a limit is reached; first the training runs that an
+    interrupted session left unfinished, from their checkpoints below `subfolder`.
 
-    `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
-    quick. A training that breaks off is tried again from its last checkpoint, and with twice its share of a
-    GPU if it ran out of memory. Ray must be connected (search.engine.cluster). Raises RayDiedError, and what
-    the core and its storage raise."""
+    `changed` is called in the driver's loop after every proposal, result and end, and must be quick. A failed
+    training run is retried from its last checkpoint, with twice its share of a GPU if it ran out of memory.
+    Ray must be connected (search.engine.cluster). Raises RayDiedError, and exceptions of the core and its
+    storage."""
     bridge = TuneBridge(core, changed, limits)
 
     def details(candidate: Candidate) -> dict[str, Any]:

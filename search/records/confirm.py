@@ -177,9 +177,9 @@ def _baseline_of(candidate: Candidate) -> str:
 
 
 def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric: str) -> Interval:
-    """BD-rate in percent of the search's choice (the first point of every rate, or the baseline where
-    that was chosen) over the seeds that are complete, with its interval over seeds and images. `metric`
-    is search.records.PSNR or MS_SSIM. Raises CurveError."""
+    """BD-rate in percent of the selected points (the first point per quality, or the baseline if that was
+    selected) over the complete seeds, with its interval over seeds and images. `metric` is PSNR or MS_SSIM of
+    search.records.search_records. Raises CurveError."""
     columns = confirmation.per_image()
     kept = {q: records.best([*records.finished(q), b]) for q, b in sorted(records.baselines.items())}
     seeds = []

@@ -56,8 +56,8 @@ def progress_of(
     since: float,
     now: float,
 ) -> Progress:
-    """The progress at `now` of a search that started `since` (seconds since 1970) with `workers` trainings
-    at once, and goes on with `confirming` trainings of full length."""
+    """The progress at `now` of a search that started at `since` (seconds since 1970) with `workers`
+    concurrent training runs, followed by `confirming` full training runs."""
     reported = sorted(
         moment
         for group in groups

@@ -1,4 +1,4 @@
-"""What a driver session leaves once its trainings have ended: tables, checkpoints, confirmation, report."""
+"""The results of a driver session after training: tables, checkpoints, confirmation, report."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def all_failed(records: SearchRecords) -> str | None:
 
 
 def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> list[str]:
-    """Copy the last checkpoint of the kept point of every quality to best/qN.pt, with an index of them; of
-    every quality that lacks one, a sentence. What an earlier session kept of the same point stays."""
+    """Copy the last checkpoint of the selected point per quality to best/qN.pt, with an index. Returns a
+    sentence for each quality without a checkpoint. A copy that an earlier session made of the same point is
+    kept."""
     best.mkdir(exist_ok=True)
     listed = best / "index.json"
     try:
@@ -66,7 +67,7 @@ def _cannot_copy(name: str, error: OSError) -> str:
 def conclude_confirmation(
     folder: Path, confirmation: Confirmation, records: SearchRecords, console: Console
 ) -> None:
-    """The confirmed points: table, file, and BD-rates over seeds and images."""
+    """Write and print the table of confirmed points, and the BD-rates over seeds and images."""
     found = confirm.confirmed(confirmation, records.test_set)
     table = confirm.table_of(found).to_csv(index=False)
     atomic_io.write(folder / "tables" / "confirmation.csv", table)
@@ -77,7 +78,7 @@ def conclude_confirmation(
 
 
 def make_report(folder: Path) -> bool:
-    """Make the report of a search that has ended; whether there is one."""
+    """Write the report of an ended search; returns whether this succeeded."""
     with start_report(folder) as process:
         try:
             return process.wait() == 0
@@ -87,7 +88,7 @@ def make_report(folder: Path) -> bool:
 
 
 def store_results(opened: SearchFolder, say: Callable[[str], None]) -> None:
-    """Put what the search found beside its checkpoints, if those are elsewhere."""
+    """Copy the results to the checkpoints' storage, if that is not the results folder."""
     place = opened.checkpoints
     try:
         place.keep(opened.path, "tables", "best", "report.html")
@@ -97,7 +98,7 @@ def store_results(opened: SearchFolder, say: Callable[[str], None]) -> None:
 
 
 def next_steps(folder: Path, has_report: bool) -> str:
-    """Where the report is, and the commands that go on from the results."""
+    """The path of the report, and the next commands."""
     report = f"report: {folder / 'report.html'}, figures: {folder / 'figures'}"
     lacking = f"cannot write the report; see {folder / 'search.log'}"
     return (

@@ -102,8 +102,8 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A search that can begin or go on: its settings as they came out, the images (training, validation,
-    test), this machine's GPUs, what was measured for sharing them, and whether the search is a new one."""
+    """A search that is ready to start or resume: its resolved settings, the images (training, validation,
+    test), the number of GPUs, the measurement for sharing them, and whether the search is new."""
 
     resolved: Resolved
     images: tuple[ImageSet, ...]
@@ -113,8 +113,7 @@ class _Prepared:
 
 
 def search(resolved: Resolved, folder: Path) -> int:
-    """The whole search, from the first line it prints to the last; resumes the one in this folder, if there
-    is one. Returns the exit status."""
+    """Run a search in this folder, or resume the one in it; returns the exit status."""
     resolved = _complete(resolved, folder)
     ignored = cluster.prepare(resolved.settings.address)
     from search.base.text_table import text_console
@@ -141,7 +140,7 @@ def search(resolved: Resolved, folder: Path) -> int:
 
 def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _Prepared:
     """Check what a search needs before anything is written: weights, storage, images, cluster, GPUs. Raises
-    LictuneError of many kinds."""
+    LictuneError."""
     from lic.training.trial import check_start, open_images
     from search.settings.plan import template_of
 
@@ -165,7 +164,7 @@ def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _P
 
 
 def _plan(prepared: _Prepared, say: Callable[[str], None]) -> tuple[Experiment, Resources]:
-    """What is trained, and with what."""
+    """The experiment and its resources."""
     from search.engine.capacity import default_workers
     from search.session.reuse import setup_of
     from search.session.session import Experiment, Resources
@@ -180,8 +179,8 @@ def _plan(prepared: _Prepared, say: Callable[[str], None]) -> tuple[Experiment, 
 
 
 def _begin(prepared: _Prepared, folder: Path, uri: str, resources: Resources) -> tuple[SearchFolder, Tracker]:
-    """Write the folder's first files, begin or go on with the MLflow run, and connect to Ray. Where that
-    fails a new search leaves nothing behind."""
+    """Write the folder's first files, start or resume the MLflow run, and connect to Ray. On failure, a new
+    search leaves nothing behind."""
     settings = prepared.resolved.settings
     check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
     _record_start(prepared.resolved, folder, prepared.images)
@@ -202,8 +201,7 @@ def _begin(prepared: _Prepared, folder: Path, uri: str, resources: Resources) ->
 
 
 def _join_cluster(settings: Settings, folder: Path) -> None:
-    """Be on the cluster that the settings name, all of whose nodes must be fit for the search in this folder.
-    Raises ClusterError."""
+    """Join the cluster given in the settings, and check its nodes. Raises ClusterError."""
     cluster.connect(settings.address)
     given = (settings.data, settings.kodak, settings.test, settings.start)
     setting = "--storage" if settings.storage else "--results"
@@ -212,12 +210,12 @@ def _join_cluster(settings: Settings, folder: Path) -> None:
 
 
 def _log_to(path: Path) -> None:
-    """Send what libraries have to say to a file: the terminal is for the search."""
+    """Write the log of all libraries to a file: the terminal is for the search."""
     handler = logging.FileHandler(path)
     handler.setFormatter(PublicFormatter("%(asctime)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a log that cannot be written is no reason to fill the terminal
+    logging.raiseExceptions = False  # do not fill the terminal if the log cannot be written
 
 
 def _with_earlier(resolved: Resolved) -> Resolved:

@@ -41,8 +41,8 @@ _FIRST_REPORT = 30.0
 
 @dataclass(frozen=True)
 class Followed:
-    """The search that is followed: its open folder, its plan, the image set that it reports on, and how many
-    trainings run at once."""
+    """The monitored search: its folder, its plan, the name of the test set, and the number of concurrent
+    training runs."""
 
     opened: SearchFolder
     plan: Plan
@@ -50,14 +50,14 @@ class Followed:
     workers: int
 
     def reader(self) -> RecordReader:
-        """A reader of its records, over a connection of its own."""
+        """A reader of its records, with its own connection."""
         return RecordReader(self.opened.studies(), self.plan, self.test_set)
 
 
 class Monitor:
-    """Reads the records in a thread of its own, over a connection of its own, whenever the engine says that
-    something `changed`, and passes them to the terminal, to MLflow, to the gauges, to the report and to
-    the retention of checkpoints; nothing in the engine's loop waits for it. `watch` is called first."""
+    """Reads the records in its own thread, over its own connection, whenever the engine reports that
+    something `changed`, and passes them to the terminal, MLflow, the gauges, the report and the retention of
+    checkpoints. The engine's loop never waits for it. `watch` is called first."""
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class Monitor:
         self._retention, self._gauges, self._watch = retention, gauges, watch
         self._progress: Progress | None = None
         self._reader = followed.reader()
-        #: How many trainings are planned to confirm what the search found.
+        #: The number of planned confirmation runs.
         self.confirming = 0
         self._memory_seen = 0.0
-        #: When the following began, in seconds since 1970.
+        #: Start of monitoring, in seconds since 1970.
         self.since = time.time()
         before = self.records()
         self._told = {record.name for record in before.everything() if record.state != RUNNING}
@@ -122,7 +122,7 @@ class Monitor:
     def _try_to_look(self) -> None:
         try:
             self._look()
-        except Exception:  # the search goes on: what it finds is in Optuna's storage
+        except Exception:  # the search continues: its results are in Optuna's storage
             _log.exception("the monitor failed")
 
     def _look(self) -> None:

@@ -55,8 +55,8 @@ _MLFLOW_STATUS = {DONE: "FINISHED", INTERRUPTED: "KILLED"}
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained: the search's plan, the configuration that all its trainings share, a fingerprint of
-    how they train (search.session.reuse), and the name of the image set that is reported on."""
+    """What to train: the search's plan, the configuration that all its training runs share, the fingerprint
+    of the training setup (search.session.reuse), and the name of the test set."""
 
     plan: Plan
     template: TrialConfig
@@ -66,7 +66,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Resources:
-    """What it is trained with: trainings at once, GPUs of this machine, and the disk space that it needs."""
+    """The resources of a session: concurrent training runs, GPUs of this machine, and required disk space."""
 
     workers: int
     gpus: int
@@ -75,7 +75,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Observers:
-    """What follows the trainings of a session."""
+    """The observers of a session's training runs."""
 
     view: View
     publisher: Publisher
@@ -83,13 +83,13 @@ class Observers:
     monitor: Monitor
 
     def close(self) -> None:
-        """Look at the records a last time, and stop; the publisher waits for how the search ended."""
+        """Read the records a last time, and stop; the publisher stays open for the final status."""
         self.monitor.close()
         self.retention.close()
 
     @contextlib.contextmanager
     def ends_tracking_on_failure(self) -> Iterator[None]:
-        """End the search's MLflow run, as failed or killed, whatever is raised within."""
+        """On any exception in the context, end the search's MLflow run as failed or killed."""
         try:
             yield
         except BaseException as error:
@@ -102,8 +102,8 @@ class Observers:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training phase gives: the search's records, with what the model expects of its trials; the
-    confirmation, if there was one; and the seconds that the search took without it."""
+    """The result of the training phase: the search's records with the model's predictions, the confirmation,
+    if any, and the seconds that the search took without it."""
 
     records: SearchRecords
     confirmation: Confirmation | None
@@ -112,7 +112,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Session:
-    """What a driver session needs."""
+    """A driver session."""
 
     opened: SearchFolder
     experiment: Experiment
@@ -133,8 +133,8 @@ class Session:
         return self.experiment.plan
 
     def run(self) -> int:
-        """Train what is left to train, and conclude; the exit status. Raises ConfigError if the search cannot
-        go on with this training, FolderError if there is no search to start warm from."""
+        """Run the session; returns the exit status. Raises ConfigError if the search cannot be resumed with
+        this training setup, FolderError if the search to warm-start from is missing."""
         for name in self.tracker.sweep_others(self._broken_off):
             self._say(f"{'MLflow':<12} marked the runs of the interrupted search {name} as KILLED")
         settings = self.settings
@@ -151,8 +151,8 @@ class Session:
                 return self.conclude(trained, observers, limits.reached())
 
     def prepare(self) -> Core:
-        """The decision core over the search's storage, with what it takes from earlier searches: baselines
-        that were trained the same way, and trials that inform the sampler."""
+        """Open the decision core on the search's storage; reuse baselines and warm-start trials of earlier
+        searches."""
         core = Core(self.opened.storage(say=self._say), self.folder.name, self.plan, self.experiment.setup)
         self._check_same_training(core)
         if self.settings.reuse_baselines:
@@ -167,7 +167,7 @@ class Session:
         return core
 
     def _check_same_training(self, core: Core) -> None:
-        """Raises ConfigError if the search began with another training than this one."""
+        """Raises ConfigError if the search was started with another training setup."""
         own, test_set = self.experiment.setup, self.experiment.test_set
         setups = {trial.user_attrs.get(SETUP) for trial in core.baselines.get_trials(deepcopy=False)}
         if not setups <= {own} or self.opened.environment.get(TEST_SET, test_set) != test_set:
@@ -177,8 +177,8 @@ class Session:
             )
 
     def observe(self, limits: Limits) -> Observers:
-        """What follows the search from now on; it ends the search in time when a disk fills. What earlier
-        sessions trained counts towards the limits."""
+        """Start the observers, which also stop the search before a disk is full. Training time of earlier
+        sessions counts towards the limits."""
         followed = Followed(self.opened, self.plan, self.experiment.test_set, self.resources.workers)
         before = followed.reader().read()
         limits.spent(before.seconds("train") + before.seconds("eval"))
@@ -197,8 +197,8 @@ class Session:
         return Observers(view, publisher, retention, monitor)
 
     def train(self, core: Core, observers: Observers, limits: Limits) -> Trained:
-        """Train baselines and trials, then, if it is wanted and the budget is spent, confirm the best points.
-        Ray is disconnected from in the end."""
+        """Train baselines and trials; then, with --confirm and if the budget is spent, confirm the best
+        points. Disconnects from Ray at the end."""
         view, monitor, started = observers.view, observers.monitor, time.monotonic()
         try:
             with ends_on_signal(limits, view.say):
@@ -219,8 +219,8 @@ class Session:
     def _execute(
         self, scheduler: engine.TrialScheduler, changed: Callable[[], None], limits: Limits, subfolder: str
     ) -> None:
-        """Train what a scheduler suggests, also if the Ray that was started here dies on the way; a few
-        times. Raises RayDiedError."""
+        """Train what a scheduler suggests; restarts a local Ray that dies, a few times. Raises
+        RayDiedError."""
         settings, resources = self.settings, self.resources
         configure = functools.partial(engine.training_config_of, template=self.experiment.template)
         execution = engine.Execution(
@@ -241,7 +241,7 @@ class Session:
 
     @property
     def _capacity(self) -> Callable[[], int]:
-        """How many trainings may run at once: on a cluster as many as there is room for, unless told."""
+        """The number of concurrent training runs; on a cluster its capacity, limited by --workers."""
         if self.settings.address:
             return cluster.TrialCapacity(self.settings.gpus_per_trial, self.settings.workers)
         return lambda: self.resources.workers
@@ -257,15 +257,15 @@ class Session:
         return Confirmation(self.opened.storage(), self.folder.name, self.plan, points)
 
     def suspend(self, observers: Observers, trouble: str) -> int:
-        """End the session of a search that was interrupted, or that `trouble` halted, and say how to resume
-        it; the exit status."""
+        """End the session of an interrupted search, or of one stopped by `trouble`; print how to resume it
+        and return the exit status."""
         observers.publisher.close(observers.monitor.groups(), {}, "KILLED")
         self._say(f"{f'stopped: {trouble}' if trouble else 'interrupted'}; {self._how_to_resume()}")
         return HALTED if trouble else INTERRUPTED
 
     def conclude(self, trained: Trained, observers: Observers, ended_by: str) -> int:
-        """Write and print the results, keep the best checkpoints, make the report, and end the MLflow run;
-        the exit status. `ended_by` says which limit ended the search, if one did."""
+        """Write and print the results, save the best checkpoints, write the report, and end the MLflow run;
+        returns the exit status. `ended_by`: the limit that ended the search, or empty."""
         records, monitor = trained.records, observers.monitor
         by_strategy = results.strategy_results(records, self.plan.strategies)
         results.write_tables(records, by_strategy, self.folder / "tables")
@@ -289,7 +289,7 @@ class Session:
     def _show_results(
         self, records: SearchRecords, by_strategy: list[results.StrategyResult], effort: str, ended_by: str
     ) -> int:
-        """The tables in the terminal; the exit status."""
+        """Print the tables; returns the exit status."""
         self._say("")
         if failure := conclusion.all_failed(records):
             self._say(failure)
@@ -303,7 +303,7 @@ class Session:
         return INTERRUPTED if started < budget and not ended_by else DONE
 
     def _end_tracking(self, observers: Observers, figures: dict[str, float], status: str) -> None:
-        """End the search's MLflow run, and say what MLflow lacks."""
+        """End the search's MLflow run, and report what MLflow lacks."""
         if not observers.publisher.close(observers.monitor.groups(), figures, status):
             self._say(
                 f"MLflow is unreachable and lacks the last records; to add them later: "
@@ -314,7 +314,8 @@ class Session:
 
     @contextlib.contextmanager
     def _sole_driver(self, limits: Limits) -> Iterator[None]:
-        """Be the only driver on all machines if others reach the trials; else the folder's lock is enough."""
+        """Ensure that this is the only driver on all machines if the trials are in a shared database;
+        otherwise the folder's lock is enough."""
         if self.settings.study is None or sqlite_file(self.settings.study) is not None:
             yield
             return
@@ -323,7 +324,7 @@ class Session:
             yield
 
     def _broken_off(self, name: str) -> bool:
-        """Whether a search of this name is in the same results folder, and no process is at work on it."""
+        """Whether a search with this name is in the same results folder and not running."""
         folder = self.folder.parent / name
         return folder.is_dir() and folder != self.folder and not is_running(folder)
 

@@ -87,8 +87,8 @@ def test_a_split_counts_in_any_capitals(photographs: Path, tmp_path: Path, train
     trained, selected = training_and_validation(str(photographs), 9, tmp_path / "cache")
     assert [image.name for image in trained.images.images] == [f"{train}/{n}.png" for n in (0, 2, 4)]
     assert [image.name for image in selected.images.images] == [f"{val}/{n}.png" for n in (1, 3, 5)]
-    assert trained.source.endswith(f"; left out: 1 beside {train} (Test)")
-    assert "; left out: 1 hidden (._1.png), 1 unreadable (" in selected.source
+    assert trained.source.endswith(f"; ignored: 1 outside {train} (Test)")
+    assert "; ignored: 1 hidden (._1.png), 1 unreadable (" in selected.source
 
 
 def test_the_held_out_choice_stays_what_it_was(photographs: Path, tmp_path: Path) -> None:
