@@ -41,8 +41,8 @@ class ImagesConfig:
 @dataclass(frozen=True)
 class TrialConfig:
     """Everything a trial depends on. `start` is a weights file, or None to train from scratch. `val_epochs`
-    and `test_epochs` are the epochs (from 1) after which each set is evaluated, the validation set with MS-SSIM
-    if `val_ms_ssim`; it is also evaluated after `rest_epoch`, to check whether the training run has
+    and `test_epochs` are the epochs (from 1) after which each set is evaluated, the validation set with
+    MS-SSIM if `val_ms_ssim`; it is also evaluated after `rest_epoch`, to check whether the training run has
     converged."""
 
     model: str
