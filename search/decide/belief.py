@@ -62,6 +62,9 @@ _FIT_STEPS, _FEW_FIT_STEPS = 40, 12
 #: standard deviations of the predicted reading; and not so few decades below what was ruinous.
 RUINOUS, _SAFETY, _KEEP_BELOW = 50.0, 1.3, 0.5
 
+#: Standard deviations of a one-sided 95 % interval.
+SURE = 1.645
+
 #: These matrices are small: a second thread costs more than it gives, and takes a core from the trials.
 _one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1)
 
@@ -78,6 +81,17 @@ class Prediction:
 
     mean: float
     std: float
+
+    @property
+    def cautious(self) -> float:
+        """What a trial is chosen by, and must be below 0 to be preferred to the baseline: the expected rate
+        change plus its standard deviation. A point that is as good and better known is the better choice."""
+        return self.mean + self.std
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether a gain is expected with 95 % probability."""
+        return self.mean + SURE * self.std < 0
 
 
 class SurrogateModel:

@@ -1,65 +1,75 @@
-"""What a library's Gaussian process would make of the same search: scikit-learn's kernels in the place of
-search.surrogate, everything else (acquisition, stopping, recommendation) alike. For tests.bench.samplers.
+"""What a library's Gaussian process makes of the same search, for tests.bench.samplers: scikit-learn's, with
+lambda as an input, and Optuna's expected improvement over it.
 
-The kernel is what a user of a library would write: constant * Matern 5/2 with a length per input over (log10
-alpha, log10 lambda, epoch fraction, one input per strategy) + white noise, fitted by maximum likelihood.
+Every trial is trained in full, the rates take turns; the model sees log10 alpha, log10 lambda and the
+strategies one by one, and values whose harm is compressed as the search's own does. The kernel is what a
+user of a library would write, fitted by maximum likelihood; the next point is the one of a grid with the
+largest expected improvement at its rate, and the model's lowest mean is kept, or the baseline.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from search.decide.surrogate import Array, Data, Points
+from lic.models.architectures import STRATEGIES
+from lic.recipe import LAMBDAS
+from search.decide.surrogate import squash
+from search.simulation.surfaces import Curve
+from tests.bench.sides import ALPHAS, Choice, Found, spread
+
+#: Values of alpha per rate and strategy among which the next is chosen.
+_GRID = 48
 
 
-class LibrarySurrogate:
-    """Surrogate's interface (search.decide) over scikit-learn's kernels; `theta` is the kernel's own."""
+def library_gp(surface: Curve, epochs: int, seed: int, budget: int = 64) -> Found:
+    """The recommended points of a search by scikit-learn's process, and the trials' epochs."""
+    points = [(p.alpha, p.strategy or "", p.quality) for p in spread(seed, 12)]
+    values = [surface(alpha, s, LAMBDAS[q], epochs, seed) for alpha, s, q in points]
+    model = GaussianProcessRegressor(_kernel(), n_restarts_optimizer=1, random_state=0)
+    for number in range(len(points), budget):
+        quality = list(LAMBDAS)[number % len(LAMBDAS)]
+        _fit(model, points, values)
+        candidates = [(float(a), s, quality) for s in STRATEGIES for a in np.geomspace(*ALPHAS, _GRID)]
+        mean, std = model.predict(_inputs(candidates), return_std=True)
+        own = [row for row, point in enumerate(points) if point[2] == quality]
+        best = min(0.0, *model.predict(_inputs([points[row] for row in own])))
+        z = (best - mean) / np.maximum(std, 1e-9)
+        chosen = candidates[int(np.argmax(std * (z * norm.cdf(z) + norm.pdf(z))))]
+        points.append(chosen)
+        values.append(surface(chosen[0], chosen[1], LAMBDAS[quality], epochs, seed))
+    _fit(model, points, values)
+    found: Choice = {}
+    for quality in LAMBDAS:
+        own = [row for row, point in enumerate(points) if point[2] == quality]
+        mean = model.predict(_inputs([points[row] for row in own]))
+        alpha, strategy, _ = points[own[int(np.argmin(mean))]]
+        found[quality] = (alpha, strategy) if mean.min() < 0 else (0.0, "")
+    return Found(found, budget * epochs)
 
-    trial_effect = 0.0
 
-    def __init__(self, theta: Array, strategies: int) -> None:
-        self.theta, self._strategies = np.asarray(theta, float), strategies
-        kernel = _kernel(strategies).clone_with_theta(self.theta)
-        self._signal, self.noise = kernel.k1, float(np.sqrt(kernel.k2.noise_level))
-
-    def covariance(self, a: Points, b: Points) -> Array:
-        return self._signal(_inputs(a, self._strategies), _inputs(b, self._strategies))
-
-    def variance(self, points: Points) -> Array:
-        return self._signal.diag(_inputs(points, self._strategies))
-
-
-def _kernel(strategies: int) -> ConstantKernel:
-    lengths = [1.0, 1.0, 1.0] + [1.0] * strategies
+def _kernel() -> ConstantKernel:
+    lengths = [1.0, 1.0] + [1.0] * len(STRATEGIES)
     signal = ConstantKernel(9.0, (0.1, 1e3)) * Matern(lengths, (0.1, 30.0), nu=2.5)
     return signal + WhiteKernel(0.25, (1e-3, 10.0))
 
 
-def _inputs(points: Points, strategies: int) -> Array:
-    one_hot = points.strategy[:, None] == np.arange(strategies)
-    return np.column_stack([points.alpha, points.rate, points.progress, one_hot])
+def _inputs(points: list[tuple[float, str, int]]) -> NDArray[np.float64]:
+    rows = [
+        (math.log10(alpha), math.log10(LAMBDAS[quality]), *(strategy == name for name in STRATEGIES))
+        for alpha, strategy, quality in points
+    ]
+    return np.array(rows, float)
 
 
-def _fit(data: Data, strategies: int, start: Array | None = None, steps: int = 0) -> LibrarySurrogate:  # noqa: ARG001
-    regressor = GaussianProcessRegressor(
-        _kernel(strategies), alpha=data.variance, n_restarts_optimizer=1, random_state=0
-    )
+def _fit(model: GaussianProcessRegressor, points: list[tuple[float, str, int]], values: list[float]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        regressor.fit(_inputs(data.points, strategies), data.value)
-    return LibrarySurrogate(regressor.kernel_.theta, strategies)
-
-
-@contextmanager
-def library_surrogate() -> Iterator[None]:
-    """Let the search's sampler, stopping and recommendation use scikit-learn's process."""
-    with patch("search.decide.belief.Surrogate", LibrarySurrogate), patch("search.decide.belief.fit", _fit):
-        yield
+        model.fit(_inputs(points), squash(np.array(values)))

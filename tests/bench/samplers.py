@@ -1,22 +1,29 @@
-"""Samplers compared on simulated searches: regret of what they recommend, and epochs spent.
+"""Samplers compared on simulated searches: regret, false discoveries and epochs.
 
-    python -m tests.bench.samplers --members 1000-1039 --out docs/bench/samplers.csv
+    python -m tests.bench.samplers --members 1000-1039 --out docs/bench/realistic.csv
 
-Every method searches the same surfaces, one row a member: the mean over the six rates of the true rate
-change of the recommended point minus that of the best point there is (percent), and the trials' epochs.
+Every side searches the same surfaces with 64 trials; one row a side and member in the table:
 
-    surrogate            the search's own sampler, recommendation by the model, ASHA per rate
-    surrogate, full      the same, every trial at full length
-    surrogate, fewer     the same at full length, as many trials as `surrogate`'s epochs allow
-    scikit-learn         as `surrogate`, with scikit-learn's kernels (tests.bench.library_surrogate)
-    gp pooled, full      Optuna's GPSampler over (alpha, strategy), rates in turn, best reading per rate
-    tpe per rate, full   Optuna's TPESampler, one study a rate, best reading
-    one epoch, top K     64 points spread evenly get one epoch, the best K of every rate all of them, K such
-                         that the epochs are those that `surrogate` spent on the same surface
+    regret    mean over the six rates of the true rate change of the recommended point minus that of the
+              best point there is (percent of the rate)
+    false     rates of six where the recommended point is truly worse than the baseline
+    epochs    of the trials, percent of full training
+    ruinous   percent of the trials after the start-up points whose first reading is above +50 %
+    claims    rates of six where the model is 95 % sure of a gain, and how many of these are wrong
 
-The surfaces are search.surfaces.Family (its docstring states the formula); members from 1000 on were never
-looked at while the sampler was made, those below served to make it. With --table the surface is a table of
-recorded curves and the members are seeds of the noise.
+    own                  the search's own sampler, recommendation by the model, stopping at the rungs
+    own, full            the same, every trial at full length
+    tpe per rate         Optuna's TPESampler, one study a rate, best reading
+    gp pooled            Optuna's GPSampler over (alpha, strategy), rates in turn, best reading (--slow)
+    library gp           scikit-learn's Gaussian process with lambda as an input
+    random               random points, best reading
+    one epoch, top K     64 points spread evenly get one epoch, the best K of every rate all of them, K
+                         such that the epochs are those of `own`
+    baseline             always the baseline
+
+The surfaces are search.simulation.realistic.Realistic, or with --family parametric the older Family (the
+docstrings state the formulas); members from 1000 on were never looked at while the sampler was made. With
+--table the surface is a table of recorded curves and the members are seeds of the noise.
 """
 
 from __future__ import annotations
@@ -24,132 +31,84 @@ from __future__ import annotations
 import argparse
 import csv
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pandas as pd
-from optuna.storages import InMemoryStorage
 
 from lic.models.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
-from search.base.space import Plan, rungs
-from search.decide.core import Core
-from search.decide.sampler import spread_point
-from search.simulation.simulator import SELECTION, simulate
+from search.decide.belief import SURE
+from search.simulation.realistic import Realistic
 from search.simulation.surfaces import Family, Recorded, best_of, recorded
-from tests.bench.library_surrogate import library_surrogate
+from tests.bench.library_surrogate import library_gp
+from tests.bench.sides import (
+    ALPHAS,
+    Choice,
+    Found,
+    Side,
+    Surface,
+    baseline,
+    best_readings,
+    one_epoch_then_best,
+    own,
+    tpe_per_rate,
+)
 
-ALPHAS = (1e-8, 1e-5)
-Surface = Family | Recorded
-#: Per quality the recommended (alpha, strategy); alpha 0 is the baseline.
-Choice = dict[int, tuple[float, str]]
-
-
-def plan(sampler: str, seed: int, epochs: int, stopping: bool, budget: int = 64) -> Plan:
-    levels = rungs(epochs, 1, 3) if stopping else ()
-    return Plan(tuple(LAMBDAS), STRATEGIES, *ALPHAS, epochs, levels, 3, budget, seed, sampler, SELECTION)
-
-
-def own(surface: Surface, seed: int, stopping: bool, workers: int, budget: int = 64) -> tuple[Choice, int]:
-    outcome = simulate(surface, plan("surrogate", seed, surface.epochs, stopping, budget), workers)
+def true_values(surface: Surface, chosen: Choice) -> dict[int, float]:
+    """By quality the rate change of what was chosen, without noise."""
     return {
-        item.quality: (item.alpha, item.strategy or "") for item in outcome.recommended
-    }, outcome.epochs_spent
-
-
-def library(surface: Surface, seed: int, workers: int) -> tuple[Choice, int]:
-    with library_surrogate():
-        return own(surface, seed, True, workers)
-
-
-def best_readings(core_plan: Plan, surface: Surface, workers: int) -> tuple[Choice, int]:
-    core = Core(InMemoryStorage(), "bench", core_plan)
-    outcome = simulate(surface, core_plan, workers, core=core)
-    chosen: Choice = dict.fromkeys(LAMBDAS, (0.0, ""))
-    best = dict.fromkeys(LAMBDAS, 0.0)
-    for trial in core.trials.trials:
-        quality = trial.user_attrs["quality"]
-        if trial.value is not None and trial.value < best[quality]:
-            best[quality] = trial.value
-            chosen[quality] = (trial.params["alpha"], trial.params["strategy"])
-    return chosen, outcome.epochs_spent
-
-
-def tpe_per_rate(surface: Surface, seed: int) -> tuple[Choice, int]:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    chosen: Choice = {}
-    for place, (quality, lmbda) in enumerate(LAMBDAS.items()):
-        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed * 10 + quality))
-
-        def objective(trial: optuna.Trial, lmbda: float = lmbda) -> float:
-            alpha = trial.suggest_float("alpha", *ALPHAS, log=True)
-            strategy = trial.suggest_categorical("strategy", STRATEGIES)
-            return surface(alpha, strategy, lmbda, surface.epochs, seed)
-
-        study.optimize(objective, n_trials=64 // 6 + (place < 64 % 6))
-        best = study.best_trial
-        assert best.value is not None
-        chosen[quality] = (best.params["alpha"], best.params["strategy"]) if best.value < 0 else (0.0, "")
-    return chosen, 64 * surface.epochs
-
-
-def one_epoch_then_best(surface: Surface, seed: int, epochs: int) -> tuple[Choice, int]:
-    spread = plan("surrogate", seed, surface.epochs, False)
-    points = [spread_point(spread, spread.qualities, number) for number in range(64)]
-    full = max(1, round((epochs - 64) / (surface.epochs - 1) / 6))
-    chosen: Choice = {}
-    for quality, lmbda in LAMBDAS.items():
-        first = sorted(
-            (surface(point.alpha, point.strategy_name, lmbda, 1, seed), point.alpha, point.strategy_name)
-            for point in points
-            if point.quality == quality
-        )
-        last = [(surface(alpha, s, lmbda, surface.epochs, seed), alpha, s) for _, alpha, s in first[:full]]
-        value, alpha, strategy = min(last)
-        chosen[quality] = (alpha, strategy) if value < 0 else (0.0, "")
-    return chosen, 64 + 6 * full * (surface.epochs - 1)
-
-
-def regret(surface: Surface, chosen: Choice) -> float:
-    lost = []
-    for quality, (alpha, strategy) in chosen.items():
-        lmbda = LAMBDAS[quality]
-        value = surface.full(alpha, strategy, lmbda) if alpha else 0.0
-        lost.append(value - best_of(surface.full, lmbda, *ALPHAS, STRATEGIES))
-    return float(np.mean(lost))
+        q: surface.full(alpha, strategy, LAMBDAS[q]) if alpha else 0.0
+        for q, (alpha, strategy) in chosen.items()
+    }
 
 
 def compare(
-    make: Callable[[int], Surface], workers: int, only: str, member: int
-) -> list[tuple[str, int, float, int]]:
-    """One row a method."""
+    make: Callable[[int], Surface], workers: int, only: str, slow: bool, member: int
+) -> list[dict[str, object]]:
+    """One row a side."""
     warnings.simplefilter("ignore")
-    surface = make(member)
-    pooled = plan("gp", member, surface.epochs, False)
-    methods: dict[str, Callable[[], tuple[Choice, int]]] = {
-        "surrogate": partial(own, surface, member, True, workers),
-        "surrogate, full": partial(own, surface, member, False, workers),
-        "scikit-learn": partial(library, surface, member, workers),
-        "gp pooled, full": partial(best_readings, pooled, surface, workers),
-        "tpe per rate, full": partial(tpe_per_rate, surface, member),
-    }
-    rows, spent = [], 0
-    for name, method in methods.items():
-        if only and not name.startswith(only):
-            continue
-        chosen, epochs = method()
-        spent = epochs if name == "surrogate" else spent
-        rows.append((name, member, regret(surface, chosen), epochs))
-    if not only:
-        chosen, epochs = own(surface, member, False, workers, spent // surface.epochs)
-        rows.append(("surrogate, fewer", member, regret(surface, chosen), epochs))
-        chosen, epochs = one_epoch_then_best(surface, member, spent)
-        rows.append(("one epoch, top K", member, regret(surface, chosen), epochs))
+    surface, rows = make(member), []
+    for name, found in _sides(surface, member, workers, only, slow):
+        true = true_values(surface, found.chosen)
+        best = {q: best_of(surface.full, LAMBDAS[q], *ALPHAS, STRATEGIES) for q in LAMBDAS}
+        sure = {q for q, std in (found.sure or {}).items() if std > SURE}
+        rows.append(
+            {
+                "side": name, "member": member,
+                "regret": float(np.mean([true[q] - best[q] for q in LAMBDAS])),
+                "false": sum(value > 0 for value in true.values()),
+                "epochs": 100 * found.epochs / (64 * surface.epochs),
+                "ruinous": None if found.ruinous is None else 100 * found.ruinous,
+                "claims": len(sure) if found.sure is not None else None,
+                "wrong_claims": sum(true[q] > 0 for q in sure) if found.sure is not None else None,
+            }
+        )  # fmt: skip
     return rows
+
+
+def _sides(surface: Surface, member: int, workers: int, only: str, slow: bool) -> Iterator[tuple[str, Found]]:
+    sides: dict[str, Side] = {
+        "own": partial(own, surface, member, True, workers),
+        "own, full": partial(own, surface, member, False, workers),
+        "tpe per rate": partial(tpe_per_rate, surface, member),
+        "library gp": partial(library_gp, surface, surface.epochs, member),
+        "random": partial(best_readings, "random", surface, member, workers),
+        "baseline": partial(baseline, surface),
+    }
+    if slow:
+        sides["gp pooled"] = partial(best_readings, "gp", surface, member, workers)
+    spent = 0
+    for name, side in sides.items():
+        if name.startswith(only):
+            found = side()
+            spent = found.epochs if name == "own" else spent
+            yield name, found
+    if not only:
+        yield "one epoch, top K", one_epoch_then_best(surface, member, spent)
 
 
 def _same(surface: Recorded, member: int) -> Surface:  # noqa: ARG001
@@ -157,46 +116,48 @@ def _same(surface: Recorded, member: int) -> Surface:  # noqa: ARG001
     return surface
 
 
-def summary(table: pd.DataFrame, epochs: int) -> pd.DataFrame:
-    """Mean regret, its standard error, and the share of the epochs of full training, per method."""
-    grouped = table.groupby("method", sort=False)
-    return pd.DataFrame(
-        {
-            "members": grouped.size(),
-            "mean regret": grouped["regret"].mean(),
-            "standard error": grouped["regret"].sem(),
-            "median regret": grouped["regret"].median(),
-            "epochs, %": 100 * grouped["epochs"].mean() / (64 * epochs),
-        }
-    )
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The means over the members by side; `beyond own` is the mean paired difference of the regret to that of
+    `own`, in its standard errors."""
+    grouped = table.groupby("side", sort=False)
+    found = grouped[["regret", "false", "epochs", "ruinous", "claims", "wrong_claims"]].mean()
+    found.insert(1, "standard error", grouped["regret"].sem())
+    regret = table.pivot(index="member", columns="side", values="regret")
+    if "own" in regret:
+        beyond = regret.sub(regret["own"], axis=0)
+        found["beyond own"] = beyond.mean() / beyond.sem()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--members", default="1000-1039")
+    parser.add_argument("--family", choices=("realistic", "parametric"), default="realistic")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--workers", type=int, default=2, help="simulated")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--noise", type=float, help="of a table's readings, percent")
-    parser.add_argument("--only", default="", help="methods whose names begin so")
+    parser.add_argument("--only", default="", help="sides whose names begin so")
+    parser.add_argument("--slow", action="store_true", help="Optuna's GPSampler too, a minute a search")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     first, _, last = args.members.partition("-")
     members = range(int(first), int(last or first) + 1)
-    make: Callable[[int], Surface] = partial(Family, epochs=args.epochs)
+    family = Realistic if args.family == "realistic" else Family
+    make: Callable[[int], Surface] = partial(family, epochs=args.epochs)
     if args.table:
         surface = recorded(args.table, args.epochs, args.noise)
         print(f"{args.table}: {surface.sigma:.2f} % of noise on a reading")
         make = partial(_same, surface)
-    rows: list[tuple[str, int, float, int]] = []
+    rows: list[dict[str, object]] = []
     with ProcessPoolExecutor(args.processes) as pool:
-        for part in pool.map(partial(compare, make, args.workers, args.only), members):
+        for part in pool.map(partial(compare, make, args.workers, args.only, args.slow), members):
             rows += part
             print(".", end="", flush=True)
-    table = pd.DataFrame(rows, columns=["method", "member", "regret", "epochs"])
+    table = pd.DataFrame(rows)
     print()
-    print(summary(table, args.epochs).to_string(float_format="{:.3f}".format))
+    print(summary(table).to_string(float_format="{:.3f}".format))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(args.out, index=False, float_format="%.4f", quoting=csv.QUOTE_MINIMAL)
