@@ -1,17 +1,17 @@
-"""Two images through the baseline and the tuned model of one rate: figures 3 and 4 of the paper."""
+"""Two images coded by the baseline and the tuned model of one quality: figures 3 and 4 of the paper."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from lic.data.cache import PackedImages
 from lic.data.sets import ImageSet, test_set
 from lic.errors import LictuneError
-from lic.evaluation.example import Example
+from lic.evaluation import example
+from lic.evaluation.example import Example, papers_images
 from lic.models.build import build
 from lic.paper import CORRELATION_RATIOS
 from search.records.folder import OpenedSearch, final_weights
@@ -19,18 +19,18 @@ from search.records.results import best_per_rate
 from search.records.search_records import TrialRecord
 from search.settings.plan import template_of
 
-#: Larger images are shown only where the set has no others, so that the report stays quick.
+#: Larger images are used only if the set has no smaller ones, so that the report stays quick to write.
 _MANY_PIXELS = 1 << 20
 
 
 class ExamplesError(LictuneError):
-    """Why there are no examples to show; one sentence."""
+    """No example images can be shown; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The rate that is shown: its kept trial, its baseline, the trial's rate change on the test set in
-    percent, and the images."""
+    """The selected trial and the baseline of one quality, the trial's rate change on the test set in percent,
+    and the images."""
 
     tuned: TrialRecord
     baseline: TrialRecord
@@ -39,21 +39,21 @@ class Examples:
 
     @property
     def subject(self) -> str:
-        """What is shown, in words."""
+        """Describes the two models in one line."""
         tuned = self.tuned
         which = f"{tuned.name} ({tuned.strategy}, alpha {tuned.alpha:.2e})"
         return f"quality {tuned.quality}: {self.baseline.name} and {which}"
 
 
 def examples(search: OpenedSearch) -> Examples:
-    """Examples of the rate whose kept trial has the lowest rate change on the test set. Raises ExamplesError
-    where no trial is kept, or its checkpoint, the baseline's or the images are gone."""
+    """Examples for the quality whose selected trial has the lowest rate change on the test set. Raises
+    ExamplesError if no trial is selected, or if a checkpoint or the images are missing."""
     change, tuned = _shown(search)
     baseline = search.records.baselines[tuned.quality]
     try:
-        chosen = _images(search)
+        images, numbers = _images(search)
         before, after = _model(search, baseline), _model(search, tuned)
-        found = [Example.of(name, pixels, before, after) for name, pixels in chosen]
+        found = example.examples(images, numbers, before, after)
     except (OSError, ValueError, RuntimeError) as error:
         raise ExamplesError(str(error).partition("\n")[0]) from error
     return Examples(tuned, baseline, change, found)
@@ -66,36 +66,34 @@ def _shown(search: OpenedSearch) -> tuple[float, TrialRecord]:
         if record.alpha and change is not None:
             found.append((change, record.name, record))
     if not found:
-        raise ExamplesError("no rate has a kept trial yet")
+        raise ExamplesError("no trial is selected yet at any quality")
     change, _, record = min(found)
     return change, record
 
 
-def _images(search: OpenedSearch) -> list[tuple[str, NDArray[np.uint8]]]:
-    """The paper's two images where the search was reported on them, else the first two of its set that are
-    not too large. Raises ImageError, ExamplesError."""
+def _images(search: OpenedSearch) -> tuple[PackedImages, list[int]]:
+    """The set that the search was reported on, and of it the paper's two images where they are there, else
+    the first two that are not too large. Raises ImageError, ExamplesError."""
     test_images = _test_set(search)
     packed = test_images.images
-    names = [str(PurePosixPath(image.name).with_suffix("")) for image in packed.images]
-    numbers = list(range(len(names)))
-    if test_images.name.startswith("kodak") and CORRELATION_RATIOS.keys() <= set(names):
-        numbers = [names.index(name) for name in CORRELATION_RATIOS]
-    else:
-        pixels = [image.height * image.width for image in packed.images]
-        numbers.sort(key=lambda number: max(pixels[number], _MANY_PIXELS))
-    return [(names[number], packed[number]) for number in numbers[:2]]
+    papers = papers_images(packed)
+    if test_images.name.startswith("kodak") and CORRELATION_RATIOS.keys() <= papers.keys():
+        return packed, [papers[name] for name in CORRELATION_RATIOS][:2]
+    pixels = [image.height * image.width for image in packed.images]
+    numbers = sorted(range(len(pixels)), key=lambda number: max(pixels[number], _MANY_PIXELS))
+    return packed, numbers[:2]
 
 
 def _test_set(search: OpenedSearch) -> ImageSet:
-    """The images that the search was reported on, and no others. Raises ImageError, ExamplesError."""
+    """Exactly the test images of the search. Raises ImageError, ExamplesError."""
     config, name = template_of(search.settings).images, search.records.test_set
-    # A set that was generated because there was no network is not to be fetched now.
+    # A search that had no network used generated images: do not download Kodak now.
     test = "deadleaves" if config.test == "auto" and name.startswith("deadleaves") else config.test
     found = test_set(config.kodak, test, config.test_images, Path(config.cache))
     recorded = search.environment.get("test_fingerprint")
-    # An earlier version may have called a folder otherwise; its images say more than its name.
+    # An earlier version may have named the set differently: the fingerprint identifies the images.
     if found.images.fingerprint != recorded if recorded else found.name != name:
-        raise ExamplesError(f"the images of {name} that it was measured on are not there any more")
+        raise ExamplesError(f"the test images of the search ({name}) are no longer available")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Arrays as small lossless PNG images inside the page: feature maps, correlation matrices, crops."""
+"""Embeds arrays in the page as small lossless PNG images: feature maps, correlation matrices, crops."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-#: Steps of a colour scale: more cannot be told apart in a small picture. Odd, so that 0 is the middle one.
+#: Steps of a colour scale; more are indistinguishable in a small picture. Odd, so that 0 is the middle step.
 _STEPS = 65
 
 
 def map_uri(values: NDArray[np.floating[Any]], low: float, high: float, colours: str) -> str:
-    """A data URI of h x w values between low and high, a pixel each, in a matplotlib colour scale."""
+    """A data URI of h x w values between low and high, one pixel per value, in a matplotlib colour map."""
     palette = np.rint(255 * matplotlib.colormaps[colours](np.linspace(0, 1, _STEPS))[:, :3]).astype(np.uint8)
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     image = Image.fromarray(np.rint(share.clip(0, 1) * (_STEPS - 1)).astype(np.uint8))
@@ -25,7 +25,7 @@ def map_uri(values: NDArray[np.floating[Any]], low: float, high: float, colours:
 
 
 def picture_uri(pixels: NDArray[np.uint8]) -> str:
-    """A data URI of an H x W x 3 picture; lossless, so that what shows is the codec's doing."""
+    """A data URI of an H x W x 3 picture; lossless, so that all visible artefacts are the codec's."""
     return _uri(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
@@ -36,7 +36,7 @@ def _uri(image: Image.Image) -> str:
 
 
 def gradient(colours: str) -> str:
-    """A colour scale as a CSS gradient, from low to high."""
+    """A matplotlib colour map as a CSS gradient, from low to high."""
     shades = [
         matplotlib.colors.to_hex(shade) for shade in matplotlib.colormaps[colours](np.linspace(0, 1, 9))
     ]

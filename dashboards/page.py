@@ -1,4 +1,4 @@
-"""The report of a search as one page, its figures and its tables: `python -m dashboards.report`."""
+"""Writes the report of a search, its figures and its tables (`python -m dashboards.report`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from search.store.find import check_inside
 
 
 def write(args: argparse.Namespace) -> None:
-    """Write what the command line asks for, and say where it is. Raises FolderError, OSError."""
+    """Write what the command line asks for and print the paths. Raises FolderError, OSError."""
     search = open_search(args.search, args.results)
     target = args.out or search.folder / "report.html"
     if not args.out:
@@ -53,7 +53,7 @@ def write(args: argparse.Namespace) -> None:
 
 
 def _examples(search: OpenedSearch) -> tuple[Examples | None, str]:
-    """The examples, or why there are none."""
+    """The example images, or the reason why there are none."""
     try:
         return examples(search), ""
     except ExamplesError as error:
@@ -77,7 +77,7 @@ def page(
     found: Examples | None,
     why_none: str,
 ) -> str:
-    """The report as HTML; `why_none` is the reason where no examples were found."""
+    """The report as HTML; `why_none` is the reason if there are no example images."""
     records = search.records
     count = {s: sum(t.state == s for t in records.trials) for s in (FINISHED, STOPPED, FAILED, RUNNING)}
     settings = search.settings
@@ -109,7 +109,7 @@ def page(
 
 
 def _pictures(example: Example) -> dict[str, Any]:
-    """An image's maps and crops for the page: caption and data URI each."""
+    """Feature maps, correlation matrices and crops of an image for the page, each as caption and data URI."""
     models = {"baseline": example.baseline, "tuned": example.tuned}
     low, high = scale_of(*(model.feature_map for model in models.values()))
     rows, columns = example.crop
@@ -128,7 +128,7 @@ def _pictures(example: Example) -> dict[str, Any]:
 
 
 def _refused(found: list[StrategyResult]) -> list[str]:
-    """Why there are no Bjontegaard figures, each reason once with the strategies it holds for."""
+    """Why Bjontegaard values are missing: each reason once, with the strategies concerned."""
     reasons: dict[str, list[str]] = {}
     for result in found:
         if result.refused:
@@ -147,38 +147,38 @@ def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) ->
     return [
         (f"BD-rate on {test_set}, PSNR", bd_rate_text(overall, overall.bd_rate_psnr)),
         (f"BD-rate on {test_set}, MS-SSIM", bd_rate_text(overall, overall.bd_rate_msssim)),
-        ("trained in full", str(count[FINISHED])),
-        ("stopped early", str(count[STOPPED])),
-        ("failed", str(count[FAILED])),
-        ("running", str(count[RUNNING])),
+        ("trials trained in full", str(count[FINISHED])),
+        ("trials stopped early", str(count[STOPPED])),
+        ("trials failed", str(count[FAILED])),
+        ("trials running", str(count[RUNNING])),
     ]
 
 
 def _of_the_paper(search: OpenedSearch) -> list[list[str]]:
-    """What the paper has for the rows of the strategies' table."""
+    """The paper's values, as rows of the strategy table."""
     return [
-        [f"the paper's {strategy}", percent(psnr), "", percent(ms_ssim), "", ""]
+        [f"{strategy} (paper)", percent(psnr), "", percent(ms_ssim), "", ""]
         for strategy, (psnr, ms_ssim) in BD_RATES.get(architecture(search.settings.model), {}).items()
     ]
 
 
 def fastest_epochs(search: OpenedSearch) -> dict[str, list[float]]:
-    """By strategy and for the baselines, the seconds of the fastest epoch of every training that this search
-    trained to its end; those before the fork, which trials have not, count for none."""
+    """By strategy, and for the baselines, the seconds of the fastest epoch of each complete training run of
+    this search. Epochs before the fork, which trials do not train, are not counted."""
     found: dict[str, list[float]] = {}
     for record in search.records.trained_here():
         taken = [
-            figures["time/train_seconds"]
-            for epoch, figures in record.readings.items()
-            if epoch > search.plan.fork and "time/train_seconds" in figures
+            metrics["time/train_seconds"]
+            for epoch, metrics in record.readings.items()
+            if epoch > search.plan.fork and "time/train_seconds" in metrics
         ]
         if taken and record.last_epoch == search.records.epochs:
-            found.setdefault(record.strategy or BASELINE, []).append(min(taken))
+            found.setdefault(record.strategy_name, []).append(min(taken))
     return found
 
 
 def _times(search: OpenedSearch) -> list[list[str]]:
-    """The rows of the paper's Table III."""
+    """Rows in the layout of the paper's Table III."""
     found = training_times(fastest_epochs(search))
     order = (BASELINE, *search.plan.strategies)
     return [
@@ -191,9 +191,9 @@ def _increase(row: TrainingTime) -> str:
     if row.strategy == BASELINE:
         return ""
     if row.increase is None:
-        return "too few trainings"
-    told = "" if row.distinguishable else ", not distinguishable from 0"
-    return f"{interval(row.increase, 1)}{told}"
+        return "too few training runs"
+    note = "" if row.distinguishable else ", not distinguishable from 0"
+    return f"{interval(row.increase, 1)}{note}"
 
 
 def _effort(search: OpenedSearch) -> str:
@@ -205,7 +205,7 @@ def _effort(search: OpenedSearch) -> str:
     share = search.settings.gpus_per_trial
     seconds = (records.seconds("train") + records.seconds("eval")) * (share or 1)
     return (
-        f"{spent} epochs of trials were trained; the {len(ended)} that ended without a failure saved {saved} "
-        f"of {full} epochs of full training ({100 * saved / max(1, full):.0f} %). Training and evaluation "
-        f"took {duration(seconds)} of {'GPU' if share else 'worker'} time, baselines included."
+        f"The trials trained {spent} epochs in total. Early stopping saved {saved} of {full} epochs "
+        f"({100 * saved / max(1, full):.0f} %) in the {len(ended)} trials that did not fail. Training and "
+        f"evaluation took {duration(seconds)} of {'GPU' if share else 'worker'} time, including baselines."
     )

@@ -1,4 +1,4 @@
-"""The interactive figures of a search's report, from its records alone."""
+"""The interactive figures of the report, drawn from the records of a search."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from plotly.subplots import make_subplots
 from dashboards.examples import Examples
 from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import architecture
-from lic.recipe import LAMBDAS
 from search.base.formats import percent, weight
+from search.base.space import lmbda_of
 from search.decide.belief import Prediction
 from search.records.figures import COLOURS
 from search.records.folder import OpenedSearch
 from search.records.results import best_per_rate, best_trial_per_rate
 from search.records.search_records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
 
-#: Told apart by shape as well as by colour.
+#: Strategies differ in shape as well as in colour, for readers who do not see some colours.
 SYMBOLS = {"y": "circle", "z": "diamond", "y+z": "triangle-up"}
-KEPT, BASELINE, REFERENCE = "#D55E00", "#7F7F7F", "#A0A0A0"
+SELECTED, BASELINE, REFERENCE = "#D55E00", "#7F7F7F", "#A0A0A0"
 
-#: Rate changes above this are drawn at the edge: harm spans hundreds of percent, gains a few.
+#: Rate changes above this (percent) are drawn at the edge: losses span hundreds of percent, gains a few.
 CEILING = 10.0
 
 _RESAMPLES = 1000
 
 
 def rd_curves(search: OpenedSearch) -> go.Figure:
-    """PSNR and MS-SSIM over bpp on the test set: baselines, best of each strategy, the kept points with the
-    95 % interval of their paired difference to the baseline, and published codecs on Kodak."""
+    """PSNR and MS-SSIM over bpp on the test set: baselines, the best of each strategy, the selected points
+    with the 95 % interval of their paired difference to the baseline, and published codecs on Kodak."""
     figure = make_subplots(1, 2, subplot_titles=("PSNR", "MS-SSIM"), horizontal_spacing=0.08)
     records, kept = search.records, best_per_rate(search.records)
     chosen = {f"best of {s}": best_trial_per_rate(records, s) for s in search.plan.strategies}
@@ -47,7 +47,8 @@ def rd_curves(search: OpenedSearch) -> go.Figure:
             strategy = name.rpartition(" ")[2]
             style = {"color": COLOURS[strategy], "symbol": SYMBOLS[strategy], "dash": "dash"}
             _rd_trace(figure, pane, search, found, metric, name, style)
-        _rd_trace(figure, pane, search, kept, metric, "kept", {"color": KEPT, "symbol": "star", "size": 11})
+        star = {"color": SELECTED, "symbol": "star", "size": 11}
+        _rd_trace(figure, pane, search, kept, metric, "selected", star)
         _band(figure, pane, search, kept, metric)
         for name, points in _published(search):
             quality = points["psnr"] if metric == PSNR else ms_ssim_to_db(points["ms_ssim"].to_numpy())
@@ -60,8 +61,8 @@ def rd_curves(search: OpenedSearch) -> go.Figure:
         figure.update_xaxes(
             title=f"bits per pixel on {_plain(records.test_set)} (entropy estimate)", col=pane
         )
-        figure.update_yaxes(title="dB", col=pane)
-    _zoom(figure, search, {**chosen, "kept": kept, "baseline": anchors})
+        figure.update_yaxes(title="PSNR, dB" if metric == PSNR else "MS-SSIM, dB", col=pane)
+    _zoom(figure, search, {**chosen, "selected": kept, "baseline": anchors})
     return _finish(figure, 480)
 
 
@@ -87,8 +88,8 @@ def _rd_trace(
 
 
 def _point(search: OpenedSearch, record: TrialRecord, metric: str) -> tuple[float, float] | None:
-    figures = record.readings.get(search.records.epochs, {})
-    rate, quality = (figures.get(f"{search.records.test_set}/{name}") for name in ("bpp", metric))
+    metrics = record.readings.get(search.records.epochs, {})
+    rate, quality = (metrics.get(f"{search.records.test_set}/{name}") for name in ("bpp", metric))
     return None if rate is None or quality is None else (rate, quality)
 
 
@@ -100,7 +101,8 @@ def _hover(record: TrialRecord) -> str:
 def _band(
     figure: go.Figure, pane: int, search: OpenedSearch, kept: dict[int, TrialRecord], metric: str
 ) -> None:
-    """How far the kept points could lie up or down against the baselines, were the images others."""
+    """The 95 % interval of the selected points' quality relative to the baselines, by bootstrap over the
+    images."""
     epoch, test_set = search.records.epochs, search.records.test_set
     column, draw, rows = "psnr" if metric == PSNR else "ms_ssim", np.random.default_rng(0), []
     for quality, record in kept.items():
@@ -113,7 +115,7 @@ def _band(
             continue
         own, other = (np.array(values) for values in columns)
         images = draw.integers(len(own), size=(_RESAMPLES, len(own)))
-        # The difference moves, the baseline stays where all images put it.
+        # Only the paired difference is resampled; the baseline stays at its mean over all images.
         means = other.mean() + (own - other)[images].mean(axis=1)
         low, high = np.percentile(means, [2.5, 97.5])
         if metric == MS_SSIM:
@@ -124,7 +126,7 @@ def _band(
     rates, lows, highs = zip(*sorted(rows), strict=True)
     figure.add_scatter(
         x=[*rates, *rates[::-1]], y=[*lows, *highs[::-1]], fill="toself", mode="none",
-        name="kept, 95 % interval",
+        name="selected, 95 % interval",
         fillcolor="rgba(213, 94, 0, 0.18)", legendgroup="band", showlegend=pane == 1, hoverinfo="skip",
         row=1, col=pane,
     )  # fmt: skip
@@ -138,7 +140,7 @@ def _published(search: OpenedSearch) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _zoom(figure: go.Figure, search: OpenedSearch, drawn: dict[str, dict[int, TrialRecord]]) -> None:
-    """Start on the search's own curves; the published ones may lie far off."""
+    """Set the initial axis ranges to the search's own curves; published ones may lie far away."""
     for pane, metric in enumerate((PSNR, MS_SSIM), 1):
         points = [_point(search, r, metric) for found in drawn.values() for r in found.values()]
         there = np.array([point for point in points if point is not None])
@@ -150,12 +152,12 @@ def _zoom(figure: go.Figure, search: OpenedSearch, drawn: dict[str, dict[int, Tr
 
 
 def response(search: OpenedSearch) -> go.Figure:
-    """Rate change over alpha, a pane a rate: every trial, sized by its epochs, what the model expects at
-    full length with two standard deviations, and the kept point."""
+    """Rate change over alpha, one pane per quality: all trials, sized by their epochs, the surrogate model's
+    prediction for full training with two standard deviations, and the selected trial."""
     qualities = search.plan.qualities
     columns = min(3, len(qualities))
     rows = -(-len(qualities) // columns)
-    titles = [f"quality {q}, lambda {LAMBDAS[q]:g}" for q in qualities]
+    titles = [f"quality {q}, lambda {lmbda_of(q):g}" for q in qualities]
     figure = make_subplots(
         rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.36 / rows
     )
@@ -170,15 +172,15 @@ def response(search: OpenedSearch) -> go.Figure:
                 if (t.quality, t.strategy) == (quality, strategy) and _change(search, t) is not None
             ]
             _model_band(figure, search, quality, strategy, cell)
-            # The first pane with trials of it: Plotly's legend leaves out a trace without points.
+            # Named in the first pane that has trials: Plotly's legend omits a trace without points.
             _trials(figure, search, trials, strategy, cell, bool(trials) and strategy not in named)
-            named |= {trial.strategy for trial in trials}
+            named |= {trial.strategy_name for trial in trials}
         record = kept.get(quality)
         if record is not None:
             figure.add_scatter(
                 x=[record.alpha], y=[min(_change(search, record) or 0.0, CEILING)],
-                mode="markers", name="kept", legendgroup="kept",
-                marker={"symbol": "star-open", "size": 18, "color": KEPT, "line": {"width": 2}},
+                mode="markers", name="selected", legendgroup="selected",
+                marker={"symbol": "star-open", "size": 18, "color": SELECTED, "line": {"width": 2}},
                 showlegend=quality == min(kept),
                 hoverinfo="skip", **cell,
             )  # fmt: skip
@@ -191,7 +193,7 @@ def response(search: OpenedSearch) -> go.Figure:
 
 
 def _floor(search: OpenedSearch) -> float:
-    """Where the axis of rate changes begins: early readings go far below what a full training comes to."""
+    """Lower end of the rate-change axis, from finished trials: early epochs can lie far below."""
     changes = [change for t in search.records.finished() if (change := _change(search, t)) is not None]
     return min([-2.0, *changes]) * 1.4
 
@@ -259,12 +261,12 @@ def _translucent(colour: str) -> str:
 
 
 def rungs(search: OpenedSearch) -> go.Figure:
-    """How many trials of every rate reached each rung, and the learning curves against the baseline."""
+    """How many trials of each quality reached each rung, and the learning curves relative to the baseline."""
     levels = (*search.plan.rungs, search.records.epochs)
     figure = make_subplots(
-        1, 2, subplot_titles=("Trials that reached a rung", "Learning curves"), column_widths=[0.35, 0.65]
+        1, 2, subplot_titles=("Trials that reached each rung", "Learning curves"), column_widths=[0.35, 0.65]
     )
-    shades = ("#9FD3F2", "#56B4E9", "#0072B2", "#2F5D8C")  # each to be seen on white and on black
+    shades = ("#9FD3F2", "#56B4E9", "#0072B2", "#2F5D8C")  # each visible on white and on black
     for place, level in enumerate(levels):
         counts = [
             sum(t.quality == q and t.last_epoch >= level for t in search.records.trials)
@@ -278,20 +280,21 @@ def rungs(search: OpenedSearch) -> go.Figure:
     seen: set[str] = set()
     for trial in search.records.trials:
         changes = {e: change for e in sorted(trial.readings) if (change := _at(search, trial, e)) is not None}
-        dash = "dot" if trial.state == STOPPED else "solid"
+        strategy, dash = trial.strategy_name, "dot" if trial.state == STOPPED else "solid"
         figure.add_scatter(
             x=list(changes), y=[min(change, CEILING) for change in changes.values()], mode="lines+markers",
-            name=trial.strategy, legendgroup=trial.strategy, showlegend=trial.strategy not in seen,
-            line={"color": COLOURS[trial.strategy], "width": 1, "dash": dash},
-            marker={"size": 5, "symbol": SYMBOLS[trial.strategy]},
+            name=strategy, legendgroup=strategy, showlegend=strategy not in seen,
+            line={"color": COLOURS[strategy], "width": 1, "dash": dash},
+            marker={"size": 5, "symbol": SYMBOLS[strategy]},
             opacity=0.35 if trial.state == FAILED else 0.85,
             hovertemplate=f"<b>{_plain(trial.name)}</b> (q{trial.quality}, {trial.state})<br>"
-            f"{trial.strategy}, alpha {weight(trial.alpha)}<br>epoch %{{x}}: %{{text}}<extra></extra>",
-            text=[percent(change) for change in changes.values()],  # also of those at the edge
+            f"{strategy}, alpha {weight(trial.alpha)}<br>epoch %{{x}}: %{{text}}<extra></extra>",
+            text=[percent(change) for change in changes.values()],  # the value, even if drawn at the edge
             row=1, col=2,
         )  # fmt: skip
-        seen.add(trial.strategy)
-    figure.update_yaxes(title="trials", row=1, col=1)
+        seen.add(strategy)
+    figure.update_xaxes(title="quality", row=1, col=1)
+    figure.update_yaxes(title="number of trials", row=1, col=1)
     figure.update_xaxes(title="epoch", row=1, col=2)
     figure.update_yaxes(title="rate change, %", range=[_floor(search), CEILING * 1.05], row=1, col=2)
     return _finish(figure.update_layout(barmode="group"), 420)
@@ -302,14 +305,14 @@ def _at(search: OpenedSearch, trial: TrialRecord, epoch: int) -> float | None:
 
 
 def channel_bits(found: Examples) -> go.Figure:
-    """The bits of every channel of y, the most expensive first, a pane an image: baseline and tuned model."""
+    """Bits per channel of y in descending order, one pane per image: baseline and tuned model."""
     images = found.images
-    titles = [f"{_plain(example.name)}: bits of y's channels, sorted" for example in images]
+    titles = [f"{_plain(example.name)}: bits per channel of y, sorted" for example in images]
     figure = make_subplots(1, len(images), subplot_titles=titles, horizontal_spacing=0.08)
     for pane, example in enumerate(images, 1):
         for name, model, colour, dash in (
             ("baseline", example.baseline, BASELINE, "solid"),
-            ("tuned", example.tuned, KEPT, "dash"),
+            ("tuned", example.tuned, SELECTED, "dash"),
         ):
             channels = np.argsort(-model.channel_bits, kind="stable")
             figure.add_scatter(
@@ -321,21 +324,21 @@ def channel_bits(found: Examples) -> go.Figure:
             )  # fmt: skip
         top = max(model.channel_bits.max() for model in (example.baseline, example.tuned))
         figure.update_yaxes(range=[0, 1.05 * top], col=pane)
-    figure.update_xaxes(title="channels, by their bits")
+    figure.update_xaxes(title="channel, sorted by bits")
     figure.update_yaxes(title="bits", col=1)
     return _finish(figure, 340)
 
 
 def _plain(name: str) -> str:
-    """A name from outside as Plotly shows it: a part of HTML in its texts, such as a link, would be live."""
+    """Escape a user-given name for Plotly, whose texts render HTML such as links."""
     return html.escape(name)
 
 
 def _finish(figure: go.Figure, height: int) -> go.Figure:
-    """The look that all figures share; the page sets the colours of text and grid for dark and light."""
+    """The layout that all figures share; the page sets text and grid colours for dark and light mode."""
     return figure.update_layout(
         template="none", height=height, margin={"l": 60, "r": 20, "t": 50, "b": 90},
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", hovermode="closest",
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": REFERENCE, "activecolor": KEPT},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": REFERENCE, "activecolor": SELECTED},
         legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}, font={"size": 12},
     )  # fmt: skip

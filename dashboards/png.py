@@ -1,5 +1,5 @@
-"""The report's figures as PNG files, for papers and READMEs: drawn by matplotlib, from the interactive ones
-themselves, so that both show the same points, and from the examples."""
+"""Writes the report's figures as PNG files, for papers and READMEs. matplotlib draws them from the Plotly
+figures, so both show the same points."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dashboards.examples import Examples
 from search.records.figures import crops, latents, save
 
 _DPI = 160
-_WIDTH = 11.0  # inches; Plotly's heights are read as hundredths of an inch
-_POINTS = 0.75  # of a Plotly pixel
+_WIDTH = 11.0  # inches; one Plotly pixel of height is 1/100 inch
+_POINTS = 0.75  # points per Plotly pixel
 
 _MARKERS = {
     "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "star": "*", "star-open": "*",
@@ -32,7 +32,8 @@ _DASHES = {None: "-", "solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 
 
 def write(figures: dict[str, go.Figure], found: Examples | None, folder: Path) -> list[Path]:
-    """Write NAME.png of every interactive figure, and latents.png and crops.png of the examples."""
+    """Write NAME.png for each interactive figure, and latents.png and crops.png for the example images;
+    returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {name: of_plotly(figure) for name, figure in figures.items()}
     if found is not None:
@@ -47,15 +48,15 @@ def write(figures: dict[str, go.Figure], found: Examples | None, folder: Path) -
 
 
 def of_plotly(source: go.Figure) -> Figure:
-    """A matplotlib figure of the kinds of trace that dashboards.plots draws: lines, markers, filled areas and
-    grouped bars on linear and logarithmic axes, with the same panes, titles, ranges and legend."""
+    """Convert a figure of dashboards.plots to matplotlib: lines, markers, filled areas and grouped bars on
+    linear and logarithmic axes, with the same panes, titles, ranges and legend."""
     figure = Figure(figsize=(_WIDTH, source.layout.height / 100))
     panes = _panes(source, figure)
     handles: dict[str, Artist] = {}
     for number, pane in panes.items():
         traces = [t for t in source.data if (t.xaxis or "x") == f"x{number}" and t.visible != "legendonly"]
         bars = sum(trace.type == "bar" for trace in traces)
-        for place, trace in enumerate(traces):  # bars come first; what comes later lies on top
+        for place, trace in enumerate(traces):  # bars first; later traces are drawn on top
             bar = trace.type == "bar"
             handle = _bar(pane, trace, place, bars) if bar else _scatter(pane, trace, place + 2)
             if trace.name and trace.showlegend is not False:
@@ -73,10 +74,10 @@ def of_plotly(source: go.Figure) -> Figure:
 
 
 def _panes(source: go.Figure, figure: Figure) -> dict[str, Axes]:
-    """Axes where Plotly has its panes, by the panes' number ('', '2', '3', ...), in that order."""
-    left, right = 0.065, 0.985  # of the width
+    """Axes at the places of Plotly's panes, by pane number ('', '2', '3', ...), in that order."""
+    left, right = 0.065, 0.985  # fractions of the width
     bottom, top = (inches / figure.get_figheight() for inches in (1.05, 0.4))
-    # Plotly lists a layout's parts in no order; the titles of make_subplots are in that of the numbers.
+    # Plotly lists a layout's parts in no fixed order; make_subplots orders the titles by pane number.
     numbers = [found[1] for key in source.layout if (found := re.fullmatch(r"xaxis(\d*)", key))]
     panes = {}
     for number in sorted(numbers, key=lambda text: int(text or 1)):
@@ -141,7 +142,7 @@ def _scatter(pane: Axes, trace: Any, order: int) -> Artist:
 
 
 def _colour(text: str) -> tuple[float, float, float, float]:
-    """A colour as Plotly writes it, #RRGGBB or rgba(R, G, B, A), as shares."""
+    """Convert a Plotly colour, #RRGGBB or rgba(R, G, B, A), to RGBA values from 0 to 1."""
     if not text.startswith("rgba"):
         return to_rgba(text)
     red, green, blue, alpha = (float(part) for part in text[5:-1].split(","))

@@ -1,10 +1,11 @@
-"""A search as one page that can be sent: interactive, self-contained, made from its folder.
+"""Write the report of a search: one interactive, self-contained HTML page.
 
     python -m dashboards.report SEARCH
 
-writes report.html into the folder of a search that is finished, still runs or was broken off, its figures
-as PNG to figures/ and its tables as CSV to tables/; --out FILE writes the page alone, elsewhere. Two images
-are coded by the models of one rate, if their checkpoints and the images are still there.
+writes report.html, figures/ (PNG) and tables/ (CSV) into the folder of the
+search, which may be finished, running or interrupted. With --out FILE it writes
+only the page. The page also shows two images coded by the models of one
+quality, if their checkpoints and the images are available.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import path_argument
-
-USER_ERROR = 2
+from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,26 +25,34 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m dashboards.report", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
+    parser.add_argument("search", metavar="SEARCH", help="name or folder of the search")
     parser.add_argument(
-        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+        "--results",
+        type=path_argument,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder that holds all searches (default: results)",
     )
     parser.add_argument(
-        "--out", type=path_argument, metavar="FILE", help="write the page here (default: its folder)"
+        "--out",
+        type=path_argument,
+        metavar="FILE",
+        help="write only the page, to this file (default: report.html in the search's folder)",
     )
-    parser.add_argument("--png", type=path_argument, metavar="DIR", help="write the figures as PNG here")
+    parser.add_argument(
+        "--png", type=path_argument, metavar="DIR", help="write the figures as PNG to this folder"
+    )
     args = parser.parse_args(argv)
-    try:
-        from dashboards import page  # heavy: not before the arguments are known to be good
+
+    def work() -> None:
+        from dashboards import page  # slow to import: only after the arguments are checked
 
         page.write(args)
-    except LictuneError as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"lictune: the report could not be written ({error})", file=sys.stderr)
-        return USER_ERROR
-    return 0
+
+    def explain(error: Exception) -> str:
+        return f"cannot write the report ({error})" if isinstance(error, OSError) else ""
+
+    return answered(work, Answers(explain=explain, public=public))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Servers on this machine that end with the command that started them."""
+"""Local servers that stop with the command that started them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from search.base.foreign_variables import for_server
 
 HOST = "127.0.0.1"
 
-#: Seconds until a server answers on a busy machine of two cores: 10 to 30.
+#: Seconds to wait for a server; on a busy machine with two cores it takes 10 to 30.
 _PATIENCE = 300
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ServerError(LictuneError):
-    """A server did not start, or ended; the message says which and what it said last."""
+    """A server did not start, or ended; the message has its name and last line of output."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class _Server:
 
 
 class Servers:
-    """A context in which servers run: however it is left, by Ctrl-C, a closed terminal or an error, all end.
+    """A context in which servers run. All stop when it is left by Ctrl-C, a closed terminal or an error.
 
-    Each leads a process group of its own, so that its workers end as well.
+    Each server leads its own process group, so that its workers stop as well.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave some running
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave servers running
         for number in (signal.SIGTERM, signal.SIGKILL):
             for server in self._running:
                 _signal_group(server.process, number)
@@ -71,7 +71,7 @@ class Servers:
     def start(
         self, name: str, command: Sequence[str], address: str, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start a server; `address` is one that it answers once it is ready."""
+        """Start a server; it answers at `address` once it is ready."""
         log = Path(self._logs.name) / f"{len(self._running)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -81,17 +81,17 @@ class Servers:
         self._running.append(_Server(name, address, process, log))
 
     def wait_until_ready(self) -> None:
-        """Return once all of them answer. Raises ServerError."""
+        """Return once all servers answer. Raises ServerError."""
         deadline = time.monotonic() + _PATIENCE
         for server in self._running:
             while not _answers(server.address):
                 self._check()
                 if time.monotonic() > deadline:
-                    raise ServerError(f"{server.name} has not answered for {_PATIENCE} s; try again")
+                    raise ServerError(f"no answer from {server.name} after {_PATIENCE} s; try again")
                 time.sleep(0.2)
 
     def watch(self) -> None:
-        """Wait for Ctrl-C, which raises KeyboardInterrupt. Raises ServerError if one of them ends before."""
+        """Wait for Ctrl-C, which raises KeyboardInterrupt. Raises ServerError if a server ends first."""
         while True:
             self._check()
             time.sleep(0.5)
@@ -99,12 +99,12 @@ class Servers:
     def _check(self) -> None:
         for server in self._running:
             if server.process.poll() is not None:
-                said = server.log.read_text(errors="replace").strip().splitlines()
-                raise ServerError(f"{server.name} has ended ({said[-1] if said else 'it said nothing'})")
+                lines = server.log.read_text(errors="replace").strip().splitlines()
+                raise ServerError(f"{server.name} ended ({lines[-1] if lines else 'without output'})")
 
 
 def usable_port(wanted: int) -> int:
-    """The wanted port, or a free one if something listens there."""
+    """The wanted port, or a free one if it is in use."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -113,11 +113,11 @@ def usable_port(wanted: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ServerError(f"no port is free on {HOST}")
+    raise ServerError(f"no free port on {HOST}")
 
 
 def fetch(address: str) -> bytes:
-    """What a server on this machine answers, past any proxy. Raises OSError."""
+    """The answer of a local server, bypassing any proxy. Raises OSError."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(address, timeout=10) as answer:
         return bytes(answer.read())
@@ -139,7 +139,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()  # a leader that has ended counts until it is asked
+    process.poll()  # reap the leader, or its group would still exist
     try:
         os.killpg(process.pid, 0)
     except ProcessLookupError:

@@ -19,11 +19,19 @@ import re
 import select
 import shlex
 import sys
+import tempfile
 import threading
+import traceback
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lic.errors import LictuneError
+
+#: Exit status: an error that the user can fix, an internal error, Ctrl-C or a signal.
+USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 
 #: Signs that a command prints and ASCII lacks; letters lose their accents.
 _PLAIN = {
@@ -181,6 +189,69 @@ def open_standard_streams() -> None:
 def command(module: str, *arguments: object) -> str:
     """The command that runs a module, to be pasted into any POSIX shell, whatever its arguments hold."""
     return shlex.join(["python", "-m", module, *map(str, arguments)])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a command prints if its work does not come to its end.
+
+    `interrupted` is the line after Ctrl-C. `explain` gives the sentence for an error that is no LictuneError
+    but that the user can fix, or an empty text. `error_log` is where the traceback of an internal error goes
+    (None: a new temporary file), and `hint` what its line ends with. `public` removes secrets from all."""
+
+    interrupted: Callable[[], str] = lambda: "lictune: interrupted"
+    explain: Callable[[Exception], str] = lambda error: str(error) if isinstance(error, OSError) else ""
+    error_log: Callable[[], Path | None] = lambda: None
+    hint: Callable[[], str] = lambda: ""
+    public: Callable[[str], str] = lambda text: text
+
+
+def answered(work: Callable[[], int | None], answers: Answers | None = None) -> int:
+    """Do a command's work; returns the exit status: that of the work (None: 0), USER_ERROR after one sentence
+    for what the user can fix, INTERNAL_ERROR for any other error, whose traceback goes to a file, or
+    INTERRUPTED."""
+    answers = answers or Answers()
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        print(answers.interrupted(), file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        sentence = str(error) if isinstance(error, LictuneError) else answers.explain(error)
+        if sentence:
+            print(f"lictune: {answers.public(sentence)}", file=sys.stderr)
+            return USER_ERROR
+        return _internal_error(error, answers)
+
+
+def _internal_error(error: Exception, answers: Answers) -> int:
+    text = answers.public("".join(traceback.format_exception(error)))
+    path = _written(text, answers.error_log())
+    if path is None:
+        print(text, file=sys.stderr)
+        return INTERNAL_ERROR
+    first = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    print(
+        f"lictune: internal error: {answers.public(first[0])} (traceback in {path}){answers.hint()}",
+        file=sys.stderr,
+    )
+    return INTERNAL_ERROR
+
+
+def _written(text: str, path: Path | None) -> Path | None:
+    """The file that the text was written to: this one, if it can be, else a new temporary one; None if there
+    is no room for it anywhere."""
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.write_text(text)
+            return path
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="lictune-error-", suffix=".log")
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        return Path(name)
+    except OSError:
+        return None
 
 
 def run_command(main: Callable[[], int]) -> int:

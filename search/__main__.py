@@ -1,4 +1,4 @@
-"""`lictune COMMAND ...`, the same as `python -m search.COMMAND ...` and its like."""
+"""The console script: `lictune COMMAND ...` is `python -m search.COMMAND ...` and so on."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 
 from lic.cli import run_command
 
-#: By command, the module whose `main` it is, and what it does.
+#: For each command, its module and a one-line description.
 COMMANDS = {
-    "run": ("search.run", "search the best decorrelation weight and strategy for every rate"),
-    "report": ("dashboards.report", "write a search's report, a single HTML page"),
-    "open": ("dashboards.open", "open MLflow and Optuna's dashboard on a search"),
-    "export": ("search.export", "export the best model of every rate as a zoo"),
-    "track": ("search.track", "write a search's MLflow runs again"),
-    "simulate": ("search.simulate", "try the search's decisions on a simulated clock"),
-    "reproduce": ("search.reproduce", "train the paper's protocol and compare with its tables"),
-    "encode": ("lic.codec.__main__", "code an image with a model of a zoo"),
-    "decode": ("lic.codec.__main__", "decode a file of encode"),
+    "run": ("search.run", "search the best decorrelation weight and strategy per quality"),
+    "report": ("dashboards.report", "write the report of a search as one HTML page"),
+    "open": ("dashboards.open", "open a search in MLflow, Optuna's dashboard and the report"),
+    "export": ("search.export", "export the best model per quality as a model zoo"),
+    "track": ("search.track", "compare MLflow with the records of a search, or complete it"),
+    "simulate": ("search.simulate", "simulate a search without training"),
+    "reproduce": ("search.reproduce", "run the paper's protocol and compare with its tables"),
+    "encode": ("lic.codec.__main__", "encode an image with a model of a zoo"),
+    "decode": ("lic.codec.__main__", "decode a file written by encode"),
 }
 
 
@@ -29,15 +29,15 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: lictune COMMAND [options]\n\ncommands:")
         for command, (_, does) in COMMANDS.items():
             print(f"  {command:<10} {does}")
-        print("\n'lictune COMMAND --help' shows the options of one.")
+        print("\nRun 'lictune COMMAND --help' for the options of a command.")
         return 0 if arguments else 2
     if name not in COMMANDS:
-        print(f"lictune: there is no command {name!r}; 'lictune --help' lists them", file=sys.stderr)
+        print(f"lictune: unknown command {name!r}; 'lictune --help' lists the commands", file=sys.stderr)
         return 2
     module = COMMANDS[name][0]
-    # The codec has two commands of its own.
+    # encode and decode are subcommands of lic.codec.
     rest = arguments if module == "lic.codec.__main__" else arguments[1:]
-    sys.argv = [sys.argv[0], *rest]  # a search records how it was called
+    sys.argv = [sys.argv[0], *rest]  # a search records its command line
     status: int = importlib.import_module(module).main(rest)
     return status
 

@@ -1,10 +1,11 @@
-"""Export the best model of every rate of a search as a zoo that other people's tools load.
+"""Export the best model per quality of a search as a model zoo.
 
     python -m search.export SEARCH --out zoo --verify
 
-writes zoo/ARCHITECTURE with a model card, the weights per rate as safetensors and as CompressAI's own
-checkpoints, and a manifest; --verify codes real images with every model first. Works on a search that is
-finished, still runs (the best so far) or was broken off.
+writes zoo/ARCHITECTURE with a model card, a manifest and the weights of each
+model, as safetensors and as CompressAI checkpoints. --verify first encodes and
+decodes images with every model. The search may be finished, running or
+interrupted; an unfinished search exports its best models so far.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import path_argument, whole_argument
-
-USER_ERROR, INTERRUPTED = 2, 130
+from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,46 +25,60 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m search.export", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
+    parser.add_argument("search", metavar="SEARCH", help="name or folder of the search")
     parser.add_argument(
-        "--out", type=path_argument, default=Path("zoo"), help="folder of zoos (default: zoo)"
+        "--out",
+        type=path_argument,
+        default=Path("zoo"),
+        metavar="DIR",
+        help="folder to write to (default: zoo)",
     )
     parser.add_argument(
-        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+        "--results",
+        type=path_argument,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder that holds all searches (default: results)",
     )
-    parser.add_argument("--rates", metavar="LIST", help="qualities, such as 1-6 or 1,3 (default: all)")
-    parser.add_argument("--with-baseline", action="store_true", help="put the baselines in as well")
+    parser.add_argument("--rates", metavar="LIST", help="quality levels, such as 1-6 or 1,3 (default: all)")
+    parser.add_argument("--with-baseline", action="store_true", help="also export the baselines")
     parser.add_argument(
         "--format", default="safetensors,compressai", metavar="LIST",
-        help="safetensors, which is always written, and compressai (default: both)",
+        help="safetensors, or safetensors,compressai (default: both)",
     )  # fmt: skip
-    parser.add_argument("--verify", action="store_true", help="code real images with every model first")
+    parser.add_argument(
+        "--verify", action="store_true", help="encode and decode images with every model first"
+    )
     parser.add_argument(
         "--images",
         type=path_argument,
         metavar="DIR",
-        help="for --verify (default: the search's Kodak images)",
+        help="folder of images for --verify (default: the search's Kodak images)",
     )
     parser.add_argument(
-        "--processes", type=whole_argument(1, 10_000), metavar="N", help="for --verify (default: one a core)"
+        "--processes",
+        type=whole_argument(1, 10_000),
+        metavar="N",
+        help="number of processes for --verify (default: one per core)",
     )
-    parser.add_argument("--register", action="store_true", help="put each rate into MLflow's registry")
-    parser.add_argument("--data-licence", metavar="TEXT", help="of the training images, for the card")
-    parser.add_argument("--overwrite", action="store_true", help="replace the zoo that is there")
+    parser.add_argument(
+        "--register", action="store_true", help="register each model in the MLflow model registry"
+    )
+    parser.add_argument(
+        "--data-licence", metavar="TEXT", help="licence of the training images, for the model card"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing zoo")
     args = parser.parse_args(argv)
-    try:
-        from search.zoo.exporting import export  # heavy: not before the arguments are known to be good
+
+    def work() -> int:
+        from search.zoo.exporting import export  # slow to import: only after the arguments are checked
 
         return export(args)
-    except LictuneError as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        print(f"lictune: the zoo could not be written to {args.out} ({error})", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("lictune: interrupted; no zoo was written", file=sys.stderr)
-        return INTERRUPTED
+
+    def explain(error: Exception) -> str:
+        return f"cannot write the zoo to {args.out} ({error})" if isinstance(error, OSError) else ""
+
+    return answered(work, Answers(lambda: "lictune: interrupted; no zoo was written", explain, public=public))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""The search on a simulated clock: the same decisions, without training.
+"""Simulate a search: the same decisions on a simulated clock, without training.
 
-    python -m search.simulate --surface mine.module:curve --budget 64 --workers 8 --json out.json
+    python -m search.simulate --surface mymodule:curve --budget 64 --workers 8
 
-answers what a budget on so many workers would find and cost, and is how samplers are compared. The
-response is a function of yours, `curve(alpha, strategy, lmbda, epoch, seed)` -> rate change in percent
-(negative saves bits); a table of recorded learning curves (--table); or, by default, a member of a
-parametric family (--member).
+shows what a search with this budget and number of workers would find and cost.
+It also serves to compare samplers. The response is one of
+
+  --surface  your function curve(alpha, strategy, lmbda, epoch, seed), which
+             returns the rate change in percent (negative saves bits)
+  --table    recorded learning curves
+  --member   a synthetic response surface (the default)
 """
 
 from __future__ import annotations
@@ -13,14 +16,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import number_argument, path_argument, whole_argument
+from search.base.secrets import public
 from search.base.space import ALPHA_MAX, ALPHA_MIN, SAMPLERS, enough_epochs
 
-USER_ERROR, INTERRUPTED = 2, 130
-
-#: Epochs of a full training, unless told.
+#: Default number of epochs of a full training run.
 _EPOCHS = 9
 
 
@@ -31,87 +32,114 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     surface = parser.add_mutually_exclusive_group()
-    surface.add_argument("--surface", metavar="MODULE:FUNCTION", help="your own response")
-    surface.add_argument("--table", type=path_argument, metavar="CSV", help="recorded learning curves")
     surface.add_argument(
-        "--member", type=whole_argument(0, 2**32 - 1), default=0, metavar="N", help="of the parametric family"
+        "--surface", metavar="MODULE:FUNCTION", help="Python function that returns the rate change"
+    )
+    surface.add_argument(
+        "--table", type=path_argument, metavar="CSV", help="table of learning curves, written by --export"
+    )
+    surface.add_argument(
+        "--member",
+        type=whole_argument(0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="number of the synthetic response surface (default: 0)",
     )
     parser.add_argument(
         "--noise",
         type=number_argument(0, 1e6),
         metavar="X",
-        help="of a table's readings, percent (default: that between the seeds of its baselines, else 0.5)",
+        help="standard deviation of the noise with --table, in percent (default: estimated from the seeds "
+        "of the table's baselines, else 0.5)",
     )
     parser.add_argument(
-        "--budget", type=whole_argument(1, 100_000), default=64, metavar="N", help="trials (default: 64)"
+        "--budget",
+        type=whole_argument(1, 100_000),
+        default=64,
+        metavar="N",
+        help="number of trials (default: 64)",
     )
     parser.add_argument(
         "--workers",
         type=whole_argument(1, 100_000),
         default=1,
         metavar="W",
-        help="trials at once (default: 1)",
+        help="number of concurrent trials (default: 1)",
     )
     parser.add_argument(
         "--epochs",
         type=whole_argument(1, 100_000),
         metavar="E",
-        help=f"of a full training (default: {_EPOCHS})",
+        help=f"number of epochs of a full training run (default: {_EPOCHS})",
     )
     parser.add_argument(
         "--seed",
         type=whole_argument(0, 2**32 - 1),
         default=0,
         metavar="S",
-        help="of the proposals (default: 0)",
+        help="random seed of the sampler (default: 0)",
     )
-    parser.add_argument("--sampler", choices=SAMPLERS, default="surrogate", help="(default: surrogate)")
     parser.add_argument(
-        "--stopping", action=argparse.BooleanOptionalAction, default=True, help="ASHA per rate"
+        "--sampler", choices=SAMPLERS, default="surrogate", help="as in search.run (default: surrogate)"
+    )
+    parser.add_argument(
+        "--stopping",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="stop poor trials early (ASHA, per quality)",
     )
     parser.add_argument(
         "--grace",
         type=whole_argument(1, 100_000),
         default=1,
-        help="epochs before the first rung (default: 1)",
+        metavar="N",
+        help="epochs before a trial can be stopped (default: 1)",
     )
     parser.add_argument(
-        "--eta", type=whole_argument(2, 1000), default=3, help="one in eta trials passes a rung (default: 3)"
+        "--eta",
+        type=whole_argument(2, 1000),
+        default=3,
+        metavar="N",
+        help="reduction factor: one in N trials passes a rung (default: 3)",
     )
     parser.add_argument(
         "--fork-at", type=number_argument(0, 1), default=0.0, metavar="F",
-        help="trials begin where their baseline was after this fraction of the epochs; the surface is asked "
-        "for the rest alone (default: 0, they train in full)",
+        help="start each trial from its baseline's checkpoint after this fraction of the epochs (default: 0, "
+        "train in full)",
     )  # fmt: skip
-    parser.add_argument("--alpha-min", type=number_argument(1e-30, 1e6), help=f"(default: {ALPHA_MIN:g})")
-    parser.add_argument("--alpha-max", type=number_argument(1e-30, 1e6), help=f"(default: {ALPHA_MAX:g})")
+    parser.add_argument(
+        "--alpha-min",
+        type=number_argument(1e-30, 1e6),
+        metavar="X",
+        help=f"lower bound of alpha (default: {ALPHA_MIN:g})",
+    )
+    parser.add_argument(
+        "--alpha-max",
+        type=number_argument(1e-30, 1e6),
+        metavar="X",
+        help=f"upper bound of alpha (default: {ALPHA_MAX:g})",
+    )
     parser.add_argument(
         "--failures",
         type=number_argument(0, 1),
         default=0.0,
         metavar="P",
-        help="chance that a trial fails in an epoch (default: 0)",
+        help="probability that a trial fails in an epoch (default: 0)",
     )
     parser.add_argument(
         "--export", type=path_argument, nargs="+", metavar="FOLDER",
-        help="write the learning curves of these searches (results folders) to --table, and stop",
+        help="write the learning curves of these searches (their folders) to --table, then exit",
     )  # fmt: skip
-    parser.add_argument("--json", type=path_argument, metavar="FILE", help="write the outcome there")
+    parser.add_argument("--json", type=path_argument, metavar="FILE", help="write the result to this file")
     args = parser.parse_args(argv)
     args.epochs = args.epochs or enough_epochs(_EPOCHS, args.fork_at)
-    try:
-        from search.simulation import (
-            simulator as simulation,  # heavy: not before the arguments are known to be good
-        )
 
-        simulation.run(args)
-    except (LictuneError, OSError) as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("lictune: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    def work() -> None:
+        from search.simulation import simulator  # slow to import: only after the arguments are checked
+
+        simulator.run(args)
+
+    return answered(work, Answers(public=public))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Compare MLflow with what a search recorded, or bring it up to it.
+"""Compare MLflow with the records of a search, or complete it.
 
-python -m search.track SEARCH             what MLflow lacks
-python -m search.track SEARCH --rebuild   writes it: every run, figure and table, from Optuna's
-                                          storage and the results folder; what is there stays
+    python -m search.track SEARCH             lists what MLflow lacks
+    python -m search.track SEARCH --rebuild   writes it
+
+--rebuild writes missing runs, metrics and tables from the Optuna storage and
+the results folder. It keeps what MLflow already has.
 """
 
 from __future__ import annotations
@@ -11,33 +13,35 @@ import argparse
 import sys
 from pathlib import Path
 
-from lic.cli import run_command
-from lic.errors import LictuneError
+from lic.cli import Answers, answered, run_command
 from lic.files import path_argument
-
-USER_ERROR = 2
+from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 if MLflow lacks something."""
+    """Run the command; returns its exit status, 1 if MLflow lacks something."""
     parser = argparse.ArgumentParser(
         prog="python -m search.track", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("search", metavar="SEARCH", help="its name, or its folder")
+    parser.add_argument("search", metavar="SEARCH", help="name or folder of the search")
     parser.add_argument(
-        "--results", type=path_argument, default=Path("results"), help="folder of all searches"
+        "--results",
+        type=path_argument,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder that holds all searches (default: results)",
     )
-    parser.add_argument("--tracking-uri", metavar="URI", help="of MLflow (default: as the search had it)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow tracking URI (default: the search's)")
     parser.add_argument("--rebuild", action="store_true", help="write what MLflow lacks")
     args = parser.parse_args(argv)
-    try:
-        from search.tracking import rebuilding  # heavy: not before the arguments are known to be good
+
+    def work() -> int:
+        from search.tracking import rebuilding  # slow to import: only after the arguments are checked
 
         return rebuilding.run(args)
-    except LictuneError as error:
-        print(f"lictune: {error}", file=sys.stderr)
-        return USER_ERROR
+
+    return answered(work, Answers(explain=lambda _: "", public=public))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 from lic.data.cache import PackedImages
 from lic.data.deadleaves import pack_dead_leaves
 from lic.training.trial import Trial, TrialConfig
-from search.base.space import Candidate
+from search.base.space import Candidate, SearchPoint
 from search.engine.tune import training_config_of
 from search.records.search_records import TrialRecord
 from tests.support import objects
@@ -90,10 +90,10 @@ def kodak_folder() -> Path:
 
 def assert_as_trained_alone(record: TrialRecord, template: TrialConfig) -> None:
     """Trained again, outside Ray: the same figures to the last bit."""
-    point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
+    point = Candidate(record.name, record.role, record.point, record.seed)
     trial = Trial(training_config_of(point, template))
     if record.fork:
-        baseline = Trial(training_config_of(replace(point, alpha=0.0, strategy=""), template))
+        baseline = Trial(training_config_of(replace(point, point=SearchPoint(record.quality)), template))
         for _ in range(record.fork):
             baseline.run_epoch()
         with TemporaryDirectory() as folder:

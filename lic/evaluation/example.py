@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from lic.data.cache import PackedImages
 from lic.evaluation.latents import Examined, correlation_sum, examine
 from lic.paper import CORRELATION_RATIOS
 
@@ -54,6 +57,24 @@ class Example:
             quality = f"{figures['psnr']:.2f} dB, MS-SSIM {ms_ssim}"
             shown.append((f"{name}: {figures['bpp']:.4f} bpp, {quality}", model.decoded[self.crop]))
         return shown
+
+
+def image_names(images: PackedImages) -> list[str]:
+    """The images' names without their endings."""
+    return [str(PurePosixPath(image.name).with_suffix("")) for image in images.images]
+
+
+def papers_images(images: PackedImages) -> dict[str, int]:
+    """Name and number of the images that the paper shows, those of them that are there."""
+    return {name: n for n, name in enumerate(image_names(images)) if name in CORRELATION_RATIOS}
+
+
+def examples(
+    images: PackedImages, numbers: Iterable[int], baseline: nn.Module, tuned: nn.Module
+) -> list[Example]:
+    """The images of these numbers through two models (Example.of). Raises ModelError."""
+    names = image_names(images)
+    return [Example.of(names[number], images[number], baseline, tuned) for number in numbers]
 
 
 def most_different(

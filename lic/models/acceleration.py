@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lic import run_later
 from lic.models.compressai_parts import EntropyBottleneck, EntropyModel, MaskedConv2d
 
 #: Parameters of glibc's mallopt (malloc.h): how much freed memory goes back to the kernel, and how many
@@ -45,22 +44,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def leave_out_dynamo() -> None:
-    """Let this process train without TorchDynamo, which takes as long to import as torch, unless something is
-    compiled after all. torch's optimisers import it to keep it out of their work."""
-    known = {"disable": _undisturbed, "graph_break": _nothing_to_break}
-    run_later.put_in_place("torch._dynamo", torch.__path__, known)
-
-
-def _undisturbed(function: Any = None, *_: Any, **_options: Any) -> Any:
-    """In place of torch._dynamo.disable, which is a decorator, and without a function makes one."""
-    return _undisturbed if function is None else function
-
-
-def _nothing_to_break() -> None:
-    """In place of torch._dynamo.graph_break, which does nothing in code that is not compiled."""
 
 
 @contextlib.contextmanager

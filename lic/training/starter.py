@@ -1,10 +1,12 @@
-"""Train the starter models that ship with the repository: `make starter`.
+"""Train the starter weights that ship with the repository (`make starter`).
 
-A small model trained from scratch for a search's few hundred steps is worthless at every rate, so
-small searches start all their trainings from these weights. One model per architecture, trained
-at one rate; a search's own steps then move it to each of the six. A second call with `--again` and
-larger patches mends what small ones spoil: on 64 x 64 pixels z is a single position, whose
-neighbours are padding, and the scales that the hyper-decoder learns there are wrong on whole images.
+Small searches start all training runs from these weights, because a few hundred
+steps from scratch give useless models. Each architecture has one starter,
+trained at one quality; a search then trains it further at each quality.
+
+After training on small patches, call again with --again and larger patches. On
+64 x 64 pixels z has a single position, surrounded by padding, so the
+hyper-decoder learns scales that are wrong for whole images.
 """
 
 from __future__ import annotations
@@ -25,28 +27,37 @@ from lic.recipe import LAMBDAS, TrainingConfig
 
 def main() -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model", help="an alias or a CompressAI architecture")
-    parser.add_argument("--width", type=int, required=True, help="channels N")
-    parser.add_argument("--latent-width", type=int, help="latent channels M (default: N)")
-    parser.add_argument("--data", type=path_argument, help="folder of images (default: dead leaves)")
-    parser.add_argument("--quality", type=int, default=5, choices=LAMBDAS, help="rate to train at")
-    parser.add_argument("--epochs", type=int, default=40, help="of 1,000 steps each")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--patch", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--again", action="store_true", help="go on from the weights that are there")
-    parser.add_argument("--half", action="store_true", help="write half precision, half as large")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--work", type=path_argument, default=Path("results/starters"), help="for checkpoints"
+    parser = argparse.ArgumentParser(
+        prog="python -m lic.training.starter",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add = parser.add_argument
+    add("model", help="cheng, hyperprior or a CompressAI architecture")
+    add("--width", type=int, required=True, metavar="N", help="channels N")
+    add("--latent-width", type=int, metavar="N", help="latent channels M (default: N)")
+    add(
+        "--data", type=path_argument, metavar="DIR",
+        help="folder of training images (default: generated dead leaves images)",
+    )  # fmt: skip
+    add("--quality", type=int, default=5, choices=LAMBDAS, help="quality level to train (default: 5)")
+    add("--epochs", type=int, default=40, metavar="N", help="epochs of 1,000 steps each (default: 40)")
+    add("--lr", type=float, default=1e-3, metavar="X", help="learning rate (default: 0.001)")
+    add("--patch", type=int, default=64, metavar="N", help="patch size, in pixels (default: 64)")
+    add("--batch", type=int, default=8, metavar="N", help="batch size, in patches (default: 8)")
+    add("--again", action="store_true", help="start from the existing starter weights")
+    add("--half", action="store_true", help="write float16 weights, half the size")
+    add("--threads", type=int, default=1, metavar="N", help="number of CPU threads (default: 1)")
+    add(
+        "--work", type=path_argument, default=Path("results/starters"), metavar="DIR",
+        help="folder for checkpoints (default: results/starters)",
+    )  # fmt: skip
     _train(parser.parse_args())
     return 0
 
 
 def _train(args: argparse.Namespace) -> None:
-    """Train as the command line says, and keep the weights beside where they came from."""
+    """Train as the command line says; write the weights and, beside them, their provenance as JSON."""
     import torch
 
     from lic import atomic_io
@@ -81,17 +92,17 @@ def _train(args: argparse.Namespace) -> None:
     checkpoint = args.work / f"{target.stem}-{args.patch}.pt"
     if checkpoint.is_file():
         trainer.load(checkpoint)
-        print(f"going on from epoch {trainer.epoch} of {checkpoint}", flush=True)
-    readings: dict[str, float] = {}
+        print(f"resuming from epoch {trainer.epoch} of {checkpoint}", flush=True)
+    metrics: dict[str, float] = {}
     started, first = time.perf_counter(), trainer.epoch
     while trainer.epoch < config.epochs:
-        readings = trainer.run_epoch()
+        metrics = trainer.run_epoch()
         trainer.save(checkpoint)
         left = (time.perf_counter() - started) / (trainer.epoch - first)
         left *= config.epochs - trainer.epoch
         print(
-            f"epoch {trainer.epoch}/{config.epochs}: loss {readings['loss']:.4f}, "
-            f"mse {readings['mse']:.1f}, {left / 60:.0f} min left",
+            f"epoch {trainer.epoch}/{config.epochs}: loss {metrics['loss']:.4f}, "
+            f"mse {metrics['mse']:.1f}, {left / 60:.0f} min left",
             flush=True,
         )
     save_weights(trainer.model, target, args.half)
@@ -104,7 +115,7 @@ def _train(args: argparse.Namespace) -> None:
         "data_fingerprint": images.fingerprint,
         "images": len(images),
         "training": {key: getattr(config, key) for key in config.__dataclass_fields__},
-        "last_epoch": readings,
+        "last_epoch": metrics,
         "started_from": before,
         "half": args.half,
         "versions": {name: version(name) for name in ("torch", "compressai")},

@@ -25,10 +25,10 @@ from lic.models.acceleration import (
     CaptureError,
     StepGraph,
     free_latents_and_entropy_models,
-    leave_out_dynamo,
     matrix_units,
 )
 from lic.models.build import LatentTap
+from lic.models.torch_internals import compile_errors, leave_out_dynamo
 from lic.recipe import ON_CPU, Acceleration, Precision, TrainingConfig
 from lic.training import optimizers
 
@@ -150,7 +150,7 @@ class Trainer:
             return self._optimise_on(tap, images, precision)
         except CaptureError as error:
             self._do_without("graph", error)
-        except _compile_errors() as error:  # no weight has changed by then
+        except compile_errors() as error:  # no weight has changed by then
             self._do_without("compile", error)
         return self._train_step(tap, step, precision)
 
@@ -270,16 +270,6 @@ def _compiled() -> Callable[..., dict[str, Tensor]]:
     """`_losses`, compiled: of a function of the model, not of a model, so that every model of one shape that
     this process trains runs the same code."""
     return torch.compile(_losses, dynamic=False)
-
-
-def _compile_errors() -> tuple[type[Exception], ...]:
-    """What a step that cannot be compiled raises; asked only where something was raised, as these modules are
-    slow to import. Compiled code checks the layouts that it was made for; where cuDNN answers in another,
-    for some sizes, that is an AssertionError, in the backward pass too."""
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import InductorError
-
-    return TorchDynamoException, InductorError, AssertionError
 
 
 def _forget_gradients(parameters: Sequence[Tensor]) -> None:

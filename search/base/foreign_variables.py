@@ -1,8 +1,8 @@
-"""Variables of the environment by which libraries change what a search starts or writes.
+"""Environment variables of libraries that would change what a search starts or writes.
 
-Left to themselves they make a local search join another Ray, write its trials into another run of MLflow, or
-train in another precision than its records say. What a user may set is a setting of the search, or named in
-the README (MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL, CUDA_VISIBLE_DEVICES, RAY_AUTH_MODE, ...).
+They could make a local search join another Ray cluster, write its trials into another MLflow run, or train in
+another precision than recorded. Variables that a user may set (MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL,
+CUDA_VISIBLE_DEVICES, RAY_AUTH_MODE, ...) are documented and kept.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, MutableMapping
 
-#: Ray's own, of a local search: addresses, namespaces, hooks, resources, identities. Of those in small
-#: letters, which tune its processes, and of where they write and how they are protected, a user's are kept.
+#: Removed for a local Ray: addresses, namespaces, hooks, resources, identities. Kept: lower-case variables,
+#: which tune Ray's processes, and those for its temporary folder and authentication.
 _OF_RAY = re.compile(r"RAY_(?!TMPDIR$|AUTH_)[A-Z]\w*|TUNE_\w+")
 
-#: Of every search: the run, experiment or workspace that MLflow would write to; logging that loses what it
-#: cannot send; the arithmetic of every matrix product, which `--precision` decides.
+#: Removed for every search: MLflow's run, experiment or workspace to write to; asynchronous logging, which
+#: can lose data; the precision of matrix products, which `--precision` sets.
 _ALWAYS = re.compile(
     r"_?MLFLOW_(RUN_ID|PARENT_RUN_ID|EXPERIMENT_ID|EXPERIMENT_NAME|ACTIVE_MODEL_ID|WORKSPACE|TRACKING_DIR|REGISTRY_DIR"
     r"|ENABLE_ASYNC_LOGGING|TESTING)|TORCH_ALLOW_TF32_CUBLAS_OVERRIDE|NVIDIA_TF32_OVERRIDE"
 )
 
-#: Of a server that is started to look at a search: where and how it serves. What names and opens stores is
-#: kept.
+#: Removed for the servers that show a search: where and how they serve. Variables that name or open stores
+#: are kept.
 _OF_SERVERS = re.compile(
     r"_?MLFLOW_(?!(TRACKING|S3|GCS|BOTO|AZURE|ARTIFACT|SQLALCHEMYSTORE|HTTP)_)\w+|GUNICORN_\w+|UVICORN_\w+|FLASK_\w+"
     r"|OPTUNA_\w+|WEB_CONCURRENCY"
@@ -34,8 +34,8 @@ def _matching(names: Iterable[str], *patterns: re.Pattern[str]) -> list[str]:
 
 
 def ignore_foreign(environment: MutableMapping[str, str], local: bool) -> list[str]:
-    """Take out of the environment what would change what this search starts; the names of what was there.
-    `local`: it starts a Ray of its own."""
+    """Remove foreign variables from the environment; returns their names. `local`: the search starts its own
+    Ray."""
     found = _matching(environment, _ALWAYS, *([_OF_RAY] if local else []))
     for name in found:
         del environment[name]
@@ -43,6 +43,6 @@ def ignore_foreign(environment: MutableMapping[str, str], local: bool) -> list[s
 
 
 def for_server(environment: MutableMapping[str, str]) -> dict[str, str]:
-    """The environment for a server of MLflow or Optuna's dashboard on this machine."""
+    """The environment for a local MLflow server or Optuna dashboard."""
     foreign = _matching(environment, _OF_SERVERS)
     return {name: value for name, value in environment.items() if name not in foreign}

@@ -1,4 +1,4 @@
-"""How figures are written for people: a figure that there is not is a dash, never 'nan', and no zero is
+"""Number formats for the terminal and the report: a missing value is a dash, never 'nan', and zero is never
 negative."""
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lic.evaluation.bdrate import Interval
 
-#: In place of a figure that there is not.
+#: Shown for a missing value.
 MISSING = "-"
 
-#: In place of what is zero since no trial is kept, and nothing was measured.
+#: Shown where the baseline was selected: the difference is zero by definition, not by measurement.
 NONE_BETTER = "0 (baseline)"
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """A difference, with its sign, to so many digits behind the point: '+1.23'; -0.001 is '+0.00'."""
+    """A difference with its sign and this many decimals: '+1.23'; -0.001 is '+0.00'."""
     if value is None or math.isnan(value):
         return MISSING
     return f"{value:+z.{digits}f}"
@@ -38,13 +38,13 @@ def interval(figure: Interval | None, digits: int = 2) -> str:
 
 
 def format_db(value: float | None) -> str:
-    """A difference of quality in dB, with its sign: '+0.123 dB'."""
+    """A difference in dB, with its sign: '+0.123 dB'."""
     text = signed(value, 3)
     return text if text == MISSING else f"{text} dB"
 
 
 def fixed(value: float | None, digits: int) -> str:
-    """A measured figure, to so many digits behind the point."""
+    """A measured value with this many decimals."""
     return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 

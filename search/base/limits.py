@@ -1,4 +1,4 @@
-"""Limits on the time a search may take, besides its budget of trials; a signal is one."""
+"""Time limits of a search, besides its budget of trials. A signal counts as a limit too."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 class Limits:
-    """Wall hours of this sitting and GPU hours of the whole search; None is no limit. GPU hours count while a
-    training runs."""
+    """Wall hours of this driver session and GPU hours of the whole search; None: no limit. GPU hours count
+    while training runs."""
 
     def __init__(
         self,
@@ -20,18 +20,18 @@ class Limits:
         self._hours, self._gpu_hours, self._gpus = hours, gpu_hours, gpus_per_trial
         self._clock, self._began, self._spent = clock, clock(), 0.0
         self._running: dict[str, float] = {}
-        #: Whether the end was asked for: what has not ended is to be gone on with another time.
+        #: Whether the search is being stopped early; unfinished training runs continue on resume.
         self.interrupted = False
-        #: Why the search cannot go on now, if that is so.
+        #: Why the search cannot continue, or empty.
         self.trouble = ""
 
     def halt(self, trouble: str) -> None:
-        """End the search, to be gone on with once the trouble is over."""
+        """Stop the search because of this problem; it can be resumed once the problem is fixed."""
         self.trouble = self.trouble or trouble
         self.interrupted = True
 
     def spent(self, seconds: float) -> None:
-        """Count what trainings took in earlier sittings."""
+        """Add the training time of earlier driver sessions."""
         self._spent += seconds
 
     def started(self, name: str) -> None:
@@ -47,11 +47,11 @@ class Limits:
         return (self._spent + sum(now - start for start in self._running.values())) * self._gpus / 3600
 
     def reached(self) -> str:
-        """Which limit is reached, in words; empty while none is."""
+        """Which limit is reached, in words; empty if none."""
         if self.interrupted:
-            return "it was interrupted"
+            return "interrupted"
         if self._hours is not None and self._clock() - self._began >= 3600 * self._hours:
-            return f"max_hours {self._hours:g} is over"
+            return f"max_hours {self._hours:g} reached"
         if self._gpu_hours is not None and self.gpu_hours >= self._gpu_hours:
-            return f"max_gpu_hours {self._gpu_hours:g} is used up"
+            return f"max_gpu_hours {self._gpu_hours:g} reached"
         return ""

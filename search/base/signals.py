@@ -1,12 +1,11 @@
-"""Ctrl-C and the signals by which terminals and schedulers end a command: it ends in time, to be resumed.
+"""Handling of Ctrl-C and of termination signals: a command ends within a time limit and can be resumed.
 
-SIGINT, SIGTERM, SIGHUP and SIGQUIT interrupt a command at once, by KeyboardInterrupt; while it trains, all
-but SIGQUIT first give the running epochs some seconds (`ends_on_signal`).
+SIGINT, SIGTERM, SIGHUP and SIGQUIT raise KeyboardInterrupt. During training, all but SIGQUIT first give the
+running epochs some seconds to finish (`ends_on_signal`).
 
-Python answers a signal in the main thread alone, and only between two of its instructions. That may be
-minutes away: Ray's C++ code waits for processes of Ray's that the same signal has ended. So `ends_in_time`
-also starts a thread that hears of every signal at once and ends the process itself if the main thread does
-not.
+Python runs signal handlers only in the main thread, between two bytecode instructions. That can be minutes
+later: Ray's C++ code may wait for Ray processes that the same signal has ended. So `ends_in_time` also starts
+a thread that is notified of every signal at once and ends the process if the main thread does not.
 """
 
 from __future__ import annotations
@@ -25,28 +24,27 @@ from typing import Any, NoReturn
 
 import psutil
 
+from lic.cli import INTERRUPTED
 from search.base.limits import Limits
 
-#: What ends a command: Ctrl-C; schedulers; a terminal that is closed; Ctrl-\.
+#: Signals that end a command, sent by Ctrl-C, schedulers, a closed terminal and Ctrl-\.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
-#: Seconds that running epochs are given to finish.
+#: Seconds that running epochs get to finish.
 _GRACE = 12.0
 
-#: Seconds from the first signal until the process ends, whatever it waits for: less than the 30 s after which
-#: Slurm and Kubernetes kill it.
+#: Seconds from the first signal until the process is forced to end: less than the 30 s after which Slurm and
+#: Kubernetes kill it.
 _PATIENCE = 22.0
-
-INTERRUPTED = 130
 
 
 class _Answer:
     """The handler of all signals in `ENDING`."""
 
     def __init__(self) -> None:
-        #: What is told to end while trainings run, and how the user hears of it.
+        #: While training runs: the limits to set on a signal, and a function that prints a message.
         self.training: tuple[Limits, Callable[[str], None]] | None = None
-        #: Whether a signal has come, and whether what runs now cleans up and is not to be disturbed.
+        #: Whether a signal has arrived; whether cleanup is running, during which further signals are ignored.
         self.heard = self.cleaning = False
         self._before: dict[int, Any] = {}
 
@@ -73,7 +71,7 @@ class _Answer:
         raise KeyboardInterrupt
 
     def install(self) -> None:
-        # A SIGHUP that is ignored (nohup) stays so.
+        # Keep SIGHUP ignored if it is (nohup).
         numbers = [n for n in ENDING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, self) for number in (*numbers, signal.SIGALRM)}
 
@@ -83,14 +81,14 @@ class _Answer:
             signal.signal(number, handler)
 
 
-#: The handler that is in place, if one is.
+#: The installed handler, if any.
 _answer: _Answer | None = None
 
 
 @contextlib.contextmanager
 def _answered(to_the_end: bool = False) -> Iterator[_Answer]:
-    """Answer signals, if this is the main thread; no other can. With `to_the_end` the process is about to end
-    where a signal has come: further ones do not disturb that."""
+    """Install the handler if this is the main thread (no other can). With `to_the_end`, the process ends
+    after a signal, so further signals are ignored from then on."""
     global _answer
     if _answer is not None or threading.current_thread() is not threading.main_thread():
         yield _answer or _Answer()
@@ -109,9 +107,9 @@ def _answered(to_the_end: bool = False) -> Iterator[_Answer]:
 
 @contextlib.contextmanager
 def ends_on_signal(limits: Limits, say: Callable[[str], None]) -> Iterator[None]:
-    """While trainings run: the first signal sets `limits.interrupted`, and the running epochs are given some
-    seconds to finish and be saved; then, or at a second Ctrl-C, KeyboardInterrupt is raised. SIGQUIT raises
-    it at once."""
+    """During training: the first signal sets `limits.interrupted` and gives the running epochs some seconds
+    to finish and be saved; then, or at a second Ctrl-C, KeyboardInterrupt is raised. SIGQUIT raises it at
+    once."""
     with _answered() as answer:
         answer.training = (limits, say)
         try:
@@ -121,15 +119,15 @@ def ends_on_signal(limits: Limits, say: Callable[[str], None]) -> Iterator[None]
             answer.training = None
 
 
-#: What is said last, and how to go on, by what has happened (`ends_in_time`).
+#: Returns the last line to print for a reason, with the command to resume (`ends_in_time`).
 _last_words: Callable[[str], str] = str
 
 
 @contextlib.contextmanager
 def ends_in_time(last_words: Callable[[str], str]) -> Iterator[None]:
-    """A signal interrupts what runs here by KeyboardInterrupt. If the process has not ended some seconds
-    later, or at a third Ctrl-C, all that it started is killed, `last_words` are printed, and it ends with
-    status 130."""
+    """A signal raises KeyboardInterrupt in this context. If the process has not ended some seconds later, or
+    at a third Ctrl-C, all its child processes are killed, `last_words` is printed, and it exits with status
+    130."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -149,14 +147,14 @@ def ends_in_time(last_words: Callable[[str], str]) -> Iterator[None]:
 
 
 def _watch(heard: int) -> None:
-    """End the process in time once a signal has come."""
+    """End the process within the time limit once a signal has arrived."""
     until, ctrl_c = math.inf, 0
     while True:
         left = None if until == math.inf else max(0.0, until - time.monotonic())
         if not select.select([heard], [], [], left)[0]:
             end_process("interrupted", INTERRUPTED)
         numbers = os.read(heard, 64)
-        if not numbers:  # no signal came
+        if not numbers:  # the context ended without a signal
             os.close(heard)
             return
         if set(numbers) & set(ENDING):
@@ -167,12 +165,12 @@ def _watch(heard: int) -> None:
 
 
 def end_process(why: str, status: int) -> None:
-    """End this process and all that it started, where its main thread cannot: the last words about `why` are
-    printed. Returns in no case."""
+    """End this process and all its children when the main thread cannot; prints the last words for `why`.
+    Never returns."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             child.kill()
-    # Whoever does not read cannot hold it up.
+    # Printing in a thread: a blocked reader must not delay the exit.
     words = f"{_last_words(why)}\n"
     printing = threading.Thread(target=lambda: print(words, end="", file=sys.stderr, flush=True), daemon=True)
     printing.start()

@@ -1,9 +1,10 @@
-"""What a search looks for: a point (alpha, strategy) for every rate."""
+"""The search space: a point (strategy, alpha) per quality, and the plan of a search."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from lic.recipe import LAMBDAS
 
@@ -11,13 +12,13 @@ BASELINE = "baseline"
 TRIAL = "trial"
 CONFIRMATION = "confirmation"
 
-#: What can propose points (search.decide.sampler).
+#: The available samplers (search.decide.sampler).
 SAMPLERS = ("surrogate", "tpe", "gp", "random", "grid")
 
-#: The range of alpha that the paper searches, the default.
+#: The default range of alpha, that of the paper.
 ALPHA_MIN, ALPHA_MAX = 1e-8, 1e-5
 
-#: The most epochs that a training can have.
+#: Maximum number of epochs of a training run.
 MOST_EPOCHS = 100_000
 
 
@@ -27,51 +28,51 @@ def trial_name(number: int) -> str:
 
 
 def baseline_name(quality: int) -> str:
-    """The name of the baseline of this rate."""
+    """The name of the baseline of this quality."""
     return f"{BASELINE}-q{quality}"
 
 
 def confirmation_name(search: str) -> str:
-    """The name of the study of a search's confirmation."""
+    """The name of the Optuna study with the confirmation runs of a search."""
     return f"{search}/{CONFIRMATION}"
 
 
 def parse_rates(text: str) -> tuple[int, ...]:
-    """Qualities written such as 1-6 or 1,3,5, in order. Raises ValueError."""
+    """Parse quality levels written like 1-6 or 1,3,5; returns them sorted. Raises ValueError."""
     qualities: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
         try:
             low, high = int(first), int(last or first)
         except ValueError:
-            raise ValueError("write qualities such as 1-6 or 1,3,5") from None
+            raise ValueError("write quality levels like 1-6 or 1,3,5") from None
         if not min(LAMBDAS) <= low <= high <= max(LAMBDAS):
-            raise ValueError(f"choose among the qualities {min(LAMBDAS)} to {max(LAMBDAS)}")
+            raise ValueError(f"choose quality levels from {min(LAMBDAS)} to {max(LAMBDAS)}")
         qualities |= set(range(low, high + 1))
     return tuple(sorted(qualities))
 
 
 def fork_epoch(share: float, epochs: int) -> int:
-    """The epoch at which trials leave their baseline, given as a fraction of the epochs; 0 (they begin by
-    themselves) for 0. Raises ValueError where it is another fraction and yet none or all of the epochs."""
+    """The epoch whose baseline checkpoint trials start from, for a fraction of the epochs; 0 (no fork) for 0.
+    Raises ValueError if a nonzero fraction rounds to none or all of the epochs."""
     epoch = round(share * epochs)
     if share and not 0 < epoch < epochs:
         what = "none" if epoch == 0 else "all"
         raise ValueError(
-            f"fork_at {share:g} of {epochs} epochs is {what} of them; give a fraction that leaves some on "
-            "both sides, or 0 for no fork"
+            f"fork_at {share:g} of {epochs} epochs is {what} of them; choose a fraction that leaves epochs "
+            "before and after the fork, or 0 for no fork"
         )
     return epoch
 
 
 def leaves_no_rung(grace: int, epochs: int) -> bool:
-    """Whether trials of so many epochs (more than one) could not be stopped early after `grace` of them."""
+    """Whether trials of this many epochs (more than one) cannot be stopped early after `grace` epochs."""
     return grace >= epochs > 1
 
 
 def enough_epochs(least: int, fork_at: float, grace: int = 0) -> int:
-    """The smallest number of epochs, at least `least`, of which a fork at the fraction `fork_at` leaves some
-    on both sides and a grace of so many one to stop at after it; `least` if there is none."""
+    """The smallest number of epochs, at least `least`, with epochs before and after a fork at the fraction
+    `fork_at` and a rung after `grace` further epochs; `least` if there is no such number."""
 
     def fits(epochs: int) -> bool:
         try:
@@ -83,8 +84,8 @@ def enough_epochs(least: int, fork_at: float, grace: int = 0) -> int:
 
 
 def alpha_range(low: float, high: float, given: Collection[str]) -> tuple[float, float]:
-    """The range of alpha from `low` to `high`, of which `alpha_min` and `alpha_max` may be `given`: if only
-    one is, and the other leaves no range, it is as wide as the default one."""
+    """The range of alpha. `given` holds the names of the bounds that the user set: if only one is set and the
+    default of the other leaves no range, the range gets the width of the default one."""
     width = round(ALPHA_MAX / ALPHA_MIN)
     if low < high or {"alpha_min", "alpha_max"} <= set(given):
         return low, high
@@ -93,9 +94,9 @@ def alpha_range(low: float, high: float, given: Collection[str]) -> tuple[float,
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search decides by; `rungs` are the epochs at which a trial may be stopped,
-    `selection` names the image set whose readings decide. Trials begin with the state that their rate's
-    baseline had after epoch `fork`; 0: from the start, as the baseline."""
+    """The plan of a search. `rungs` are the epochs at which a trial may be stopped; `selection` names the
+    image set on which trials are compared. Trials start from their baseline's checkpoint after epoch `fork`;
+    0: they train in full."""
 
     qualities: tuple[int, ...]
     strategies: tuple[str, ...]
@@ -111,21 +112,87 @@ class Plan:
     fork: int = 0
 
 
+def lmbda_of(quality: int) -> float:
+    """lambda_d, the weight of the distortion, of a quality. Raises KeyError."""
+    return LAMBDAS[quality]
+
+
 @dataclass(frozen=True)
-class Candidate:
-    """One training to do: a baseline (alpha 0) or a trial, at one rate."""
+class SearchPoint:
+    """A point of the search space: a quality with the strategy (the latents to decorrelate) and the
+    decorrelation weight alpha. The baseline of a quality has no strategy and alpha 0."""
+
+    quality: int
+    strategy: str | None = None
+    alpha: float = 0.0
+
+    @property
+    def lmbda(self) -> float:
+        """lambda_d of the quality."""
+        return lmbda_of(self.quality)
+
+    @property
+    def strategy_name(self) -> str:
+        """The strategy as it is shown; `baseline` for none."""
+        return self.strategy or BASELINE
+
+    def as_row(self) -> dict[str, Any]:
+        """Quality, alpha and strategy as files hold them, where no strategy is an empty text."""
+        return {"quality": self.quality, "alpha": self.alpha, "strategy": self.strategy or ""}
+
+    @classmethod
+    def of_row(cls, row: dict[str, Any]) -> SearchPoint:
+        """The point that such a row holds; without alpha and strategy that of the baseline."""
+        strategy = row.get("strategy", "")
+        return cls(row["quality"], None if strategy == "" else strategy, row.get("alpha", 0.0))
+
+
+class AtPoint:
+    """What a dataclass with a field `point` inherits: the fields of the point as its own."""
+
+    point: SearchPoint
+
+    @property
+    def quality(self) -> int:
+        return self.point.quality
+
+    @property
+    def lmbda(self) -> float:
+        return self.point.lmbda
+
+    @property
+    def strategy(self) -> str | None:
+        return self.point.strategy
+
+    @property
+    def strategy_name(self) -> str:
+        return self.point.strategy_name
+
+    @property
+    def alpha(self) -> float:
+        return self.point.alpha
+
+    def as_row(self) -> dict[str, Any]:
+        """The fields by name, with those of the point (SearchPoint.as_row) in the place of `point`."""
+        row: dict[str, Any] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            row |= self.point.as_row() if field.name == "point" else {field.name: getattr(self, field.name)}
+        return row
+
+
+@dataclass(frozen=True)
+class Candidate(AtPoint):
+    """One training to do: the baseline of a quality, or a trial or confirmation of a point."""
 
     name: str
     role: str
-    quality: int
-    alpha: float
-    strategy: str
+    point: SearchPoint
     seed: int
 
 
 def rungs(epochs: int, grace: int, eta: int, fork: int = 0) -> tuple[int, ...]:
-    """The epochs grace, grace*eta, grace*eta^2, ... after the fork and before the last, at which a trial may
-    stop."""
+    """The epochs grace, grace*eta, grace*eta^2, ... after the fork and before the last epoch, at which a
+    trial may be stopped."""
     levels, level = [], grace
     while fork + level < epochs:
         levels.append(fork + level)
@@ -134,5 +201,5 @@ def rungs(epochs: int, grace: int, eta: int, fork: int = 0) -> tuple[int, ...]:
 
 
 def three_quarters(epochs: int) -> int | None:
-    """The epoch at which the last quarter of a training begins; None if it is too short to have one."""
+    """The epoch after which the last quarter of a training run begins; None for fewer than 2 epochs."""
     return None if epochs < 2 else min(epochs - 1, round(0.75 * epochs))

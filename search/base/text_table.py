@@ -1,5 +1,5 @@
-"""Tables of text in which no figure is ever cut: in a terminal that is too narrow for all columns, the others
-follow below, beside the columns that name the rows."""
+"""Text tables that never truncate a cell: if the terminal is too narrow for all columns, the rest follow in a
+second table below, with the name columns repeated."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-#: The width of what is not a terminal, in characters: more than any table has.
+#: Width when output is not a terminal, in characters: wider than any table.
 _UNBOUNDED = 100_000
 
-#: What an encoding without box characters may lack too.
+#: Characters that an ASCII terminal lacks.
 _ASCII = str.maketrans({"±": "+-"})
 
 
 def text_console() -> Console:
-    """Standard output for tables and lines: as wide as the terminal, or, redirected, as wide as they are."""
+    """A console on standard output for tables and lines: as wide as the terminal; unbounded if redirected."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _UNBOUNDED
@@ -30,7 +30,7 @@ def text_console() -> Console:
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table for rich's Console.print, or as Markdown; its first `names` columns name the rows."""
+    """A table for rich's Console.print, or for Markdown. The first `names` columns identify the rows."""
 
     title: str
     head: Sequence[str]
@@ -41,9 +41,9 @@ class TextTable:
         if self.title:
             yield Text(self.title, "italic", no_wrap=False, overflow="fold")
         if not self.rows:
-            yield Text("nothing yet\n")
+            yield Text("no results yet\n")
             return
-        # Rendered as wide as it is: where one column alone is too wide for it, the terminal wraps the lines.
+        # Rendered at full width: if a single column is too wide, the terminal wraps the lines.
         unbounded = options.update(width=_UNBOUNDED)
         columns = list(range(len(self.head)))
         while columns:
@@ -55,7 +55,7 @@ class TextTable:
     def _next_part(
         self, columns: list[int], console: Console, unbounded: ConsoleOptions, width: int
     ) -> tuple[list[int], list[int]]:
-        """As many of the columns as fit, at least one beside the names, and those that are left."""
+        """The columns that fit (at least one beside the name columns), and the remaining columns."""
         count = min(self.names + 1, len(columns))
         while count < len(columns):
             table = self._table(columns[: count + 1], unbounded.ascii_only)
@@ -75,7 +75,7 @@ class TextTable:
         return table
 
     def markdown(self) -> str:
-        """The table as Markdown, below its title."""
+        """The table as Markdown, with its title as a heading."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines) if self.rows else "Nothing yet."
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines) if self.rows else "No results yet."
         return f"### {self.title}\n\n{table}" if self.title else table

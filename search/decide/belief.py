@@ -11,8 +11,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from lic.recipe import LAMBDAS
-from search.base.space import Plan
+from search.base.space import Plan, SearchPoint, lmbda_of
 from search.decide.surrogate import Array, Data, Points, Posterior, Surrogate, fit, gather, join, pins
 
 #: Readings of one trial are averaged over epochs that differ by less than this factor.
@@ -61,15 +60,6 @@ VARIANCE = "variance:"
 
 
 @dataclass(frozen=True)
-class Point:
-    """A point to train: quality, decorrelation weight, strategy."""
-
-    quality: int
-    alpha: float
-    strategy: str
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What the model expects of a trial at full length: rate change and its standard deviation, percent."""
 
@@ -106,7 +96,7 @@ class SurrogateModel:
         return self.surrogate.theta
 
     @_one_thread
-    def propose(self, qualities: Sequence[int], count: int, seed: int) -> list[Point]:
+    def propose(self, qualities: Sequence[int], count: int, seed: int) -> list[SearchPoint]:
         """The next `count` points, each where it is expected to improve the search's result most: the
         mean over the rates of the best rate change.
 
@@ -122,12 +112,12 @@ class SurrogateModel:
         mean, covariance = posterior.mean(everything), posterior.covariance(everything, everything)
         assert self.surrogate is not None
         noise = self.surrogate.noise**2 + self.surrogate.trial_effect**2
-        groups = [np.flatnonzero(everything.rate == math.log10(LAMBDAS[q])) for q in qualities]
+        groups = [np.flatnonzero(everything.rate == math.log10(lmbda_of(q))) for q in qualities]
         known = len(rivals)
         curiosity = _CURIOSITY * max(0.0, 1 - len(self._trials) / self.plan.budget) ** 2
         nodes = _FEW_NODES if self._long else _NODES
         draw = np.random.default_rng([seed, 1])
-        chosen: list[Point] = []
+        chosen: list[SearchPoint] = []
         for place in range(count):
             worth = knowledge_gradient(mean, covariance, noise, groups, known, known, nodes)
             worth += curiosity * knowledge_gradient(mean, covariance, noise, groups, known, len(mean), nodes)
@@ -135,7 +125,7 @@ class SurrogateModel:
             # The same point twice would measure the same twice: trainings differ by nothing else.
             aside = draw.uniform(-_ASIDE, _ASIDE) if place else 0.0
             alpha = 10 ** (grid.alpha[best] + aside)
-            chosen.append(Point(own[best], float(alpha), self.plan.strategies[grid.strategy[best]]))
+            chosen.append(SearchPoint(own[best], self.plan.strategies[grid.strategy[best]], float(alpha)))
             column = covariance[:, known + best].copy()
             covariance -= np.outer(column, column) / (column[known + best] + noise)
         return chosen
@@ -155,7 +145,7 @@ class SurrogateModel:
     @_one_thread
     def response(self, quality: int, strategy: str, alphas: Sequence[float]) -> list[Prediction]:
         """What the model expects of these alphas at full length."""
-        place = (self._strategies[strategy], math.log10(LAMBDAS[quality]), 1.0, -1)
+        place = (self._strategies[strategy], math.log10(lmbda_of(quality)), 1.0, -1)
         return self._expected(_points_of(np.array([(math.log10(alpha), *place) for alpha in alphas])))
 
     def _expected(self, points: Points) -> list[Prediction]:
@@ -226,7 +216,7 @@ class SurrogateModel:
                 rows.append((*location, progress, self._identity(trial), value, len(epochs), known))
         table = np.array(rows, float).reshape(-1, 8)
         points = _points_of(table[:, :5])
-        lambdas = [LAMBDAS[quality] for quality in self.plan.qualities]
+        lambdas = [lmbda_of(quality) for quality in self.plan.qualities]
         pinned = pins(self.plan.alpha_min, len(self.plan.strategies), lambdas)
         return gather(points, table[:, 5], table[:, 6], table[:, 7], pinned)
 
@@ -267,7 +257,7 @@ class SurrogateModel:
             for s in range(len(self._strategies)):
                 for k in range(count):
                     alpha = low + (high - low) * (k + shifts[i, s]) / count
-                    rows.append((alpha, s, math.log10(LAMBDAS[quality]), 1.0, -1))
+                    rows.append((alpha, s, math.log10(lmbda_of(quality)), 1.0, -1))
                     own.append(quality)
         return _points_of(np.array(rows)), own
 

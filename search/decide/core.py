@@ -14,12 +14,21 @@ import optuna
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lic.recipe import LAMBDAS
-from search.base.space import BASELINE, TRIAL, Candidate, Plan, baseline_name, trial_name
+from search.base.space import (
+    BASELINE,
+    TRIAL,
+    Candidate,
+    Plan,
+    SearchPoint,
+    baseline_name,
+    lmbda_of,
+    trial_name,
+)
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
 from search.decide.objective import rate_change, rate_change_variance
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import should_stop, worth_finishing
+from search.store.optuna_internals import id_of_study, id_of_trial, storage_of
 from search.store.storage import Mirror
 
 _READINGS, _IMAGES = "readings:", "images:"
@@ -93,7 +102,9 @@ def _earlier_name(name: str) -> str:
 def earlier_trials(trials: optuna.Study) -> list[FrozenTrial]:
     """The trials of another search that the one with this study of trials learnt from (Core.learn_from)."""
     try:
-        return _all(optuna.load_study(storage=trials._storage, study_name=_earlier_name(trials.study_name)))
+        return _all(
+            optuna.load_study(storage=storage_of(trials), study_name=_earlier_name(trials.study_name))
+        )
     except KeyError:
         return []
 
@@ -207,14 +218,14 @@ class Core:
                     continue
                 role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
                 name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
-                alpha, strategy = trial.params.get("alpha", 0.0), trial.params.get("strategy", "")
-                found.append(Candidate(name, role, quality, alpha, strategy, seed))
+                point = SearchPoint(quality, trial.params.get("strategy"), trial.params.get("alpha", 0.0))
+                found.append(Candidate(name, role, point, seed))
         return found
 
     def _start_baseline(self, quality: int) -> Candidate:
         attributes = {**self._description(BASELINE, quality), SETUP: self.setup}
         self.baselines.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
-        return Candidate(baseline_name(quality), BASELINE, quality, 0.0, "", self.plan.seed)
+        return Candidate(baseline_name(quality), BASELINE, SearchPoint(quality), self.plan.seed)
 
     def _start_trial(self, qualities: list[int]) -> Candidate:
         plan, number = self.plan, len(_all(self.trials))
@@ -229,11 +240,11 @@ class Core:
         fork = {FORK: plan.fork} if plan.fork else {}
         for key, value in {**self._description(TRIAL, quality), **fork}.items():
             trial.set_user_attr(key, value)
-        self._storage.keep(self.trials._study_id)
-        return Candidate(trial_name(number), TRIAL, quality, alpha, strategy, plan.seed)
+        self._storage.keep(id_of_study(self.trials))
+        return Candidate(trial_name(number), TRIAL, SearchPoint(quality, strategy, alpha), plan.seed)
 
     def _description(self, role: str, quality: int) -> dict[str, Any]:
-        return {"role": role, "quality": quality, "lambda": LAMBDAS[quality], "seed": self.plan.seed}
+        return {"role": role, "quality": quality, "lambda": lmbda_of(quality), "seed": self.plan.seed}
 
     def observe(
         self,
@@ -262,7 +273,7 @@ class Core:
                 self._settle(waiting)
 
     def _keep(self, trial: FrozenTrial, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(trial._trial_id, key, value)
+        self._storage.set_trial_user_attr(id_of_trial(trial), key, value)
 
     def _settle(self, trial: FrozenTrial) -> None:
         """Give a running trial the rate changes that the readings so far allow, and its end."""
@@ -278,7 +289,7 @@ class Core:
             if all(f"{selection}/bpp" in columns for columns in pair):
                 variance = rate_change_variance(pair[0], pair[1], selection, lmbda)
                 self._keep(trial, f"{VARIANCE}{epoch}", variance)
-            self._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            self._storage.set_trial_intermediate_value(id_of_trial(trial), epoch, value)
         if self.plan.epochs in values:
             self._tell(trial_name(trial.number), TrialState.COMPLETE, values[self.plan.epochs])
 

@@ -9,24 +9,20 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from lic.recipe import LAMBDAS
-from search.base.space import Plan
+from search.base.space import AtPoint, Plan, SearchPoint
 from search.decide.belief import Prediction, SurrogateModel
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """The training to keep at one rate; alpha 0, no strategy and no trial where it is the baseline.
+class Recommendation(AtPoint):
+    """The training to keep at one quality; no trial where it is the baseline.
 
     `expected` is the rate change (percent) that the model expects of it at full length, `sigma` the
     standard deviation of that; `best_observed` is the lowest reading at full length of any trial of the rate.
     """
 
-    quality: int
-    lmbda: float
+    point: SearchPoint
     trial: int | None
-    alpha: float
-    strategy: str
     epochs: int
     expected: float
     sigma: float
@@ -77,17 +73,14 @@ def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
         best = min(rivals, key=lambda t: (expected_by_number[t.number].mean, t.number), default=None)
         best_observed = min((_value(t) for t in rivals), default=None)
         if best is None or expected_by_number[best.number].mean >= 0:
-            chosen.append(
-                Recommendation(quality, LAMBDAS[quality], None, 0.0, "", plan.epochs, 0.0, 0.0, best_observed)
-            )
+            baseline = SearchPoint(quality)
+            chosen.append(Recommendation(baseline, None, plan.epochs, 0.0, 0.0, best_observed))
             continue
         expected = expected_by_number[best.number]
+        point = SearchPoint(quality, best.params["strategy"], best.params["alpha"])
         chosen.append(
-            Recommendation(
-                quality, LAMBDAS[quality], best.number, best.params["alpha"], best.params["strategy"],
-                plan.epochs, expected.mean, expected.std, best_observed,
-            )
-        )  # fmt: skip
+            Recommendation(point, best.number, plan.epochs, expected.mean, expected.std, best_observed)
+        )
     return chosen
 
 

@@ -12,9 +12,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from search.base.space import Plan
-from search.decide.belief import Point, SurrogateModel
+from search.base.space import Plan, SearchPoint
+from search.decide.belief import SurrogateModel
 from search.decide.surrogate import Array
+from search.store.optuna_internals import id_of_study, storage_of
 
 #: Trials per rate that are spread evenly before the model proposes any.
 _STARTUP = 2
@@ -58,18 +59,18 @@ def _seed_of(*numbers: int) -> int:
 
 def fitted(study: optuna.Study) -> Array | None:
     """The surrogate's hyperparameters as last fitted for this study; None before the first fit."""
-    known = study._storage.get_study_user_attrs(study._study_id).get(_MODEL)
+    known = storage_of(study).get_study_user_attrs(id_of_study(study)).get(_MODEL)
     return np.array(known["theta"]) if known else None
 
 
-def spread_point(plan: Plan, qualities: Sequence[int], number: int) -> Point:
+def spread_point(plan: Plan, qualities: Sequence[int], number: int) -> SearchPoint:
     """Point `number` of an even spread: the rates in turn, each strategy as often, log alpha along the
     golden ratio's sequence from a start that the plan's seed gives."""
     count = len(qualities)
     share = (np.random.default_rng(plan.seed).random() + number * 0.6180339887498949) % 1
     alpha = plan.alpha_min * (plan.alpha_max / plan.alpha_min) ** share
     strategy = plan.strategies[(number + number // count) % len(plan.strategies)]
-    return Point(qualities[number % count], float(alpha), strategy)
+    return SearchPoint(qualities[number % count], strategy, float(alpha))
 
 
 class RateSampler(BaseSampler):
@@ -120,13 +121,14 @@ class RateSampler(BaseSampler):
         sampler = RandomSampler(seed=_seed_of(self._seed))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _proposed(self, study: optuna.Study, number: int) -> Point:
-        storage, study_id = study._storage, study._study_id
+    def _proposed(self, study: optuna.Study, number: int) -> SearchPoint:
+        storage, study_id = storage_of(study), id_of_study(study)
         attributes = storage.get_study_user_attrs(study_id)
         ahead = attributes.get(_PROPOSALS, {"first": 0, "points": []})
         place = number - ahead["first"]
         if 0 <= place < len(ahead["points"]) and ahead["points"][place][0] in self._qualities:
-            return Point(*ahead["points"][place])
+            quality, alpha, strategy = ahead["points"][place]
+            return SearchPoint(quality, strategy, alpha)
 
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != number]
         theta = fitted(study)

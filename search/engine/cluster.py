@@ -12,17 +12,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from lic.cli import USER_ERROR
 from lic.errors import LictuneError
 from search.base.foreign_variables import ignore_foreign
 from search.base.signals import end_process
-from search.engine import devices
+from search.engine import devices, ray_internals
 
 if TYPE_CHECKING:
     from search.store.checkpoints import Checkpoints
@@ -41,8 +42,6 @@ class RayDiedError(ClusterError):
 
 #: The processes of the Ray that was started here, without which it cannot be.
 _own: list[psutil.Process] = []
-
-USER_ERROR = 2
 
 _VITAL = ("raylet", "gcs_server")
 
@@ -93,7 +92,7 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
         return
     prepare(address)
 
-    _keep_keys_here()
+    ray_internals.keep_keys_here()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         _join(address, quiet)
@@ -106,16 +105,14 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     # What Ray logs goes where all libraries' logs go, not to the terminal.
     logging.getLogger("ray").handlers.clear()
     logging.getLogger("ray").propagate = True
-    from ray._private import worker
-
-    worker.print_to_stdstream = _log_lines
+    ray_internals.on_worker_output(_log_lines)
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
     import ray
 
     try:
-        with _signals_are_ours():
+        with ray_internals.signals_are_ours():
             ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ClusterError(
@@ -129,11 +126,11 @@ def _start(options: dict[str, Any]) -> None:
     need more; what else goes wrong is not tried again."""
     import ray
 
-    options = {"_temp_dir": _short_folder(), **options}
+    options = {**ray_internals.starting_options(_short_folder()), **options}
     before = set(psutil.Process().children(recursive=True))
     for tries_left in reversed(range(_STARTS)):
         try:
-            with _signals_are_ours():
+            with ray_internals.signals_are_ours():
                 ray.init(**options)
             break
         except Exception as error:
@@ -168,27 +165,9 @@ def _has_ended(process: psutil.Process) -> bool:
         return True
 
 
-@contextlib.contextmanager
-def _signals_are_ours() -> Iterator[None]:
-    """Start or join Ray such that this process answers its signals itself, and Ray's processes are where a
-    signal to this process's group, by which terminals, `timeout` and Slurm end a command, does not reach
-    them: they are needed to end the search properly, and end with this process anyway."""
-    from ray._private import services, utils
-
-    popen, handle_sigterm = services.ConsolePopen, utils.set_sigterm_handler
-    services.ConsolePopen = functools.partial(popen, start_new_session=True)
-    utils.set_sigterm_handler = lambda _handler: None
-    try:
-        yield
-    finally:
-        services.ConsolePopen, utils.set_sigterm_handler = popen, handle_sigterm
-
-
 def _short_folder() -> str | None:
     """Where Ray is to keep its sockets and logs, if its own choice (TMPDIR) is too long for a socket."""
-    from ray._common.utils import get_default_ray_temp_dir
-
-    longest = get_default_ray_temp_dir() + _SOCKET
+    longest = ray_internals.default_temp_dir() + _SOCKET
     return None if len(os.fsencode(longest)) <= _SOCKET_BYTES else "/tmp/ray"
 
 
@@ -201,15 +180,6 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
 def _log_lines(said: dict[str, Any], **_options: Any) -> None:
     """In place of Ray's own, which prints the last words of its processes on the terminal."""
     logging.getLogger("ray").warning("\n".join(said["lines"]))
-
-
-def _keep_keys_here() -> None:
-    """Ray Tune hands the keys of an AWS account in this process's environment to its workers in a way that
-    Ray writes down in its log, for everybody to read. Workers have them from their own nodes."""
-    from ray.tune.execution import class_cache
-
-    handed_on = class_cache.ENV_VARS_TO_PROPAGATE
-    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed_on if not name.startswith("AWS_")}
 
 
 def disconnect() -> None:

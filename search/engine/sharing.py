@@ -13,8 +13,8 @@ import torch
 
 from lic.machine import usable_memory
 from lic.models.architectures import strategies
-from lic.recipe import LAMBDAS
 from lic.training.trial import Trial, TrialConfig
+from search.base.space import SearchPoint
 from search.engine.cluster import ClusterError, last_line
 
 #: How much of a GPU's memory trials may take, and what one trial more must add to the images per second.
@@ -128,7 +128,9 @@ def measure_sharing(template: TrialConfig, cores: int, seconds: float = _SECONDS
     try:
         if not group.wait(_PATIENCE):
             raise ClusterError("no device of the cluster is free to measure how many trials share it")
-        short = _short(template)
+        # At the middle quality, with the strategy that takes the most memory.
+        point = SearchPoint(3, max(strategies(template.model), key=len), 1e-8)
+        short = short_training(template, point, epochs=10**6, steps=_STEPS[template.device])
         footprints, speeds = _run_probes(group, 1, short, seconds)
         short = dataclasses.replace(short, val_epochs=(), test_epochs=())
 
@@ -166,11 +168,12 @@ def _run_probes(
             ray.kill(probe)
 
 
-def _short(template: TrialConfig) -> TrialConfig:
-    """A training of few steps, at the middle rate and with all that any trial can need of memory."""
+def short_training(template: TrialConfig, point: SearchPoint, epochs: int, steps: int) -> TrialConfig:
+    """A training that is timed: of `epochs` with few steps each, which evaluates the images to select on
+    after the second epoch, and those to report on after the third."""
     training = dataclasses.replace(
-        template.training, lmbda=LAMBDAS[3], strategy=max(strategies(template.model), key=len), alpha=1e-8,
-        epochs=10**6, steps_per_epoch=_STEPS[template.device],
+        template.training, lmbda=point.lmbda, strategy=point.strategy_name, alpha=point.alpha, epochs=epochs,
+        steps_per_epoch=steps,
     )  # fmt: skip
     return dataclasses.replace(
         template, training=training, val_epochs=(2,) if template.val_epochs else (), test_epochs=(3,)

@@ -20,7 +20,6 @@ from ray.tune.search import Searcher
 
 from lic.data.cache import DamagedCacheError
 from lic.errors import StorageError
-from lic.recipe import LAMBDAS
 from lic.training.trainer import CheckpointError, CorruptCheckpointError, DivergedError
 from lic.training.trial import EpochMetrics, Trial, TrialConfig
 from search.base.limits import Limits
@@ -183,16 +182,19 @@ class CoreSearcher(_NotRestored, Searcher):
     """Passes `suggest` on; Ray's own record of the trials is not needed."""
 
     def __init__(
-        self, bridge: TuneBridge, configure: Callable[[Candidate], dict[str, Any]], room: Callable[[], int]
+        self,
+        bridge: TuneBridge,
+        configure: Callable[[Candidate], dict[str, Any]],
+        capacity: Callable[[], int],
     ) -> None:
         super().__init__()
-        self.bridge, self.configure, self.room = bridge, configure, room
+        self.bridge, self.configure, self.capacity = bridge, configure, capacity
         self.live: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
         if self.bridge.limits.reached():
             return Searcher.FINISHED
-        if len(self.live) >= self.room() or self.bridge.waiting:
+        if len(self.live) >= self.capacity() or self.bridge.waiting:
             return None
         candidate = self.bridge.next()
         if candidate is None:
@@ -339,15 +341,23 @@ def resources(gpus: float) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{"CPU": 1.0, **({"GPU": gpus} if gpus else {})}])
 
 
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How trainings are executed: where their checkpoints are; `capacity`, how many may run at once; the
+    share of a GPU that each gets (0: none); and how often one that breaks off is tried again."""
+
+    checkpoints: Checkpoints
+    capacity: Callable[[], int]
+    gpus_per_trial: float
+    retries: int
+
+
 def run(
     core: TrialScheduler,
     configure: Callable[[Candidate], TrialConfig],
     changed: Callable[[], None],
     limits: Limits,
-    checkpoints: Checkpoints,
-    room: Callable[[], int],
-    gpus_per_trial: float,
-    retries: int,
+    execution: Execution,
     subfolder: str = TRIALS_FOLDER,
     trainable: type[tune.Trainable] = RayTrial,
 ) -> None:
@@ -355,23 +365,38 @@ def run(
     search left unfinished, from its checkpoints, which are below `subfolder`.
 
     `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
-    quick. `room` says how many trainings may run at once. A training that breaks off is tried again from its
-    last checkpoint, `retries` times, and with twice its share of a GPU if it ran out of memory. Ray must be
-    connected (search.engine.cluster). Raises RayDiedError, and what the core and its storage raise."""
-    bridge, (place, search) = TuneBridge(core, changed, limits), posixpath.split(checkpoints.root)
-    health = cluster.RayHealthCheck()
+    quick. A training that breaks off is tried again from its last checkpoint, and with twice its share of a
+    GPU if it ran out of memory. Ray must be connected (search.engine.cluster). Raises RayDiedError, and what
+    the core and its storage raise."""
+    bridge = TuneBridge(core, changed, limits)
 
     def details(candidate: Candidate) -> dict[str, Any]:
         own, baseline = (f"{subfolder}/{name}" for name in (candidate.name, baseline_name(candidate.quality)))
         fork = core.plan.fork
-        return {"trial": configure(candidate), "checkpoints": checkpoints, "training": own,
+        return {"trial": configure(candidate), "checkpoints": execution.checkpoints, "training": own,
                 "fork": Fork(fork, "" if not fork or candidate.role == BASELINE else baseline),
-                "gpus": gpus_per_trial}  # fmt: skip
+                "gpus": execution.gpus_per_trial}  # fmt: skip
 
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, resources(gpus_per_trial)),
+    _tuner(bridge, details, execution, subfolder, trainable).fit()
+    if bridge.fault is not None:
+        raise bridge.fault
+    if not limits.interrupted:
+        core.close()
+
+
+def _tuner(
+    bridge: TuneBridge,
+    details: Callable[[Candidate], dict[str, Any]],
+    execution: Execution,
+    subfolder: str,
+    trainable: type[tune.Trainable],
+) -> tune.Tuner:
+    """Ray Tune, with the bridge as its search algorithm and its scheduler."""
+    health, (place, search) = cluster.RayHealthCheck(), posixpath.split(execution.checkpoints.root)
+    return tune.Tuner(
+        tune.with_resources(trainable, resources(execution.gpus_per_trial)),
         tune_config=tune.TuneConfig(
-            search_alg=CoreSearcher(bridge, details, room),
+            search_alg=CoreSearcher(bridge, details, execution.capacity),
             scheduler=CoreScheduler(bridge, functools.partial(health, at_once=True)),
             num_samples=-1,
             reuse_actors=True,
@@ -383,18 +408,13 @@ def run(
             # and gives trials whose names it finds there other folders.
             name=f"{search}/{subfolder}",
             storage_path=place,
-            storage_filesystem=checkpoints.filesystem,
+            storage_filesystem=execution.checkpoints.filesystem,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=retries),
+            failure_config=tune.FailureConfig(max_failures=execution.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
             callbacks=[StopWithoutRay(health)],
         ),
     )
-    tuner.fit()
-    if bridge.fault is not None:
-        raise bridge.fault
-    if not limits.interrupted:
-        core.close()
 
 
 def _folder_name(trial: Any) -> str:
@@ -405,7 +425,7 @@ def training_config_of(candidate: Candidate, template: TrialConfig) -> TrialConf
     """The template with the candidate's point filled in."""
     training = dataclasses.replace(
         template.training,
-        lmbda=LAMBDAS[candidate.quality],
+        lmbda=candidate.lmbda,
         alpha=candidate.alpha,
         strategy=candidate.strategy or "y",
         seed=candidate.seed,

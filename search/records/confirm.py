@@ -6,21 +6,39 @@ points do on seeds that had no part in picking them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
-import numpy as np
 import optuna
 import pandas as pd
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.evaluation.bdrate import CurveError, Interval, bd_rate_interval
-from lic.recipe import LAMBDAS
-from search.base.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name, confirmation_name
+from search.base.space import (
+    BASELINE,
+    CONFIRMATION,
+    AtPoint,
+    Candidate,
+    Plan,
+    SearchPoint,
+    baseline_name,
+    confirmation_name,
+)
 from search.decide.core import attributes_of, images_of, readings_of
-from search.decide.objective import image_costs, rate_change_interval
-from search.records.search_records import MS_SSIM, PSNR, SearchRecords, TrialRecord
+from search.records.curves import curves_over_seeds, rate_change_over_seeds
+from search.records.search_records import MS_SSIM, PSNR, QUALITY_COLUMNS, SearchRecords
+from search.store.optuna_internals import id_of_trial, storage_of
 from search.store.storage import Mirror
+
+
+def repeated_name(name: str, seed: int) -> str:
+    """The name of a search's training when it is trained again on a fresh seed."""
+    return f"{name}-s{seed}"
+
+
+def repeated_trial(candidate: Candidate) -> str:
+    """The name of the training that a candidate of the confirmation trains again."""
+    return candidate.name.removesuffix(repeated_name("", candidate.seed))
 
 
 def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int) -> list[Candidate]:
@@ -29,7 +47,8 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
     found = []
     for seed in range(plan.seed + 1, plan.seed + 1 + seeds):
         for quality in records.qualities:
-            found.append(Candidate(f"{baseline_name(quality)}-s{seed}", BASELINE, quality, 0.0, "", seed))
+            name = repeated_name(baseline_name(quality), seed)
+            found.append(Candidate(name, BASELINE, SearchPoint(quality), seed))
         for quality in records.qualities:
             rivals = records.finished(quality)
             for _ in range(best):
@@ -37,8 +56,8 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
                 if record is None:
                     break
                 rivals.remove(record)
-                name = f"{record.name}-s{seed}"
-                found.append(Candidate(name, CONFIRMATION, quality, record.alpha, record.strategy, seed))
+                name = repeated_name(record.name, seed)
+                found.append(Candidate(name, CONFIRMATION, record.point, seed))
     return found
 
 
@@ -60,7 +79,7 @@ class Confirmation:
         started = {trial.user_attrs["name"] for trial in self._trials()}
         for candidate in self.candidates:
             if candidate.name not in started:
-                attributes = {**asdict(candidate), "lambda": LAMBDAS[candidate.quality]}
+                attributes = {**candidate.as_row(), "lambda": candidate.lmbda}
                 self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
                 return candidate
         return None
@@ -85,7 +104,7 @@ class Confirmation:
         if trial.state.is_finished() or epoch in readings_of(trial):
             return  # as the core's (search.core.Core.observe)
         for key, value in attributes_of(epoch, figures, images).items():
-            self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
+            storage_of(self.study).set_trial_user_attr(id_of_trial(trial), key, value)
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on: until its full length."""
@@ -101,7 +120,7 @@ class Confirmation:
         """Record that a training broke off, and why."""
         trial = self._find(name)
         if trial.state == TrialState.RUNNING:
-            self.study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+            storage_of(self.study).set_trial_user_attr(id_of_trial(trial), "reason", reason)
             self.study.tell(trial.number, state=TrialState.FAIL)
 
     end = fail
@@ -125,15 +144,13 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class Confirmed(AtPoint):
     """What one point does on fresh seeds: its rate change in percent, mean and 95 % interval over
     seeds and images, on the reported set. `seeds` counts those that reached full length with their
     baseline; the interval is over the images alone if that is one."""
 
-    quality: int
+    point: SearchPoint
     trial: str
-    alpha: float
-    strategy: str
     seeds: int
     rate_change: Interval
 
@@ -143,22 +160,20 @@ def confirmed(confirmation: Confirmation, test_set: str) -> list[Confirmed]:
     columns = confirmation.per_image()
     points: dict[str, list[Candidate]] = {}
     for candidate in confirmation.candidates:
-        there = candidate.name in columns
-        there &= f"{baseline_name(candidate.quality)}-s{candidate.seed}" in columns
+        there = {candidate.name, _baseline_of(candidate)} <= columns.keys()
         if candidate.role == CONFIRMATION and there:
-            points.setdefault(candidate.name.rpartition("-s")[0], []).append(candidate)
+            points.setdefault(repeated_trial(candidate), []).append(candidate)
     found = []
     for trial, runs in points.items():
-        first = runs[0]
-        changes, rates = [], []
-        for run in runs:
-            own, lmbda = columns[run.name], LAMBDAS[run.quality]
-            base = columns[f"{baseline_name(run.quality)}-s{run.seed}"]
-            changes.append(image_costs(own, test_set, lmbda) - image_costs(base, test_set, lmbda))
-            rates.append(np.asarray(base[f"{test_set}/bpp"]))
-        interval = rate_change_interval(np.array(changes), np.array(rates))
-        found.append(Confirmed(first.quality, trial, first.alpha, first.strategy, len(runs), interval))
+        pairs = [(columns[run.name], columns[_baseline_of(run)]) for run in runs]
+        interval = rate_change_over_seeds(pairs, test_set, runs[0].lmbda)
+        found.append(Confirmed(runs[0].point, trial, len(runs), interval))
     return found
+
+
+def _baseline_of(candidate: Candidate) -> str:
+    """The name of the baseline that a training of the confirmation is compared with."""
+    return repeated_name(baseline_name(candidate.quality), candidate.seed)
 
 
 def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric: str) -> Interval:
@@ -166,29 +181,22 @@ def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric
     that was chosen) over the seeds that are complete, with its interval over seeds and images. `metric`
     is search.records.PSNR or MS_SSIM. Raises CurveError."""
     columns = confirmation.per_image()
-    kept = {q: records.best([*records.finished(q), b]) for q, b in records.baselines.items()}
-    anchors: list[TrialRecord] = []
-    tests: list[TrialRecord] = []
-    seeds = 0
+    kept = {q: records.best([*records.finished(q), b]) for q, b in sorted(records.baselines.items())}
+    seeds = []
     for seed in sorted({candidate.seed for candidate in confirmation.candidates}):
-        names = {q: f"{baseline_name(q)}-s{seed}" for q in kept}
-        chosen = {
-            q: names[q] if record is None or record.role == BASELINE else f"{record.name}-s{seed}"
-            for q, record in kept.items()
-        }
-        if not set(names.values()) | set(chosen.values()) <= columns.keys():
-            continue
-        seeds += 1
-        anchors += [_as_record(records.baselines[q], columns[names[q]], records.epochs) for q in sorted(kept)]
-        tests += [_as_record(records.baselines[q], columns[chosen[q]], records.epochs) for q in sorted(kept)]
+        anchors = [repeated_name(baseline_name(quality), seed) for quality in kept]
+        tests = [
+            anchor if record is None or record.role == BASELINE else repeated_name(record.name, seed)
+            for anchor, record in zip(anchors, kept.values(), strict=True)
+        ]
+        if {*anchors, *tests} <= columns.keys():
+            seeds.append(([columns[name] for name in anchors], [columns[name] for name in tests]))
     if not seeds:
         raise CurveError("no seed has every point of the curve")
-    curves = [records.curve(part, metric).by_block(seeds) for part in (anchors, tests)]
-    return bd_rate_interval(curves[0], curves[1], blocks=seeds)
-
-
-def _as_record(like: TrialRecord, columns: dict[str, list[float]], epoch: int) -> TrialRecord:
-    return replace(like, images={epoch: columns})
+    if metric == MS_SSIM and records.without_ms_ssim:
+        raise CurveError(records.without_ms_ssim)
+    anchor, test = curves_over_seeds(seeds, records.test_set, QUALITY_COLUMNS[metric])
+    return bd_rate_interval(anchor, test, blocks=len(seeds))
 
 
 def table_of(found: list[Confirmed]) -> pd.DataFrame:

@@ -66,6 +66,12 @@ class SearchFolder:
         return Checkpoints(storage, self.name) if storage else Checkpoints(str(self.path.resolve()))
 
     @functools.cached_property
+    def recorded(self) -> dict[str, Any]:
+        """The settings as its file holds them, which may be of another version. Raises FolderError."""
+        with _reading(self.path):
+            return plain_yaml.read(self.path / SETTINGS)
+
+    @functools.cached_property
     def environment(self) -> dict[str, str]:
         """Where the search came from (search.store.provenance). Raises FolderError."""
         with _reading(self.path):

@@ -12,7 +12,6 @@ from optuna import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
 from lic.evaluation.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
-from lic.evaluation.decibels import ms_ssim_to_db
 from lic.files import shown
 from lic.models.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
@@ -20,7 +19,9 @@ from search.base.space import (
     BASELINE,
     CONFIRMATION,
     TRIAL,
+    AtPoint,
     Plan,
+    SearchPoint,
     baseline_name,
     confirmation_name,
     trial_name,
@@ -28,6 +29,8 @@ from search.base.space import (
 from search.decide.belief import FORK, Prediction
 from search.decide.core import SOURCE, images_of, readings_of
 from search.decide.objective import rate_change
+from search.records.curves import image_curve
+from search.store.optuna_internals import id_of_trial, storage_of
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
@@ -42,6 +45,9 @@ _STATES = {
 #: Quality metric -> the figure that holds it, in dB.
 PSNR, MS_SSIM = "psnr", "ms_ssim_db"
 
+#: Quality metric -> the per-image column that it is made of.
+QUALITY_COLUMNS = {PSNR: "psnr", MS_SSIM: "ms_ssim"}
+
 #: The figure that holds when an epoch was measured, in seconds since 1970.
 MEASURED_AT = "time/measured_at"
 
@@ -49,15 +55,12 @@ Images = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One training: what it was and what it measured. A baseline has alpha 0 and no strategy."""
+class TrialRecord(AtPoint):
+    """One training: what it was and what it measured."""
 
     name: str
     role: str
-    quality: int
-    lmbda: float
-    alpha: float
-    strategy: str
+    point: SearchPoint
     seed: int
     state: str
     reason: str
@@ -205,10 +208,8 @@ class SearchRecords:
         also where the set has no MS-SSIM."""
         if metric == MS_SSIM and self.without_ms_ssim:
             raise CurveError(self.without_ms_ssim)
-        column, combine = ("psnr", ()) if metric == PSNR else ("ms_ssim", (ms_ssim_to_db,))
-        tables = [point.images[self.epochs] for point in points]
-        rate, quality = ([table[f"{self.test_set}/{name}"] for table in tables] for name in ("bpp", column))
-        return ImageCurve.of(rate, quality, *combine)
+        columns = [point.images[self.epochs] for point in points]
+        return image_curve(columns, self.test_set, QUALITY_COLUMNS[metric])
 
     def _score(self, record: TrialRecord) -> float | None:
         if record.name in self.expected:
@@ -235,7 +236,7 @@ class RecordReader:
         trials = self._studies[0]
         try:
             # Over the connection that is there: a new one for every look would be slow.
-            study = load_study(study_name=confirmation_name(trials.study_name), storage=trials._storage)
+            study = load_study(study_name=confirmation_name(trials.study_name), storage=storage_of(trials))
         except KeyError:
             return []
         there = self._all(study)
@@ -262,11 +263,11 @@ class RecordReader:
         )
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
-        if trial._trial_id in self._ended:
-            return self._ended[trial._trial_id]
+        if id_of_trial(trial) in self._ended:
+            return self._ended[id_of_trial(trial)]
         record = record_of(trial)
         if trial.state.is_finished():
-            self._ended[trial._trial_id] = record
+            self._ended[id_of_trial(trial)] = record
         return record
 
 
@@ -282,10 +283,8 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     return TrialRecord(
         name=attrs.get("name") or (trial_name(trial.number) if role == TRIAL else baseline_name(quality)),
         role=role,
-        quality=quality,
-        lmbda=attrs["lambda"],
-        alpha=trial.params.get("alpha", attrs.get("alpha", 0.0)),
-        strategy=trial.params.get("strategy", attrs.get("strategy", "")),
+        # A trial's are parameters of Optuna's, a confirmation's attributes.
+        point=SearchPoint.of_row({**attrs, **trial.params, "quality": quality}),
         seed=attrs["seed"],
         state=_STATES[trial.state],
         reason=attrs.get("reason", ""),
@@ -304,9 +303,8 @@ def check(record: TrialRecord) -> None:
         "name": re.fullmatch(r"[a-z][a-z0-9-]{0,99}", str(record.name)) is not None,
         "role": record.role in (BASELINE, TRIAL, CONFIRMATION),
         "quality": record.quality in LAMBDAS,
-        "lmbda": _is_number(record.lmbda) and record.lmbda > 0,
         "alpha": _is_number(record.alpha) and record.alpha >= 0,
-        "strategy": record.strategy in ("", *STRATEGIES),
+        "strategy": record.strategy in (None, *STRATEGIES),
         "seed": isinstance(record.seed, int) and record.seed >= 0,
         "fork": isinstance(record.fork, int) and 0 <= record.fork < min(record.readings, default=math.inf),
         "reason": isinstance(record.reason, str),

@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from configs import geometry
+from lic.cli import INTERRUPTED
 from lic.data.cache import default_cache
 from lic.machine import usable_cores
 from lic.models.architectures import (
@@ -25,7 +26,6 @@ from lic.recipe import TrainingConfig, learning_rate
 from lic.training.trial import ImagesConfig, open_images
 from lic.training.weights import load_weights
 from search.base.limits import Limits
-from search.base.signals import INTERRUPTED
 from search.reproduction import FRACTION_ON_CPU, report, trainings
 from search.reproduction.protocol import PROTOCOL_FILE, Protocol, Records, ReproductionError
 

@@ -16,9 +16,8 @@ from scipy import stats
 
 from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval
 from lic.evaluation.decibels import ms_ssim_to_db
-from lic.recipe import LAMBDAS
-from search.base.space import BASELINE, CONFIRMATION, TRIAL
-from search.decide.objective import image_costs, rate_change_interval
+from search.base.space import BASELINE, CONFIRMATION, TRIAL, SearchPoint, lmbda_of
+from search.records.curves import costs_beyond, curves_over_seeds, image_curve, rate_change_over_seeds
 from search.reproduction.protocol import (
     CHOSEN_ON,
     LONGER,
@@ -29,7 +28,7 @@ from search.reproduction.protocol import (
     baseline,
     best,
     choice,
-    point,
+    trial,
 )
 from search.reproduction.training_time import TrainingTime, training_times
 
@@ -40,8 +39,8 @@ METRICS = ("psnr", "ms_ssim")
 
 _RESAMPLES = 1000
 
-#: A point by rate: strategy and alpha; None is the baseline.
-Chosen = dict[int, tuple[str, float] | None]
+#: A point by quality, which may be the baseline.
+Chosen = dict[int, SearchPoint]
 
 
 @dataclass(frozen=True)
@@ -59,26 +58,25 @@ def chosen(records: Records, protocol: Protocol, image_set: str) -> dict[str, Ch
     """By strategy, and for BEST, the points with the lowest rate change on an image set (seed CHOSEN_ON)."""
     found: dict[str, Chosen] = {strategy: {} for strategy in (*protocol.strategies, BEST)}
     for (quality, strategy), record in choice(records, image_set).items():
-        found[strategy][quality] = (record.strategy, record.alpha)
+        found[strategy][quality] = record.point
     for quality in protocol.rates:
         if records.baseline(quality, CHOSEN_ON) is not None:
-            found[BEST][quality] = None
+            found[BEST][quality] = SearchPoint(quality)
     for quality, record in best(records, image_set).items():
         change = records.rate_change(record, image_set)
         if change is not None and change < 0:
-            found[BEST][quality] = (record.strategy, record.alpha)
+            found[BEST][quality] = record.point
     return found
 
 
 def curve(records: Sequence[Record], image_set: str, metric: str) -> ImageCurve:
     """The per-image curve through these trainings. Raises CurveError."""
-    rate, quality = ([r.images[f"{image_set}/{name}"] for r in records] for name in ("bpp", metric))
-    return ImageCurve.of(rate, quality, *((ms_ssim_to_db,) if metric == "ms_ssim" else ()))
+    return image_curve([record.images for record in records], image_set, metric)
 
 
-def trained(records: Records, quality: int, what: tuple[str, float] | None, seed: int) -> Record | None:
-    """The training of a point, or of the baseline for None, on a seed; None if it has not ended well."""
-    return records.ended(baseline(quality, seed) if what is None else point(quality, *what, seed))
+def trained(records: Records, point: SearchPoint, seed: int) -> Record | None:
+    """The training of a point on a seed; None if it has not ended well."""
+    return records.ended(trial(point, seed) if point.strategy else baseline(point.quality, seed))
 
 
 def verdict(
@@ -86,24 +84,21 @@ def verdict(
 ) -> Verdict:
     """What these points do against the baselines of the same seeds, on the reported images."""
     by_seed: list[float] = []
-    anchors: list[Record] = []
-    tests: list[Record] = []
-    there: list[int] = []
+    there = []
     rates = sorted(points)
     try:
         for seed in seeds:
-            own = _all(trained(records, quality, points[quality], seed) for quality in rates)
+            own = _all(trained(records, points[quality], seed) for quality in rates)
             base = _all(records.baseline(quality, seed) for quality in rates)
             if own and base:
                 test, anchor = (curve(part, protocol.test_set, metric) for part in (own, base))
                 by_seed.append(bd_rate(anchor.over(slice(None)), test.over(slice(None))))
-                there.append(seed)
-                anchors, tests = anchors + base, tests + own
+                there.append(([r.images for r in base], [r.images for r in own]))
         if not there:
             return Verdict(None, [], None, "its points were not trained on these seeds yet")
-        whole = [curve(part, protocol.test_set, metric).by_block(len(there)) for part in (anchors, tests)]
-        interval = bd_rate_interval(whole[0], whole[1], blocks=len(there))
-        gained = bd_quality(*(part.over(slice(None)) for part in whole))
+        anchor, test = curves_over_seeds(there, protocol.test_set, metric)
+        interval = bd_rate_interval(anchor, test, blocks=len(there))
+        gained = bd_quality(anchor.over(slice(None)), test.over(slice(None)))
     except CurveError as error:
         return Verdict(None, by_seed, None, str(error))
     return Verdict(interval, by_seed, gained)
@@ -140,10 +135,10 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
     rows = []
     fresh = range(CHOSEN_ON + 1, protocol.seeds)
     for (quality, strategy), record in choice(records, image_set).items():
-        where = (strategy, record.alpha)
-        pairs = [(trained(records, quality, where, s), records.baseline(quality, s)) for s in fresh]
+        pairs = [(trained(records, record.point, s), records.baseline(quality, s)) for s in fresh]
         there = [(own, base) for own, base in pairs if own is not None and base is not None]
-        interval = _over_seeds(there, protocol.test_set) if there else None
+        columns = [(own.images, base.images) for own, base in there]
+        interval = rate_change_over_seeds(columns, protocol.test_set, record.lmbda) if there else None
         rows.append({
             "quality": quality, "strategy": strategy, "alpha": record.alpha,
             "on_selection": records.rate_change(record, SELECTION),
@@ -153,11 +148,6 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
             "low": interval.low if interval else math.nan, "high": interval.high if interval else math.nan,
         })  # fmt: skip
     return _sorted(pd.DataFrame(rows), protocol)
-
-
-def _over_seeds(pairs: list[tuple[Record, Record]], image_set: str) -> Interval:
-    changes, rates = zip(*(_more(own, base, image_set) for own, base in pairs), strict=True)
-    return rate_change_interval(np.array(changes), np.array(rates))
 
 
 def response(records: Records, protocol: Protocol) -> pd.DataFrame:
@@ -261,7 +251,7 @@ def baselines(records: Records, protocol: Protocol) -> pd.DataFrame:
     rows = []
     for quality in protocol.rates:
         there = [r for r in records.of(BASELINE) if r.quality == quality]
-        row: dict[str, float] = {"quality": quality, "lambda": LAMBDAS[quality], "seeds": len(there)}
+        row: dict[str, float] = {"quality": quality, "lambda": lmbda_of(quality), "seeds": len(there)}
         for name in ("bpp", *METRICS) if there else ():
             values = np.array([r.mean(f"{protocol.test_set}/{name}") for r in there])
             values = ms_ssim_to_db(values) if name == "ms_ssim" else values
@@ -293,8 +283,7 @@ def rate_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
 
 def _more(record: Record, base: Record, image_set: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """By how much J of every image exceeds that of the baseline, and the baseline's bits per pixel."""
-    costs = [image_costs(r.images, image_set, LAMBDAS[r.quality]) for r in (record, base)]
-    return costs[0] - costs[1], np.asarray(base.images[f"{image_set}/bpp"])
+    return costs_beyond((record.images, base.images), image_set, record.lmbda)
 
 
 def times(records: Records) -> list[TrainingTime]:
@@ -307,7 +296,7 @@ def times(records: Records) -> list[TrainingTime]:
     for record in [record for record in there if record.device == most]:
         seconds = min(figures["seconds"] for figures in record.curve.values())
         steps = record.steps / len(record.curve)
-        fastest.setdefault(record.strategy or BASELINE, []).append(seconds / steps)
+        fastest.setdefault(record.strategy_name, []).append(seconds / steps)
     return training_times(fastest)
 
 
@@ -321,7 +310,7 @@ def flatness(records: Records, protocol: Protocol) -> pd.DataFrame:
         there = [r for r in records.of(BASELINE) if r.quality == quality]
         if not there:
             continue
-        lmbda = LAMBDAS[quality]
+        lmbda = lmbda_of(quality)
         costs = {
             epoch: float(np.mean([r.curve[epoch]["bpp"] + lmbda * r.curve[epoch]["mse"] for r in there]))
             for epoch in there[0].curve
@@ -360,9 +349,9 @@ def optimism(records: Records, protocol: Protocol) -> pd.DataFrame:
 
 def _mean_change(records: Records, protocol: Protocol, best: Chosen, seeds: Sequence[int]) -> float:
     found = []
-    for seed, (quality, what) in itertools.product(seeds, best.items()):
-        record = None if what is None else trained(records, quality, what, seed)
-        change = 0.0 if what is None else None
+    for seed, point in itertools.product(seeds, best.values()):
+        record = trained(records, point, seed) if point.strategy else None
+        change = None if point.strategy else 0.0
         if record is not None:
             change = records.rate_change(record, protocol.test_set)
         if change is None:

@@ -13,9 +13,9 @@ from typing import Any
 from lic import atomic_io
 from lic.errors import LictuneError
 from lic.files import shown
-from lic.recipe import LAMBDAS, ON_CPU, ON_GPU, TrainingConfig
+from lic.recipe import ON_CPU, ON_GPU, TrainingConfig
 from lic.training.trial import ImagesConfig, TrialConfig
-from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate
+from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate, SearchPoint
 from search.decide.objective import rate_change
 
 #: Role of a baseline that is trained longer than all others, to see what is left to gain by training alone.
@@ -104,7 +104,7 @@ class Protocol:
         validation images after every epoch, which shows whether they have converged."""
         times = self.longer if candidate.role == LONGER else 1
         own = {
-            "lmbda": LAMBDAS[candidate.quality], "alpha": candidate.alpha, "seed": candidate.seed,
+            "lmbda": candidate.lmbda, "alpha": candidate.alpha, "seed": candidate.seed,
             "strategy": candidate.strategy or "y",
             "steps_per_epoch": times * self.training["steps_per_epoch"],
         }  # fmt: skip
@@ -142,13 +142,14 @@ class Record(Candidate):
 
     def line(self) -> str:
         """It as a line of JSON, figures to seven digits."""
-        return json.dumps(_rounded(asdict(self)), separators=(",", ":"))
+        return json.dumps(_rounded(self.as_row()), separators=(",", ":"))
 
     @staticmethod
     def of_line(text: str) -> Record:
         found = json.loads(text)
         found["curve"] = {int(epoch): figures for epoch, figures in found["curve"].items()}
-        return Record(**found)
+        point = SearchPoint.of_row({key: found.pop(key) for key in ("quality", "alpha", "strategy")})
+        return Record(point=point, **found)
 
 
 def _rounded(value: Any) -> Any:
@@ -210,23 +211,22 @@ class Records(Mapping[str, Record]):
         base = self.baseline(record.quality, record.seed)
         if base is None or record.failure:
             return None
-        return rate_change(
-            record.figures(image_set), base.figures(image_set), image_set, LAMBDAS[record.quality]
-        )
+        return rate_change(record.figures(image_set), base.figures(image_set), image_set, record.lmbda)
 
 
 def baseline(quality: int, seed: int) -> Candidate:
-    return Candidate(f"q{quality}-baseline-s{seed}", BASELINE, quality, 0.0, "", seed)
+    return Candidate(f"q{quality}-baseline-s{seed}", BASELINE, SearchPoint(quality), seed)
 
 
 def longer(quality: int) -> Candidate:
-    return Candidate(f"q{quality}-longer-s{CHOSEN_ON}", LONGER, quality, 0.0, "", CHOSEN_ON)
+    return Candidate(f"q{quality}-longer-s{CHOSEN_ON}", LONGER, SearchPoint(quality), CHOSEN_ON)
 
 
-def point(quality: int, strategy: str, alpha: float, seed: int = CHOSEN_ON) -> Candidate:
-    """A point of the search, or on another seed its confirmation."""
+def trial(point: SearchPoint, seed: int = CHOSEN_ON) -> Candidate:
+    """The training of a point of the search, or on another seed its confirmation."""
     role = TRIAL if seed == CHOSEN_ON else CONFIRMATION
-    return Candidate(f"q{quality}-{strategy}-{alpha:.3g}-s{seed}", role, quality, alpha, strategy, seed)
+    name = f"q{point.quality}-{point.strategy_name}-{point.alpha:.3g}-s{seed}"
+    return Candidate(name, role, point, seed)
 
 
 def planned(protocol: Protocol, records: Records) -> list[Candidate]:
@@ -237,7 +237,7 @@ def planned(protocol: Protocol, records: Records) -> list[Candidate]:
     rates, fresh = protocol.rates, range(CHOSEN_ON + 1, protocol.seeds)
     found = [baseline(quality, CHOSEN_ON) for quality in rates]
     found += [
-        point(quality, strategy, alpha)
+        trial(SearchPoint(quality, strategy, alpha))
         for number in range(max(map(len, protocol.alphas.values())))
         for strategy in protocol.strategies
         for alpha in protocol.alphas[strategy][number : number + 1]
@@ -249,7 +249,7 @@ def planned(protocol: Protocol, records: Records) -> list[Candidate]:
     if all(candidate.name in records for candidate in found):
         by_test_set = best(records, protocol.test_set).values()
         for chosen in (choice(records, SELECTION).values(), by_test_set):
-            again = [point(r.quality, r.strategy, r.alpha, seed) for seed in fresh for r in chosen]
+            again = [trial(r.point, seed) for seed in fresh for r in chosen]
             found += [candidate for candidate in again if candidate not in found]
     return found
 
@@ -265,7 +265,7 @@ def refinements(protocol: Protocol, records: Records) -> list[Candidate]:
     found = []
     for quality, strategy in itertools.product(protocol.rates, protocol.strategies):
         grid = protocol.alphas[strategy]
-        names = [point(quality, strategy, alpha).name for alpha in grid]
+        names = [trial(SearchPoint(quality, strategy, alpha)).name for alpha in grid]
         if not all(name in records for name in names) or records.baseline(quality, CHOSEN_ON) is None:
             continue
         best = min(
@@ -276,7 +276,7 @@ def refinements(protocol: Protocol, records: Records) -> list[Candidate]:
                 for k in range(1, protocol.refined + 1):
                     share = k / (protocol.refined + 1)
                     alpha = grid[best] ** (1 - share) * grid[neighbour] ** share
-                    found.append(point(quality, strategy, float(f"{alpha:.3g}")))
+                    found.append(trial(SearchPoint(quality, strategy, float(f"{alpha:.3g}"))))
     return found
 
 
@@ -290,7 +290,7 @@ def choice(records: Records, image_set: str) -> dict[tuple[int, str], Record]:
     for record in records.of(TRIAL):
         change = records.rate_change(record, image_set)
         if change is not None:
-            place = (record.quality, record.strategy)
+            place = (record.quality, record.strategy_name)
             found[place] = min(found.get(place, (math.inf, "")), (change, record.name))
     return {place: records[name] for place, (_, name) in sorted(found.items())}
 

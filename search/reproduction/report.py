@@ -23,8 +23,8 @@ from lic.evaluation.example import Example
 from lic.evaluation.latents import Examined
 from lic.models.architectures import architecture
 from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
-from lic.recipe import LAMBDAS
 from search.base.formats import MISSING, interval
+from search.base.space import BASELINE, SearchPoint, lmbda_of
 from search.base.text_table import TextTable, text_console
 from search.records import figures
 from search.reproduction import evidence
@@ -243,9 +243,8 @@ def _cell(name: object, value: object) -> str:
 
 def rd_curves(protocol: Protocol, records: Records) -> Figure:
     """Figure 2: the baselines' and every strategy's curve, each the mean over the seeds that have it."""
-    curves = [
-        _mean_curve(protocol, records, "baseline", dict.fromkeys(protocol.rates), figures.BASELINE_STYLE)
-    ]
+    anchors = {quality: SearchPoint(quality) for quality in protocol.rates}
+    curves = [_mean_curve(protocol, records, BASELINE, anchors, figures.BASELINE_STYLE)]
     for strategy, points in evidence.chosen(records, protocol, SELECTION).items():
         style = figures.KEPT_STYLE if strategy == BEST else figures.strategy_style(strategy)
         curves.append(_mean_curve(protocol, records, strategy, points, style))
@@ -259,8 +258,8 @@ def _mean_curve(
     protocol: Protocol, records: Records, label: str, points: evidence.Chosen, style: dict[str, Any]
 ) -> figures.Drawn:
     drawn: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
-    for quality, what in sorted(points.items()):
-        found = [evidence.trained(records, quality, what, seed) for seed in range(protocol.seeds)]
+    for _, point in sorted(points.items()):
+        found = [evidence.trained(records, point, seed) for seed in range(protocol.seeds)]
         there = [record for record in found if record is not None]
         if there:
             rate, psnr, ms_ssim = (
@@ -290,7 +289,7 @@ def response(protocol: Protocol, records: Records) -> Figure:
             pane.plot(part["alpha"], part["on_test"], linestyle=":", color=colour)
         pane.set_xscale("log")
         _percent(pane)
-        pane.set_title(f"quality {quality}, lambda {LAMBDAS[quality]:g}", fontsize=10)
+        pane.set_title(f"quality {quality}, lambda {lmbda_of(quality):g}", fontsize=10)
         pane.grid(alpha=0.3)
     figure.supxlabel("alpha")
     figure.supylabel("rate change, % (logarithmic above 5)")

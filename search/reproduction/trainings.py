@@ -20,18 +20,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.synchronize import Event
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from torch import nn
 
 from lic import atomic_io
-from lic.evaluation.example import Example
+from lic.evaluation import example
+from lic.evaluation.example import Example, papers_images
 from lic.evaluation.latents import correlation_sum, examine
 from lic.models.acceleration import device_name
 from lic.models.build import build
-from lic.paper import CORRELATION_RATIOS
 from lic.training.trainer import CheckpointError, DivergedError
 from lic.training.trial import ImagesConfig, Trial, TrialConfig, open_images
 from lic.training.weights import load_weights, save_weights
@@ -157,25 +157,21 @@ def _record(candidate: Candidate, config: TrialConfig, trial: Trial, model: nn.M
     packed = trial.test_images.images
     correlation = {
         name: correlation_sum(examine(model, packed[number]).correlation)
-        for number, name in enumerate(_names(config.images))
-        if name in CORRELATION_RATIOS
+        for name, number in papers_images(packed).items()
     }
     return Record(
-        **asdict(candidate), steps=config.training.total_steps, device=device_name(config.device),
+        candidate.name, candidate.role, candidate.point, candidate.seed,
+        steps=config.training.total_steps, device=device_name(config.device),
         curve=curve, images=trial.readings[-1].images, correlation=correlation,
     )  # fmt: skip
 
 
 def _failed(candidate: Candidate, config: TrialConfig, reason: str) -> Record:
     return Record(
-        **asdict(candidate), steps=config.training.total_steps, device=device_name(config.device),
+        candidate.name, candidate.role, candidate.point, candidate.seed,
+        steps=config.training.total_steps, device=device_name(config.device),
         curve={}, images={}, correlation={}, failure=reason,
     )  # fmt: skip
-
-
-def _names(images: ImagesConfig) -> list[str]:
-    """The names of the reported images, without their endings."""
-    return [str(PurePosixPath(image.name).with_suffix("")) for image in open_images(images)[2].images.images]
 
 
 def _begin(stop: Event) -> None:
@@ -301,11 +297,7 @@ def examples(
         if before is None or after is None:
             continue
         packed = open_images(images)[2].images
-        return record, [
-            Example.of(name, packed[number], before, after)
-            for number, name in enumerate(_names(images))
-            if name in CORRELATION_RATIOS
-        ]
+        return record, example.examples(packed, papers_images(packed).values(), before, after)
     return None
 
 

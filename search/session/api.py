@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 import yaml
 
+from lic.cli import INTERRUPTED
 from lic.errors import LictuneError
 from lic.evaluation.bdrate import CurveError, Interval
 from lic.models.architectures import STRATEGIES, architecture
-from search.base.signals import INTERRUPTED
 from search.base.space import ALPHA_MAX, ALPHA_MIN, Plan, rungs
 from search.records.folder import OpenedSearch, open_search
 from search.records.results import (

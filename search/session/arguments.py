@@ -1,4 +1,4 @@
-"""The command line of `python -m search.run`: one option for every setting, and a few of its own."""
+"""The command line of `python -m search.run`: one option per setting, and a few more."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 import typing
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from lic.files import number_argument, path_argument, user_path
 from search.engine import cluster
 from search.settings.addresses import storage_address
 from search.settings.complaints import ConfigError
 from search.settings.config import (
+    PATHS,
     Resolved,
     Settings,
     is_switch,
@@ -25,37 +26,40 @@ from search.store.find import FolderError, find_folder
 
 
 def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.Namespace]:
-    """The settings, and the options that are none: config, print_config, plan, price_per_gpu_hour, and
-    resume, the folder of the search to go on with. Raises ConfigError."""
+    """The settings, and the options that are not settings: config, print_config, plan, price_per_gpu_hour and
+    resume (the folder of the search to resume). Raises ConfigError."""
     parser = argparse.ArgumentParser(
         prog="python -m search.run",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Each setting can also be a line of a YAML file ('budget: 32') or an environment variable "
-        "(LICTUNE_BUDGET=32); the command line wins. Training settings default to the preset's.",
+        epilog="Each setting can also be given in a YAML file ('budget: 32') or as an\n"
+        "environment variable (LICTUNE_BUDGET=32). The command line overrides both.\n"
+        "Defaults that are not shown come from the preset; --print-config shows them.",
     )
-    parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file of settings")
+    parser.add_argument("--config", type=path_argument, metavar="FILE", help="YAML file with settings")
     parser.add_argument(
-        "--print-config", action="store_true", help="show every setting and its source, and stop"
+        "--print-config", action="store_true", help="print every setting and its source, then exit"
     )
     parser.add_argument(
-        "--plan", action="store_true", help="measure a few steps, show what the search will take, and stop"
+        "--plan",
+        action="store_true",
+        help="measure a few steps, print the estimated time and memory, then exit",
     )
     parser.add_argument(
         "--price-per-gpu-hour",
         type=number_argument(0, 1e9),
         metavar="X",
-        help="with --plan: money in the same currency",
+        help="with --plan: price of a GPU hour, to estimate the cost",
     )
     parser.add_argument(
-        "--resume", metavar="SEARCH", help="go on with an interrupted search: its name or folder, or 'last'"
+        "--resume", metavar="SEARCH", help="resume a search, given by name, by folder or as 'last'"
     )
     add_arguments(parser)
     known, unknown = parser.parse_known_args(argv)
     own = ("config", "print_config", "plan", "price_per_gpu_hour", "resume")
     values = {key: value for key, value in vars(known).items() if key not in own}
     if unknown:
-        # Through the settings' own check, for its 'did you mean'.
+        # Let the settings' check reject it, with its 'did you mean'.
         values[unknown[0].lstrip("-").split("=")[0].replace("-", "_")] = ""
     resolved = _resolved(known, values)
     for sentence in resolved.ignored:
@@ -67,7 +71,7 @@ def _resolved(known: argparse.Namespace, values: dict[str, str]) -> Resolved:
     if known.resume is None:
         return resolve(values, os.environ, cluster.gpus, known.config)
     if known.config is not None:
-        raise ConfigError("--resume goes on with the settings that the search has; leave --config out")
+        raise ConfigError("--resume uses the recorded settings of the search; omit --config")
     try:
         results = Path(user_path(values.get("results", "results")))
     except ValueError as error:
@@ -77,7 +81,7 @@ def _resolved(known: argparse.Namespace, values: dict[str, str]) -> Resolved:
 
 
 def _find_again(name: str, results: Path, storage: str | None) -> Path:
-    """The folder of the search to go on with, fetched from the storage if it is not here. Raises FolderError,
+    """The folder of the search to resume, downloaded from the storage if it is not here. Raises FolderError,
     ConfigError, StorageError."""
     try:
         return find_folder(name, results)
@@ -90,7 +94,7 @@ def _find_again(name: str, results: Path, storage: str | None) -> Path:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the parser one option per setting, grouped, with its default."""
+    """Add one option per setting to the parser, grouped, with its default."""
     groups: dict[str, Any] = {}
     for key, field in Settings.model_fields.items():
         extra = typing.cast(dict[str, Any], field.json_schema_extra)
@@ -106,20 +110,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if key == "rates":
             shown = "1-6"
         if extra["group"] == "Training" or key in ("grace", "eta", "val_images", "val_crop", "cadence"):
-            shown = ""  # the preset says
+            shown = ""  # depends on the preset
         group.add_argument(
             option,
             default=argparse.SUPPRESS,
-            metavar=_metavar(field.annotation),
+            metavar=_metavar(key, field.annotation),
             help=f"{field.description}{f' (default: {shown})' if shown != '' else ''}",
         )
 
 
-def _metavar(annotation: Any) -> str:
+def _metavar(key: str, annotation: Any) -> str:
+    if key in PATHS:
+        return "PATH"
     if typing.get_origin(annotation) in (UnionType, typing.Union):
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
-    return {int: "N", float: "X", str: "TEXT"}.get(
-        annotation, "LIST" if "tuple" in str(annotation) else "NAME"
-    )
+    if typing.get_origin(annotation) is Literal:
+        return f"{{{','.join(choice for choice in typing.get_args(annotation) if choice != 'auto')}}}"
+    return {int: "N", float: "X", str: "TEXT"}.get(annotation, "LIST")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
 from lic.errors import StorageError
 from lic.models.architectures import STARTERS, architecture
-from search.base.secrets import public
+from search.base.secrets import PublicFormatter, public
 from search.base.space import Plan
 from search.engine import cluster
 from search.engine.cluster import ClusterError
@@ -34,6 +35,7 @@ from search.tracking.tracker import Tracker, TrackingError, tracking_address
 
 if TYPE_CHECKING:
     from search.engine.sharing import Sharing
+    from search.session.session import Experiment, Resources
 
 
 def new_folder(settings: Settings) -> Path:
@@ -75,7 +77,8 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     settings = resolved.settings
     plan, template = plan_of(settings), template_of(settings)
     workers = settings.workers or default_workers(settings, template, gpus, print)
-    for label, text in _choices(resolved, plan, images, gpus, workers, sharing).items():
+    prepared = _Prepared(resolved, images, gpus, sharing, new=True)
+    for label, text in _choices(prepared, plan, workers).items():
         print(f"{label:<12} {text}")
     print("measuring a few steps ...", flush=True)
     pace = measure(template)
@@ -97,22 +100,52 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A search that can begin or go on: its settings as they came out, the images (training, validation,
+    test), this machine's GPUs, what was measured for sharing them, and whether the search is a new one."""
+
+    resolved: Resolved
+    images: tuple[ImageSet, ...]
+    gpus: int
+    sharing: Sharing | None
+    new: bool
+
+
 def search(resolved: Resolved, folder: Path) -> int:
-    """The whole search, from the first line it prints to the last; one that this folder holds is gone on
-    with."""
+    """The whole search, from the first line it prints to the last; resumes the one in this folder, if there
+    is one. Returns the exit status."""
     resolved = _complete(resolved, folder)
     ignored = cluster.prepare(resolved.settings.address)
-    from lic.training.trial import check_start, open_images
     from search.base.text_table import text_console
-    from search.engine.capacity import default_workers
-    from search.session import session
-    from search.session.reuse import setup_of
-    from search.settings.plan import plan_of, template_of
-    from search.store.disk import check_space, need_of
+    from search.session.session import Session
+    from search.store.disk import check_space
 
-    settings = resolved.settings
     console = text_console()
     say = functools.partial(console.print, markup=False)
+    prepared = _prepare(resolved, folder, say)
+    experiment, resources = _plan(prepared, say)
+    uri = tracking_address(prepared.resolved.settings.tracking_uri, folder.parent)
+    space = check_space(resources.need, folder, prepared.resolved.settings.storage)
+    for label, text in _choices(prepared, experiment.plan, resources.workers).items():
+        say(f"{label:<12} {text}")
+    if ignored:
+        say(f"{'ignored':<12} {', '.join(ignored)}: they are in the environment, and no settings of a search")
+    say(f"{'results':<12} {folder}\n{'disk':<12} {space}\n{'MLflow':<12} {public(uri)}")
+    with only_driver(folder):
+        opened, tracker = _begin(prepared, folder, uri, resources)
+        _log_to(folder / "search.log")
+        keep_lost_output(folder / "search.log")
+        return Session(opened, experiment, resources, tracker, console).run()
+
+
+def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _Prepared:
+    """Check what a search needs before anything is written: weights, storage, images, cluster, GPUs. Raises
+    LictuneError of many kinds."""
+    from lic.training.trial import check_start, open_images
+    from search.settings.plan import template_of
+
+    settings = resolved.settings
     check_start(template_of(settings))
     if new := not is_search(folder):
         resolved = _with_earlier(resolved)
@@ -128,39 +161,63 @@ def search(resolved: Resolved, folder: Path) -> int:
     if new:
         _check_new(settings, folder.name)
     resolved, sharing = _with_sharing(resolved, gpus, say)
-    settings = resolved.settings
-    plan, template = plan_of(settings), template_of(settings)
-    workers = settings.workers or default_workers(settings, template, gpus, say)
-    uri = tracking_address(settings.tracking_uri, folder.parent)
-    need = need_of(template, plan, workers)
-    space = check_space(need, folder, settings.storage)
-    for label, text in _choices(resolved, plan, images, gpus, workers, sharing).items():
-        say(f"{label:<12} {text}")
-    if ignored:
-        say(f"{'ignored':<12} {', '.join(ignored)}: they are in the environment, and no settings of a search")
-    say(f"{'results':<12} {folder}\n{'disk':<12} {space}\n{'MLflow':<12} {public(uri)}")
-    with only_driver(folder):
-        check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
-        _record_start(resolved, folder, images)
-        opened, tracker = SearchFolder(folder, settings), None
-        try:
-            if settings.address:
-                session.join_cluster(settings, folder)
-            tracker = Tracker(uri, folder.name, folder)
-            _keep_start(opened)
-            cluster.connect(settings.address, workers, gpus)
-        except (ClusterError, StorageError, TrackingError, OSError):
-            if tracker is not None:
-                tracker.close("FAILED")
-            if new:  # nothing has begun, and its name is free
-                shutil.rmtree(folder)
-            raise
-        session.log_to(folder / "search.log")
-        keep_lost_output(folder / "search.log")
-        setup, test_set = setup_of(template, images), images[2].name
-        return session.Session(
-            settings, plan, template, setup, test_set, workers, gpus, folder, tracker, console, need, opened
-        ).run()
+    return _Prepared(resolved, images, gpus, sharing, new)
+
+
+def _plan(prepared: _Prepared, say: Callable[[str], None]) -> tuple[Experiment, Resources]:
+    """What is trained, and with what."""
+    from search.engine.capacity import default_workers
+    from search.session.reuse import setup_of
+    from search.session.session import Experiment, Resources
+    from search.settings.plan import plan_of, template_of
+    from search.store.disk import need_of
+
+    resolved, images, gpus = prepared.resolved, prepared.images, prepared.gpus
+    plan, template = plan_of(resolved.settings), template_of(resolved.settings)
+    workers = resolved.settings.workers or default_workers(resolved.settings, template, gpus, say)
+    experiment = Experiment(plan, template, setup_of(template, images), images[2].name)
+    return experiment, Resources(workers, gpus, need_of(template, plan, workers))
+
+
+def _begin(prepared: _Prepared, folder: Path, uri: str, resources: Resources) -> tuple[SearchFolder, Tracker]:
+    """Write the folder's first files, begin or go on with the MLflow run, and connect to Ray. Where that
+    fails a new search leaves nothing behind."""
+    settings = prepared.resolved.settings
+    check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
+    _record_start(prepared.resolved, folder, prepared.images)
+    opened, tracker = SearchFolder(folder, settings), None
+    try:
+        if settings.address:
+            _join_cluster(settings, folder)
+        tracker = Tracker(uri, folder.name, opened)
+        _keep_start(opened)
+        cluster.connect(settings.address, resources.workers, resources.gpus)
+    except (ClusterError, StorageError, TrackingError, OSError):
+        if tracker is not None:
+            tracker.close("FAILED")
+        if prepared.new:  # nothing has begun, and its name is free
+            shutil.rmtree(folder)
+        raise
+    return opened, tracker
+
+
+def _join_cluster(settings: Settings, folder: Path) -> None:
+    """Be on the cluster that the settings name, all of whose nodes must be fit for the search in this folder.
+    Raises ClusterError."""
+    cluster.connect(settings.address)
+    given = (settings.data, settings.kodak, settings.test, settings.start)
+    setting = "--storage" if settings.storage else "--results"
+    place = Checkpoints(settings.storage or str(folder.resolve()))
+    cluster.check_nodes(place, setting, [Path(path) for path in given if path and Path(path).exists()])
+
+
+def _log_to(path: Path) -> None:
+    """Send what libraries have to say to a file: the terminal is for the search."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(PublicFormatter("%(asctime)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a log that cannot be written is no reason to fill the terminal
 
 
 def _with_earlier(resolved: Resolved) -> Resolved:
@@ -211,16 +268,10 @@ def _check_new(settings: Settings, name: str) -> None:
         )
 
 
-def _choices(
-    resolved: Resolved,
-    plan: Plan,
-    images: tuple[ImageSet, ...],
-    gpus: int,
-    workers: int,
-    sharing: Sharing | None,
-) -> dict[str, str]:
+def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
     """What the search chose, by label, for its first lines."""
-    settings, (train, val, test) = resolved.settings, images
+    resolved, sharing = prepared.resolved, prepared.sharing
+    settings, (train, val, test) = resolved.settings, prepared.images
     lacking = without_ms_ssim(test)
     stops = f"poor trials stop after epoch {', '.join(map(str, plan.rungs))}"
     forks = f"; trials begin with their baseline's state after epoch {plan.fork}" if plan.fork else ""
@@ -229,7 +280,7 @@ def _choices(
         f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
         f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale)",
         "preset": f"{settings.preset}, from {resolved.sources['preset']}",
-        "device": f"{_device(settings, gpus)}, {workers} trials at once",
+        "device": f"{_device(settings, prepared.gpus)}, {workers} trials at once",
         **({"measured": str(sharing)} if sharing else {}),
         "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
         f"{settings.patch}x{settings.patch}, from {_shown_start(settings.start)}{forks}",

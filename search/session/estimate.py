@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.storages import InMemoryStorage
 
-from lic.recipe import LAMBDAS
 from lic.training.trial import Trial, TrialConfig
-from search.base.space import Plan
+from search.base.space import Plan, SearchPoint
 from search.decide.core import Core
+from search.engine.sharing import short_training
 from search.simulation.simulator import SELECTION, simulate
 from search.simulation.surfaces import Family
 
@@ -43,16 +43,7 @@ class Estimate:
 
 def measure(template: TrialConfig) -> Pace:
     """Train and evaluate a few steps of the middle rate, here and now."""
-    training = dataclasses.replace(
-        template.training, lmbda=LAMBDAS[3], strategy="y", alpha=1e-7, epochs=3, steps_per_epoch=_STEPS
-    )
-    short = dataclasses.replace(
-        template,
-        training=training,
-        val_epochs=(2,) if template.val_epochs else (),
-        test_epochs=(3,),
-    )
-    trial = Trial(short)
+    trial = Trial(short_training(template, SearchPoint(3, "y", 1e-7), epochs=3, steps=_STEPS))
     readings = [trial.run_epoch().figures for _ in range(3)]
     step = min(figures["time/train_seconds"] for figures in readings[1:]) / _STEPS
     return Pace(step, readings[1]["time/eval_seconds"], readings[2]["time/eval_seconds"])

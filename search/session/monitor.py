@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import subprocess
@@ -10,19 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from lic.machine import processors
-from search.base.space import BASELINE, CONFIRMATION, Plan
+from search.base.space import Plan
 from search.records.folder import SearchFolder
 from search.records.progress import Progress, progress_of
-from search.records.search_records import FINISHED, RUNNING, STOPPED, RecordReader, SearchRecords, TrialRecord
+from search.records.search_records import FINISHED, RUNNING, RecordReader, SearchRecords
 from search.session.metrics import Gauges
+from search.session.retention import Retention
 from search.session.terminal import View
-from search.store.find import TRIALS_FOLDER
 from search.tracking.publishing import Publisher
 
 _log = logging.getLogger(__name__)
@@ -40,36 +39,49 @@ _READING, _REPORTING = 20, 200
 _FIRST_REPORT = 30.0
 
 
+@dataclass(frozen=True)
+class Followed:
+    """The search that is followed: its open folder, its plan, the image set that it reports on, and how many
+    trainings run at once."""
+
+    opened: SearchFolder
+    plan: Plan
+    test_set: str
+    workers: int
+
+    def reader(self) -> RecordReader:
+        """A reader of its records, over a connection of its own."""
+        return RecordReader(self.opened.studies(), self.plan, self.test_set)
+
+
 class Monitor:
     """Reads the records in a thread of its own, over a connection of its own, whenever the engine says that
-    something `changed`; nothing in the engine's loop waits for it."""
+    something `changed`, and passes them to the terminal, to MLflow, to the gauges, to the report and to
+    the retention of checkpoints; nothing in the engine's loop waits for it. `watch` is called first."""
 
     def __init__(
         self,
-        opened: SearchFolder,
-        plan: Plan,
-        test_set: str,
-        workers: int,
+        followed: Followed,
         publisher: Publisher,
         view: View,
+        retention: Retention | None = None,
         gauges: Gauges | None = None,
         watch: Callable[[], None] = lambda: None,
     ) -> None:
-        self._plan, self._workers, self._publisher, self._view = plan, workers, publisher, view
-        self._gauges, self._watch, self._checkpoints = gauges, watch, opened.checkpoints
+        self._followed, self._publisher, self._view = followed, publisher, view
+        self._retention, self._gauges, self._watch = retention, gauges, watch
         self._progress: Progress | None = None
-        self._reader = RecordReader(opened.studies(), plan, test_set)
+        self._reader = followed.reader()
         #: How many trainings are planned to confirm what the search found.
         self.confirming = 0
         self._memory_seen = 0.0
         #: When the following began, in seconds since 1970.
         self.since = time.time()
-        self._told: set[str] = set()
-        for record in self.records().everything():
-            if record.state != RUNNING:
-                self._told.add(record.name)
-                self._prune(record)
-        self._report = _Report(opened.path)
+        before = self.records()
+        self._told = {record.name for record in before.everything() if record.state != RUNNING}
+        if self._retention is not None:
+            self._retention.offer([before])
+        self._report = _Report(followed.opened.path)
         #: Largest memory of this process and all below it so far, MiB.
         self.peak_memory = 0.0
         self._news, self._over = threading.Event(), threading.Event()
@@ -116,13 +128,14 @@ class Monitor:
     def _look(self) -> None:
         self._watch()
         groups = self.groups()
-        progress = progress_of(groups, self._plan, self.confirming, self._workers, self.since, time.time())
+        own = self._followed
+        progress = progress_of(groups, own.plan, self.confirming, own.workers, self.since, time.time())
         news = [r for r in progress.trainings if r.state != RUNNING and r.name not in self._told]
         news.sort(key=lambda record: record.ended or 0.0)
         self._view.show(replace(progress, trouble=self._publisher.trouble, news=news))
         self._told |= {record.name for record in news}
-        for record in news:
-            self._prune(record)
+        if self._retention is not None:
+            self._retention.offer(groups)
         self._publisher.offer(groups)
         self._progress = progress
         self._set_gauges()
@@ -131,15 +144,6 @@ class Monitor:
         if time.monotonic() - self._memory_seen > _MEMORY_EVERY:
             self._memory_seen = time.monotonic()
             self.peak_memory = max(self.peak_memory, tree_memory())
-
-    def _prune(self, record: TrialRecord) -> None:
-        """Of a training that has ended nothing goes on: one checkpoint is enough, and of a trial that was
-        stopped, which can no longer win, none. Trials begin with that of their baseline at the fork."""
-        confirming = "-s" in record.name
-        training = f"{CONFIRMATION if confirming else TRIALS_FOLDER}/{record.name}"
-        fork = self._plan.fork if record.role == BASELINE and not confirming else 0
-        with contextlib.suppress(OSError):  # it takes space, no more
-            self._checkpoints.drop(training, but=0 if record.state == STOPPED else 1, keep=fork)
 
     def _set_gauges(self) -> None:
         if self._gauges is not None and self._progress is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from search.base.formats import MISSING, NONE_BETTER, fixed, format_db, interval, percent, signed, weight
+from search.base.space import BASELINE
 from search.base.text_table import TextTable
 from search.records.confirm import Confirmed
 from search.records.convergence import statement
@@ -23,7 +24,7 @@ def rates(records: SearchRecords) -> TextTable:
     )  # fmt: skip
     rows = [
         (
-            str(row["quality"]), f"{row['lambda']:g}", weight(row["alpha"]), str(row["strategy"]),
+            str(row["quality"]), f"{row['lambda']:g}", weight(row["alpha"]), _strategy(row),
             str(row["trial"]), fixed(row["bpp"], 4), fixed(row["psnr"], 2), fixed(row["ms_ssim"], 4),
             percent(row["rate_change"]) if row["alpha"] else MISSING, _expected(row), _best_observed(row),
         )
@@ -31,6 +32,10 @@ def rates(records: SearchRecords) -> TextTable:
     ]  # fmt: skip
     title = f"Best per rate, measured on {records.test_set} after {records.epochs} epochs"
     return TextTable(title, head, rows)
+
+
+def _strategy(row: dict[Hashable, Any]) -> str:
+    return BASELINE if row["strategy"] == MISSING else str(row["strategy"])
 
 
 def _expected(row: dict[Hashable, Any]) -> str:
@@ -80,7 +85,7 @@ def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
     head = ("quality", "trial", "alpha", "strategy", "seeds", f"rate change, {test_set}")
     rows = [
         (
-            str(item.quality), item.trial, weight(item.alpha), item.strategy, str(item.seeds),
+            str(item.quality), item.trial, weight(item.alpha), item.strategy_name, str(item.seeds),
             interval(item.rate_change),
         )
         for item in found

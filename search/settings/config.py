@@ -1,4 +1,4 @@
-"""The settings of a search: defaults < preset < YAML file < environment < command line."""
+"""The settings of a search; precedence: defaults < preset < YAML file < environment < command line."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from search.settings.presets import choose_preset, preset_layers
 
 ENVIRONMENT = "LICTUNE_"
 
-#: The settings of a search, in its folder.
+#: The file of settings in a search's folder.
 SETTINGS = "settings.yaml"
 
-#: Settings that are paths, some of them unless they are a certain word.
-_PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")
+#: Settings that are paths (some also accept a keyword, such as 'auto').
+PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")
 
-#: A name's characters besides letters and digits of any script, and its length at the most: it is that of a
-#: folder, a study, an experiment and a place in an object store all at once, and a folder's has 255 bytes.
+#: Characters allowed in a name besides letters and digits of any script, and its maximum length: it names a
+#: folder (at most 255 bytes), an Optuna study, an MLflow experiment and a prefix in an object store.
 _NAME_MARKS, _NAME_LENGTH, _NAME_BYTES = " ._-+=@", 100, 200
 
 
@@ -40,183 +40,243 @@ def _setting(group: str, default: Any, help: str, **bounds: Any) -> Any:
 
 
 class Settings(BaseModel):
-    """Every setting of a search, checked."""
+    """All settings of a search, validated."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    model: str = _setting("What to search", "cheng", "an alias or a CompressAI architecture")
-    preset: str = _setting("What to search", "auto", "paper, fast, tiny, or auto: by the machine")
-    budget: int = _setting("What to search", 64, "number of trials; baselines are extra", ge=1, le=100_000)
+    model: str = _setting(
+        "What to search",
+        "cheng",
+        "model architecture: cheng, hyperprior or a CompressAI name such as mbt2018-mean",
+    )
+    preset: str = _setting(
+        "What to search", "auto", "paper, fast, tiny, or auto: fast on a GPU, tiny on a CPU"
+    )
+    budget: int = _setting("What to search", 64, "number of trials, not counting baselines", ge=1, le=100_000)
     max_hours: float | None = _setting(
-        "What to search", None, "end after so many hours, whatever is left (default: no limit)", gt=0, le=1e6
+        "What to search", None, "stop the search after this many hours (default: no limit)", gt=0, le=1e6
     )
     max_gpu_hours: float | None = _setting(
-        "What to search", None, "end after so many GPU hours of training (default: no limit)", gt=0, le=1e9
+        "What to search",
+        None,
+        "stop the search after this many GPU hours of training (default: no limit)",
+        gt=0,
+        le=1e9,
     )
     reuse_baselines: bool = _setting(
-        "What to search", True, "take baselines from earlier searches of the same training setup"
+        "What to search", True, "reuse baselines of earlier searches with the same training setup"
     )
     confirm: int | None = _setting(
         "What to search",
         None,
-        "then train the best so many points per rate again on fresh seeds, in full also with --fork-at",
+        "after the search, retrain the top N points per quality on fresh seeds, in full even with --fork-at",
         ge=1,
         le=1000,
     )
     seeds: int = _setting("What to search", 3, "number of fresh seeds for --confirm", ge=1, le=1000)
     warm_start: str | None = _setting(
-        "What to search", None, "an earlier search (its name or folder) whose trials inform the sampler"
+        "What to search", None, "an earlier search (name or folder) whose trials the sampler also uses"
     )
-    rates: tuple[int, ...] = _setting("What to search", tuple(LAMBDAS), "qualities, such as 1-6 or 1,3,5")
+    rates: tuple[int, ...] = _setting(
+        "What to search", tuple(LAMBDAS), "quality levels to search, such as 1-6 or 1,3,5"
+    )
     strategies: tuple[str, ...] = _setting(
-        "What to search", (), "of y, z, y+z, such as y,y+z (default: all that the model offers)"
+        "What to search",
+        (),
+        "latents to decorrelate: y, z, y+z or several, such as y,y+z (default: all that the model supports)",
     )
-    alpha_min: float = _setting("What to search", ALPHA_MIN, "smallest decorrelation weight", gt=0, le=1e35)
-    alpha_max: float = _setting("What to search", ALPHA_MAX, "largest decorrelation weight", gt=0, le=1e38)
-    seed: int = _setting("What to search", 0, "of weights, batches and proposals", ge=0, lt=2**32)
+    alpha_min: float = _setting(
+        "What to search", ALPHA_MIN, "lower bound of the decorrelation weight alpha", gt=0, le=1e35
+    )
+    alpha_max: float = _setting(
+        "What to search", ALPHA_MAX, "upper bound of the decorrelation weight alpha", gt=0, le=1e38
+    )
+    seed: int = _setting(
+        "What to search", 0, "random seed for weights, batches and proposals", ge=0, lt=2**32
+    )
     sampler: Literal["surrogate", "tpe", "gp", "random", "grid"] = _setting(
         "What to search",
         "surrogate",
-        "what proposes points: the search's own; tpe, gp, random: Optuna's, pooled over the rates; grid",
+        "surrogate: the built-in Gaussian process; tpe, gp, random: Optuna's samplers, one study for all "
+        "qualities; grid: a grid of alphas",
     )
-    stopping: bool = _setting("What to search", True, "stop poor trials early (ASHA per rate)")
-    grace: int = _setting("What to search", 1, "epochs before a trial may be stopped", ge=1, lt=MOST_EPOCHS)
-    eta: int = _setting("What to search", 3, "one in eta trials passes a rung", ge=2, le=1000)
+    stopping: bool = _setting("What to search", True, "stop poor trials early (ASHA, separately per quality)")
+    grace: int = _setting("What to search", 1, "epochs before a trial can be stopped", ge=1, lt=MOST_EPOCHS)
+    eta: int = _setting("What to search", 3, "reduction factor: one in N trials passes a rung", ge=2, le=1000)
     fork_at: float = _setting(
         "What to search",
         0.0,
-        "trials begin with their baseline's state after this fraction of the epochs and train the rest "
-        "(default: 0, they train in full, as --confirm always does)",
+        "start each trial from its baseline's checkpoint after this fraction of the epochs and train only "
+        "the rest (default: 0, train in full; --confirm always trains in full)",
         ge=0,
         lt=1,
     )
 
     data: str | None = _setting(
-        "Images", None, "folder of images to train on (default: dead leaves, generated)"
+        "Images", None, "folder of training images (default: generated dead leaves images)"
     )
-    kodak: str | None = _setting("Images", None, "folder of the Kodak images (default: fetched)")
+    kodak: str | None = _setting("Images", None, "folder of the Kodak images (default: download them)")
     test: str = _setting(
-        "Images", "auto", "images to report on: auto (Kodak if it can be had), deadleaves, a folder"
+        "Images", "auto", "test images: auto (Kodak if available, else dead leaves), deadleaves, or a folder"
     )
-    test_images: int | None = _setting("Images", None, "only the first so many of them", ge=1, le=1_000_000)
-    val_images: int = _setting("Images", 32, "images held out of training to select on", ge=1, le=1_000_000)
-    val_crop: int | None = _setting("Images", 256, "side of their central crop, pixels", ge=64, le=65_536)
+    test_images: int | None = _setting("Images", None, "use only the first N test images", ge=1, le=1_000_000)
+    val_images: int = _setting(
+        "Images", 32, "number of validation images, held out of training", ge=1, le=1_000_000
+    )
+    val_crop: int | None = _setting(
+        "Images", 256, "size of the central crop of each validation image, in pixels", ge=64, le=65_536
+    )
     select_on: Literal["val", "kodak"] = _setting(
-        "Images", "val", "images that decide; kodak follows the paper"
+        "Images", "val", "images on which trials are compared and selected; the paper uses kodak"
     )
     cadence: Literal["dense", "sparse"] = _setting(
         "Images",
         "dense",
-        "dense: what decides is measured after every epoch, what is reported at every rung and the end; "
-        "sparse: at every rung and the end, and at the end alone",
+        "when to evaluate; dense: selection images after every epoch, test images at every rung and at the "
+        "end; sparse: selection images at every rung and at the end, test images only at the end",
     )
-    cache: str | None = _setting("Images", None, "folder of decoded images (default: ~/.cache)")
+    cache: str | None = _setting("Images", None, "folder for decoded images (default: ~/.cache)")
 
     width: int = _setting("Training", 128, "channels N of the model", ge=2, le=1024)
     latent_width: int | None = _setting("Training", None, "latent channels M (default: N)", ge=2, le=1024)
     start: str = _setting(
         "Training",
         "scratch",
-        "scratch, starter, auto (starter if there is one), or weights: .safetensors, CompressAI's .pth or "
-        ".pth.tar, a search's best/q3.pt, a model of a zoo (zoo/ARCHITECTURE/q3), or a zoo (its highest "
-        "quality); --width then defaults to theirs",
+        "initial weights: scratch, starter, auto (starter if available, else scratch), or a path: "
+        ".safetensors, CompressAI's .pth or .pth.tar, best/q3.pt of a search, a zoo model "
+        "(zoo/ARCHITECTURE/q3) or a zoo (its highest quality); --width and --latent-width then default to "
+        "those of the weights",
     )
-    scale: Scale = _setting("Training", TrainingConfig.scale, "of the decorrelation loss")
-    batch: int = _setting("Training", TrainingConfig.batch, "patches in a batch", ge=2, le=65_536)
-    patch: int = _setting("Training", TrainingConfig.patch, "side of a patch, pixels", ge=64, le=8192)
+    scale: Scale = _setting(
+        "Training",
+        TrainingConfig.scale,
+        "scale of the decorrelation loss; paper: a plain sum; reference: normalized to the paper's batch, "
+        "patch and channels",
+    )
+    batch: int = _setting("Training", TrainingConfig.batch, "batch size, in patches", ge=2, le=65_536)
+    patch: int = _setting("Training", TrainingConfig.patch, "patch size, in pixels", ge=64, le=8192)
     epochs: int = _setting(
-        "Training", TrainingConfig.epochs, "epochs of a full training", ge=1, le=MOST_EPOCHS
+        "Training", TrainingConfig.epochs, "number of epochs of a full training run", ge=1, le=MOST_EPOCHS
     )
     steps_per_epoch: int = _setting(
-        "Training", TrainingConfig.steps_per_epoch, "steps in an epoch", ge=1, le=10_000_000
+        "Training", TrainingConfig.steps_per_epoch, "optimization steps per epoch", ge=1, le=10_000_000
     )
     optimizer: Optimizer = _setting(
         "Training",
         TrainingConfig.optimizer,
-        "what moves the weights: adam, adamw, soap or muon, which need fewer steps, each a little dearer",
+        "optimizer; soap and muon need fewer steps than adam, each step is slower",
     )
     lr: float | None = _setting(
-        "Training", None, "learning rate (default: the preset's, or what suits another optimizer)", gt=0, le=1
+        "Training", None, "learning rate (default: the preset's, or one that suits the optimizer)", gt=0, le=1
     )
-    aux_lr: float = _setting("Training", TrainingConfig.aux_lr, "learning rate of the quantiles", gt=0, le=1)
-    clip: float = _setting("Training", TrainingConfig.clip, "largest gradient norm", gt=0, le=1e9)
+    aux_lr: float = _setting(
+        "Training", TrainingConfig.aux_lr, "learning rate of the entropy bottleneck's quantiles", gt=0, le=1
+    )
+    clip: float = _setting("Training", TrainingConfig.clip, "maximum gradient norm", gt=0, le=1e9)
     decay_at: float = _setting(
-        "Training", TrainingConfig.decay_at, "fraction of the steps before the decay", ge=0, le=1
+        "Training",
+        TrainingConfig.decay_at,
+        "fraction of the steps after which the learning rate decays",
+        ge=0,
+        le=1,
     )
     decay_to: float = _setting(
-        "Training", TrainingConfig.decay_to, "last learning rate over first", gt=0, le=1
+        "Training",
+        TrainingConfig.decay_to,
+        "final learning rate as a fraction of the initial one",
+        gt=0,
+        le=1,
     )
     max_skipped: float = _setting(
-        "Training", TrainingConfig.max_skipped, "share of steps that may be NaN", ge=0, lt=1
+        "Training",
+        TrainingConfig.max_skipped,
+        "maximum fraction of steps that may be skipped because of NaN or infinity",
+        ge=0,
+        lt=1,
     )
 
     precision: Literal["auto", Precision] = _setting(
-        "Speed", "auto", "of the training: fp32, tf32, bf16 (default: tf32 on a GPU, fp32 on the CPU)"
+        "Speed", "auto", "training precision (default: tf32 on a GPU, fp32 on the CPU)"
     )
     channels_last: bool | None = _setting(
-        "Speed", None, "images and weights in the layout of CUDA's kernels (default: on a GPU)"
+        "Speed", None, "use the channels-last memory format (default: on a GPU)"
     )
     compile: bool | None = _setting(
-        "Speed", None, "compile the training step, once for all trials of a worker (default: on a GPU)"
+        "Speed", None, "compile the training step, once per worker (default: on a GPU)"
     )
-    fused_adam: bool = _setting("Speed", True, "Adam in one pass")
+    fused_adam: bool = _setting("Speed", True, "use the fused implementation of Adam (default: on)")
     resident_images: bool | None = _setting(
         "Speed",
         None,
-        "training images in the GPU's memory, if they take a quarter of it at most (default: so)",
+        "keep the training images in GPU memory if they take at most a quarter of it (default: on a GPU)",
     )
     graph: bool | None = _setting(
-        "Speed", None, "the whole step as one CUDA graph; needs fused Adam (default: on a GPU)"
+        "Speed", None, "run the whole step as one CUDA graph; requires --fused-adam (default: on a GPU)"
     )
-    autotune: bool = _setting("Speed", False, "let cuDNN try its kernels on the shapes at hand")
+    autotune: bool = _setting(
+        "Speed", False, "let cuDNN benchmark its kernels and use the fastest (default: off)"
+    )
 
     workers: int | None = _setting(
-        "Machine", None, "trials at once (default: one a GPU share or CPU core)", ge=1, le=100_000
+        "Machine",
+        None,
+        "number of concurrent trials (default: one per GPU share or CPU core)",
+        ge=1,
+        le=100_000,
     )
     trials_per_gpu: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] | None = _setting(
         "Machine",
         None,
-        "trials that share a GPU, its memory in equal parts; 0 for the CPU; auto measures what is "
-        "fastest and fits the memory (default: 1 if there is a GPU)",
+        "number of trials that share a GPU, with equal parts of its memory, or 0 to train on the CPU, or "
+        "auto: measure which number is fastest and fits in memory (default: 1 if there is a GPU)",
     )
     retries: int = _setting(
-        "Machine", 3, "times a training that broke off is tried again, from its checkpoint", ge=0, le=1000
+        "Machine", 3, "number of retries of a failed training run, from its last checkpoint", ge=0, le=1000
     )
     address: str | None = _setting(
         "Machine",
         None,
-        "of a Ray cluster: auto or host:port from its nodes, ray://host:10001 (default: this machine)",
+        "address of a Ray cluster: auto or host:port on one of its nodes, ray://host:10001 from elsewhere "
+        "(default: run on this machine)",
     )
 
-    results: str = _setting("Results", "results", "folder of all searches")
+    results: str = _setting("Results", "results", "folder that holds all searches")
     storage: str | None = _setting(
         "Results",
         None,
-        "where checkpoints are kept: a folder that every node mounts, s3://bucket/prefix or "
-        "gs://bucket/prefix (default: in results)",
+        "where to store checkpoints: a folder that every node mounts, s3://bucket/prefix or "
+        "gs://bucket/prefix (default: in the results folder)",
     )
-    name: str | None = _setting("Results", None, "of this search, its folder there (default: model and time)")
+    name: str | None = _setting(
+        "Results",
+        None,
+        "name of this search and of its folder in the results folder (default: model and time)",
+    )
     study: str | None = _setting(
-        "Results", None, "of a database for Optuna, postgresql+psycopg://... (default: SQLite in results)"
+        "Results",
+        None,
+        "database URL for the Optuna study, postgresql+psycopg://... (default: SQLite in the results folder)",
     )
     tracking_uri: str | None = _setting(
-        "Results", None, "of an MLflow server (default: MLFLOW_TRACKING_URI, else SQLite in results)"
+        "Results",
+        None,
+        "MLflow tracking URI (default: MLFLOW_TRACKING_URI, else SQLite in the results folder)",
     )
 
     @property
     def shares(self) -> int:
-        """The parts that a GPU is divided into, one if that is still to be measured; 0 on the CPU."""
+        """Number of trials per GPU, 1 if it is still to be measured; 0 on the CPU."""
         return 1 if self.trials_per_gpu == "auto" else self.trials_per_gpu or 0
 
     @property
     def fork(self) -> int:
-        """The epoch that `fork_at` means. Raises ValueError (search.space.fork_epoch)."""
+        """The epoch given by `fork_at`. Raises ValueError (search.base.space.fork_epoch)."""
         return fork_epoch(self.fork_at, self.epochs)
 
     @property
     def gpus_per_trial(self) -> float:
-        """The share of a GPU that a trial gets; 0 on the CPU. Ray counts in steps of 1e-4; rounded up,
-        as many shares would not fit."""
+        """Fraction of a GPU per trial; 0 on the CPU. Ray counts in steps of 1e-4, so it is rounded down:
+        rounded up, the last trial would not fit."""
         return math.floor(10_000 / self.shares) / 10_000 if self.shares else 0.0
 
     @field_validator("rates", mode="before")
@@ -233,7 +293,7 @@ class Settings(BaseModel):
     def _check_rates(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         unknown = [quality for quality in value if quality not in LAMBDAS]
         if unknown or not value:
-            raise ValueError(f"choose among the qualities {min(LAMBDAS)} to {max(LAMBDAS)}")
+            raise ValueError(f"choose quality levels from {min(LAMBDAS)} to {max(LAMBDAS)}")
         return tuple(sorted(set(value)))
 
     @field_validator("strategies", mode="before")
@@ -248,37 +308,38 @@ class Settings(BaseModel):
         if name is None or is_name(name):
             return name
         raise ValueError(
-            "a name is one folder name: letters, digits, spaces and . _ - + = @, no '/', not beginning with "
-            f"a space, '.' or '-', at most {_NAME_LENGTH} characters ({_NAME_BYTES} bytes), and not 'last'"
+            "use letters, digits, spaces and . _ - + = @; no '/'; no space, '.' or '-' at the start; no "
+            f"space at the end; at most {_NAME_LENGTH} characters ({_NAME_BYTES} bytes); not 'last'"
         )
 
-    @field_validator(*_PATHS)
+    @field_validator(*PATHS)
     @classmethod
     def _check_path(cls, value: str | None) -> str | None:
         return value if value is None else user_path(value)
 
-    # The last of the validators that come before pydantic's own is the first.
+    # Pydantic runs 'before' validators in reverse order: this one runs first.
     @field_validator("*", mode="before")
     @classmethod
     def _check_plain(cls, value: Any, info: ValidationInfo) -> Any:
-        """Texts of one line and sane length; no yes or no where a number is meant: it would be 1 or 0."""
+        """Reject multi-line or very long strings, and booleans where a number is expected (they would count
+        as 1 or 0)."""
         field = cls.model_fields[str(info.field_name)]
         for part in value if isinstance(value, list | tuple) else (value,):
             if isinstance(part, bool) and not is_switch(field.annotation):
-                raise ValueError("yes and no are not values of it")
+                raise ValueError("yes and no are not valid values")
             if isinstance(part, str) and (len(part) > 3000 or not part.isprintable()):
-                raise ValueError("a text has one line of printable characters, at most 3000")
+                raise ValueError("a string must be one line of at most 3000 printable characters")
         return value
 
 
 def is_switch(annotation: Any) -> bool:
-    """Whether a setting of this type is yes or no, or left to the program."""
+    """Whether a setting of this type is a boolean (None: chosen by the program)."""
     return annotation in (bool, bool | None)
 
 
 def is_name(value: str) -> bool:
-    """Whether a search can be called so. What --resume takes for the newest search is no name."""
-    # Marks (category M) are accents and vowel signs that make one letter with the character before them.
+    """Whether `value` is a valid name of a search. 'last' is not: --resume uses it for the newest search."""
+    # Marks (category M) are accents and vowel signs that combine with the character before them.
     written = all(c.isalnum() or c in _NAME_MARKS or unicodedata.category(c)[0] == "M" for c in value)
     begins = value[:1].isalnum() or value[:1] in ("_", "+", "=", "@")
     short = len(value) <= _NAME_LENGTH and len(value.encode(errors="replace")) <= _NAME_BYTES
@@ -287,11 +348,11 @@ def is_name(value: str) -> bool:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings and, for each, where its value came from."""
+    """The settings and the source of each value."""
 
     settings: Settings
     sources: dict[str, str]
-    #: Sentences about what was given and has no effect.
+    #: One sentence for each setting or variable that was given but has no effect.
     ignored: tuple[str, ...] = ()
 
     def report(self) -> str:
@@ -313,14 +374,14 @@ def resolve(
 ) -> Resolved:
     """Merge the sources, later over earlier, and check the result.
 
-    `recorded` are the settings of a search that goes on. `gpus` counts the GPUs of the cluster at an address,
-    or of this machine (None); it is asked only for what is left to `auto`. Raises ConfigError.
+    `recorded` are the settings of a search that is resumed. `gpus` counts the GPUs of the cluster at an
+    address, or of this machine (None); it is called only if a setting is `auto`. Raises ConfigError.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if file is not None:
         layers.append((str(file), plain_yaml.read(file)))
     if recorded is not None:
-        layers.append(("as it began", recorded))
+        layers.append(("recorded", recorded))
     from_environment, ignored = _from_environment(environment)
     layers.append(("environment", from_environment))
     layers.append(("command line", command_line))
@@ -339,8 +400,8 @@ def resolve(
 
 
 def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The settings among the variables, and a sentence about each that only looks like one: it may be someone
-    else's, as those are that Kubernetes sets for every service whose name begins so."""
+    """The settings among the environment variables, and a sentence about each variable that has the prefix
+    but names no setting. Such a variable may be foreign: Kubernetes sets some for each service."""
     found: dict[str, str] = {}
     ignored = []
     for name, value in environment.items():
@@ -351,11 +412,11 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], l
             found[key] = value
         else:
             meant = nearest(key, Settings.model_fields, lambda known: f"{ENVIRONMENT}{known.upper()}")
-            ignored.append(f"the environment variable {shown(name)} is no setting and is ignored{meant}")
+            ignored.append(f"ignored environment variable {shown(name)}: no such setting{meant}")
     return found, ignored
 
 
-#: Settings that may change when a search goes on: they change no figure of any trial.
+#: Settings that may change when a search is resumed: they do not affect the metrics of any trial.
 _CHANGEABLE = (
     "budget", "confirm", "seeds", "workers", "address", "max_hours", "max_gpu_hours", "results",
     "reuse_baselines", "retries", "study", "tracking_uri",
@@ -365,17 +426,17 @@ _CHANGEABLE = (
 def resolve_again(
     command_line: Mapping[str, Any], folder: Path, gpus: Callable[[str | None], int]
 ) -> Resolved:
-    """The settings that the search in this folder began with, changed as the command line says. Raises
-    ConfigError where that would make its trials incomparable, or the settings cannot be read."""
+    """The recorded settings of the search in this folder, with the changes of the command line. Raises
+    ConfigError if a change would make its trials incomparable, or if the settings cannot be read."""
     recorded = recorded_settings(folder)
     began = resolve({}, {}, gpus, recorded=recorded).settings
     changed = {**command_line, "name": folder.resolve().name}
     if began.name not in (None, folder.resolve().name):
-        raise ConfigError(f"the search in {folder} was called {began.name}; give its folder that name again")
+        raise ConfigError(f"the search in {folder} is named {began.name}; rename the folder to {began.name}")
     try:
         resolved = resolve(changed, {}, gpus, recorded=recorded)
     except ConfigError:
-        # What disagrees with the other settings is a change to begin with.
+        # If a forbidden change caused the conflict, report the change rather than the conflict.
         _check_keys([("command line", changed)])
         _check_changes(
             command_line, began, _validated(*_merge([("command line", changed)], recorded)), folder
@@ -384,7 +445,7 @@ def resolve_again(
     _check_changes(command_line, began, resolved.settings, folder)
     if "***" in str(resolved.settings.tracking_uri):
         raise ConfigError(
-            f"{folder} does not keep the password of its tracking_uri; give --tracking-uri again"
+            f"the password in tracking_uri is not stored in {folder}; give --tracking-uri again"
         )
     return resolved
 
@@ -393,15 +454,15 @@ def _check_changes(keys: Collection[str], began: Settings, asked: Settings, fold
     for key in set(keys) - set(_CHANGEABLE):
         if getattr(began, key) != getattr(asked, key):
             raise ConfigError(
-                f"{key} was {shown(getattr(began, key))} in {folder} and cannot change when it goes on; "
-                "leave it out, or start a new search with --warm-start"
+                f"{key} is {shown(getattr(began, key))} in {folder} and cannot change on resume; "
+                f"omit it, or start a new search with --warm-start"
             )
 
 
 def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The settings in a search's folder, without those that this version of the package does not know. Raises
+    """The settings in a search's folder, without those unknown to this version of the package. Raises
     ConfigError."""
-    # What a search of before there was a choice had, whatever its preset says by now.
+    # Searches from before the setting existed used Adam, whatever their preset says today.
     found = {"optimizer": "adam", **plain_yaml.read(folder / SETTINGS)}
     return {key: value for key, value in found.items() if key in Settings.model_fields}
 
@@ -420,7 +481,7 @@ def _check_keys(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     for source, key in ((source, key) for source, layer in layers for key in layer):
         if key not in Settings.model_fields:
             raise ConfigError(
-                f"{source}: there is no setting {shown(key)}{nearest(shown(key), Settings.model_fields)}"
+                f"{source}: unknown setting {shown(key)}{nearest(shown(key), Settings.model_fields)}"
             )
 
 
@@ -443,7 +504,7 @@ def _check(
         raise ConfigError(str(error) if known or "--help" in hint else f"{error}{hint}") from None
     for key in changes:
         if key not in given or key in ("start", "trials_per_gpu"):
-            sources[key] += " (worked out)"
+            sources[key] += " (resolved)"
     settings = _validated(settings.model_dump() | changes, sources)
     if wrong := disagreement(settings, gpus):
         raise ConfigError(wrong)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from configs import PRESETS
+from configs import PRESETS, preset_parts
 from lic.files import shown
-from lic.models.architectures import ALIASES
 from lic.recipe import Optimizer
 from search.settings import plain_yaml
 from search.settings.complaints import ConfigError, nearest
@@ -30,11 +29,7 @@ def preset_layers(
 ) -> list[tuple[str, dict[str, Any]]]:
     """A preset's own values, then those it keeps for this model, each with what the source is called. Its
     learning rate is left out where another `optimizer` was asked for than its own."""
-    values = plain_yaml.read(PRESETS / f"{preset}.yaml")
-    own: dict[str, Any] = {}
-    for name, part in values.pop("models", {}).items():
-        if ALIASES.get(name, name) == ALIASES.get(model, model):
-            own = part
+    values, own = preset_parts(preset, model)
     if optimizer not in (None, (values | own).get("optimizer", "adam")):
         values, own = ({k: v for k, v in part.items() if k != "lr"} for part in (values, own))
     return [(f"preset {preset}", values), (f"preset {preset}, {model}", own)]

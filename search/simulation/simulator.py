@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,7 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
     """Readings whose rate change is the curve's: a baseline of 1 bit per pixel, equal distortion."""
     change = 0.0
     if candidate.role != BASELINE:
-        lmbda = LAMBDAS[candidate.quality]
-        point = (candidate.alpha, candidate.strategy, lmbda, epoch, candidate.seed)
+        point = (candidate.alpha, candidate.strategy_name, candidate.lmbda, epoch, candidate.seed)
         try:
             change = float(curve(*point))
         except SurfaceError:
@@ -129,8 +128,9 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
     return {f"{SELECTION}/bpp": 1 + change / 100, f"{SELECTION}/mse": 0.0}
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan of a simulated search. Raises SurfaceError."""
+def simulated_plan(args: argparse.Namespace) -> Plan:
+    """The plan of a simulated search: of all qualities and strategies, and of arguments that are no settings,
+    so that errors name options (`search.settings.plan.plan_of` makes a real one's). Raises SurfaceError."""
     given = {key for key in ("alpha_min", "alpha_max") if getattr(args, key) is not None}
     low, high = alpha_range(args.alpha_min or ALPHA_MIN, args.alpha_max or ALPHA_MAX, given)
     if low >= high:
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
     if args.export:
         _export(args.export, args.table)
         return
-    plan = plan_of(args)
+    plan = simulated_plan(args)
     outcome = simulate(_curve(args), plan, args.workers, args.failures)
     _show(outcome, plan)
     if args.json:
@@ -190,7 +190,7 @@ def _curve(args: argparse.Namespace) -> Curve:
 
 def _document(outcome: Outcome) -> dict[str, Any]:
     return {
-        "recommended": [asdict(item) for item in outcome.recommended],
+        "recommended": [{**item.as_row(), "lmbda": item.lmbda} for item in outcome.recommended],
         "trials": outcome.trials,
         "stopped": outcome.stopped,
         "failed": outcome.failed,
@@ -206,7 +206,7 @@ def _show(outcome: Outcome, plan: Plan) -> None:
     head = ("quality", "lambda", "alpha", "strategy", "expected rate change", "best reading")
     rows = [
         (
-            str(item.quality), f"{item.lmbda:g}", weight(item.alpha), item.strategy or MISSING,
+            str(item.quality), f"{item.lmbda:g}", weight(item.alpha), item.strategy_name,
             f"{signed(item.expected)} ± {item.sigma:.2f} %" if item.alpha else MISSING,
             percent(item.best_observed),
         )

@@ -172,7 +172,8 @@ def recorded_curves(folders: Sequence[Path]) -> pd.DataFrame:
             for epoch in record.readings:
                 change = against.rate_change(record, epoch, records.selection)
                 if change is not None:
-                    rows.append((record.quality, record.strategy, record.alpha, record.seed, epoch, change))
+                    place = (record.quality, record.strategy or "", record.alpha)
+                    rows.append((*place, record.seed, epoch, change))
     return pd.DataFrame(rows, columns=["quality", "strategy", "alpha", "seed", "epoch", "rate_change"])
 
 

@@ -25,6 +25,7 @@ from optuna import Study
 
 from lic import atomic_io
 from search.settings.complaints import ConfigError
+from search.store.optuna_internals import id_of_study, storage_of
 
 #: Seconds between two signs of life, and for how long one that stands still is watched.
 _BEAT, _WATCH = 10.0, 45.0
@@ -119,7 +120,7 @@ def signs_of_life(
 
 
 def _sign(study: Study) -> dict[str, Any] | None:
-    return study._storage.get_study_user_attrs(study._study_id).get(_DRIVER)
+    return storage_of(study).get_study_user_attrs(id_of_study(study)).get(_DRIVER)
 
 
 def _wait_for_silence(study: Study, say: Callable[[str], None], seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -11,11 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from lic.cli import command
 from search.base.secrets import public
-from search.settings.config import SETTINGS
 
 if TYPE_CHECKING:
     from lic.data.sets import ImageSet
@@ -57,11 +53,3 @@ def without_ms_ssim(images: ImageSet) -> str:
     from lic.evaluation.msssim import unmeasurable
 
     return unmeasurable((image.name, image.height, image.width) for image in images.images.images)
-
-
-def parent_description(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Params and tags of the MLflow run of the search in this folder, from the files there."""
-    settings = yaml.safe_load((folder / SETTINGS).read_text())
-    environment = json.loads((folder / ENVIRONMENT).read_text())
-    params = {key: str(value) for key, value in settings.items()}
-    return params, {f"lictune.{key}": value for key, value in environment.items()}

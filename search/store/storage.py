@@ -24,6 +24,7 @@ from sqlalchemy.engine import make_url
 from lic.errors import StorageError
 from lic.files import check_regular
 from search.base.secrets import public
+from search.store.optuna_internals import id_of_trial, set_trial_id
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class _Patient(_Base):  # type: ignore[misc]
             return None
         wanted = (template_trial.params, template_trial.user_attrs)
         newest = self._storage.get_all_trials(study, deepcopy=False)[-1:]
-        return next((t._trial_id for t in newest if (t.params, t.user_attrs) == wanted), None)
+        return next((id_of_trial(t) for t in newest if (t.params, t.user_attrs) == wanted), None)
 
 
 #: The number of a trial that is only a draft.
@@ -225,7 +226,7 @@ class Mirror(_Base):  # type: ignore[misc]
     def _of(self, study: int) -> list[FrozenTrial]:
         if study not in self._trials:
             self._trials[study] = self._backend.get_all_trials(study)
-            self._known |= {trial._trial_id: trial for trial in self._trials[study]}
+            self._known |= {id_of_trial(trial): trial for trial in self._trials[study]}
         return self._trials[study]
 
     def get_all_trials(
@@ -238,20 +239,20 @@ class Mirror(_Base):  # type: ignore[misc]
         return self._known[trial_id]
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        return self._of(study_id)[trial_number]._trial_id
+        return id_of_trial(self._of(study_id)[trial_number])
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         number = len(self._of(study_id))
         if template_trial is None:
             trial = create_trial(state=TrialState.RUNNING)
-            trial._trial_id = _DRAFT
+            set_trial_id(trial, _DRAFT)
         else:
             trial = copy.deepcopy(template_trial)
-            trial._trial_id = self._backend.create_new_trial(study_id, template_trial)
+            set_trial_id(trial, self._backend.create_new_trial(study_id, template_trial))
             self._trials[study_id].append(trial)
         trial.number = number
-        self._known[trial._trial_id] = trial
-        return trial._trial_id
+        self._known[id_of_trial(trial)] = trial
+        return id_of_trial(trial)
 
     def keep(self, study_id: int) -> FrozenTrial:
         """Write the draft."""

@@ -35,7 +35,7 @@ def rebuild(search: OpenedSearch, uri: str) -> None:
 
     if is_running(search.folder):
         raise FolderError(f"{search.folder} is still running and writes MLflow itself; wait for its end")
-    tracker, strategies = Tracker(uri, search.records.name, search.folder), search.plan.strategies
+    tracker, strategies = Tracker(uri, search.records.name, search.place), search.plan.strategies
     figures = parent_figures(strategy_results(search.records, strategies), search.records.test_set)
     try:
         status = "FINISHED" if search.complete else "KILLED"

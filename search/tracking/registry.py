@@ -18,11 +18,10 @@ from lic.models.architectures import WEIGHTS
 from search.records.folder import OpenedSearch
 from search.tracking import registered_codec
 from search.tracking.tracker import (
-    TRIAL_TAG,
     TrackingError,
     first_line,
+    held_runs,
     missing_file,
-    runs_of,
     tracking_address,
 )
 
@@ -32,23 +31,21 @@ ALIAS, DIGEST_TAG = "champion", "lictune.sha256"
 def _client(search: OpenedSearch) -> Any:
     from mlflow import MlflowClient
 
-    uri = tracking_address(search.settings.tracking_uri, search.folder.parent)
+    uri = _address(search)
     return None if missing_file(uri) else MlflowClient(uri)
+
+
+def _address(search: OpenedSearch) -> str:
+    return tracking_address(search.settings.tracking_uri, search.folder.parent)
 
 
 def run_ids(search: OpenedSearch) -> dict[str, str]:
     """The MLflow run of every training of the search by name; of none if MLflow does not know or answer."""
-    from mlflow.exceptions import MlflowException
-
     try:
-        client = _client(search)
-        found = client.get_experiment_by_name(search.records.name) if client else None
-        if found is None:
-            return {}
-        runs = runs_of(client, found.experiment_id, f"tags.`{TRIAL_TAG}` != ''")
-        return {run.data.tags[TRIAL_TAG]: run.info.run_id for run in runs}
-    except (MlflowException, OSError):
+        runs = held_runs(_address(search), search.records.name)
+    except TrackingError:
         return {}
+    return {name: run.info.run_id for name, run in runs.items()}
 
 
 def register(root: Path, search: OpenedSearch) -> dict[str, str]:

@@ -24,6 +24,7 @@ from lic.errors import LictuneError
 from lic.files import one_line
 from search.base.secrets import public
 from search.base.space import BASELINE
+from search.records.folder import SearchFolder
 from search.records.results import best_so_far
 from search.records.search_records import (
     FAILED,
@@ -35,7 +36,7 @@ from search.records.search_records import (
     TrialRecord,
 )
 from search.settings.config import SETTINGS, is_name
-from search.store.provenance import ENVIRONMENT, parent_description
+from search.store.provenance import ENVIRONMENT
 from search.store.storage import sqlite_address, sqlite_file
 from search.tracking.views import final_figure, install_views
 
@@ -108,10 +109,10 @@ class Tracker:
     """The runs of one search. Every method may raise what MLflow and its store raise; called again with
     the records, it goes on where it was."""
 
-    def __init__(self, uri: str, search: str, folder: Path) -> None:
-        """Find or create the experiment of a search and its parent run, with what its folder says of it.
-        An embedded store (SQLite) keeps artifacts in that folder, a server where it keeps them. Raises
-        TrackingError if MLflow cannot be reached."""
+    def __init__(self, uri: str, search: str, opened: SearchFolder) -> None:
+        """Find or create the experiment of a search and its parent run, with what its folder says of it
+        (settings as params, where it came from as tags). An embedded store (SQLite) keeps artifacts in that
+        folder, a server where it keeps them. Raises FolderError; TrackingError if MLflow does not answer."""
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -119,8 +120,9 @@ class Tracker:
             # Errors too: they reach us as exceptions, and a store that is away would fill the log.
             logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
-        self.search, self._folder = search, folder
-        params, tags = parent_description(folder)
+        self.search, self._folder = search, opened.path
+        params = {key: str(value) for key, value in opened.recorded.items()}
+        tags = {f"lictune.{key}": value for key, value in opened.environment.items()}
         #: Trainings whose run MLflow refuses, by name, with its reason.
         self.refused: dict[str, str] = {}
         self._runs: dict[str, _Run] = {}
@@ -132,7 +134,7 @@ class Tracker:
             if (file := missing_file(uri)) is not None:
                 _make_store(file)
             self._client = MlflowClient(uri)
-            self.experiment = self._open_experiment(folder / "artifacts" if is_file(uri) else None)
+            self.experiment = self._open_experiment(self._folder / "artifacts" if is_file(uri) else None)
             self._known = self._sweep()
             self.parent = self._known.get("") or self._start(search, PARENT, {}, None)
             self._client.update_run(self.parent, status="RUNNING")
@@ -243,6 +245,7 @@ class Tracker:
             "role": record.role,
             "quality": str(record.quality),
             "lambda": readable(record.lmbda),
+            # Not `baseline`: MLflow refuses another value where a run of an earlier version has this one.
             "strategy": record.strategy or "none",
             "alpha": readable(record.alpha),
             "log10_alpha": f"{math.log10(record.alpha):.3f}" if record.alpha else "none",

@@ -1,4 +1,4 @@
-"""What a zoo says of itself: the figures of its models, CompressAI's result files, and the model card."""
+"""The documents of a zoo: the metrics of its models, CompressAI's result files and the model card."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from search.records.folder import OpenedSearch
 from search.records.results import StrategyResult, bd_rate_text, strategy_results
 from search.records.search_records import TrialRecord
 
-#: The columns of a row's entropy estimate, and of its real coding.
+#: Metric columns, of the entropy estimate and of actual coding.
 _MEASURES = ("bpp", "psnr", "ms_ssim")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The training exported at a rate, its checkpoint's weights, and what was passed over and why."""
+    """The training run exported at one quality, the weights of its checkpoint, and better runs that were
+    skipped, with the reason."""
 
     record: TrialRecord
     weights: dict[str, Any] = field(repr=False)
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Per quality and role ('tuned', 'baseline') the means over the images of `image_set`.
+class ZooMetrics:
+    """Means over the images of `image_set`, per quality and role ('tuned', 'baseline').
 
-    `table` has the columns quality, role, bpp, psnr, ms_ssim (real coding, or None), the same prefixed with
-    estimated_, and, where the models were verified, bits_off, estimate_off (percent), encoding_time and
-    decoding_time (seconds). `images` is the verification's table, a row an image.
+    `table` has the columns quality, role, bpp, psnr, ms_ssim (of actual coding, or None), the same with the
+    prefix estimated_ and, if the models were verified, bits_off and estimate_off (percent), encoding_time and
+    decoding_time (seconds). `images` is the table of the verification, one row per model and image.
     """
 
     image_set: str
@@ -54,26 +55,26 @@ class Figures:
         chosen: dict[int, TrialRecord],
         verified: pd.DataFrame | None,
         verified_on: str,
-    ) -> Figures:
-        """The figures of what was verified, else those that the search recorded at full length."""
+    ) -> ZooMetrics:
+        """The metrics of the verification, else those that the search recorded after full training."""
         if verified is not None:
             from lic.codec.verification import means
 
-            return Figures(verified_on, means(verified), verified)
+            return ZooMetrics(verified_on, means(verified), verified)
         rows: list[dict[str, Any]] = []
         for quality, record in chosen.items():
             for role, training in ((TUNED, record), (BASELINE, search.records.baselines[quality])):
-                figures = training.readings[search.records.epochs]
-                named = {f"estimated_{m}": figures.get(f"{search.records.test_set}/{m}") for m in _MEASURES}
+                metrics = training.readings[search.records.epochs]
+                named = {f"estimated_{m}": metrics.get(f"{search.records.test_set}/{m}") for m in _MEASURES}
                 rows.append({"quality": quality, "role": role} | named)
-        return Figures(search.records.test_set, pd.DataFrame(rows), None)
+        return ZooMetrics(search.records.test_set, pd.DataFrame(rows), None)
 
     @property
     def verified(self) -> bool:
         return self.images is not None
 
     def of_model(self, quality: int, role: str) -> dict[str, Any]:
-        """The figures of one model, for the manifest."""
+        """The metrics of one model, for the manifest."""
         rows = self.table[(self.table["quality"] == quality) & (self.table["role"] == role)]
         row = rows.drop(columns=["quality", "role"]).iloc[0].to_dict()
         timeless = {str(k): _rounded(v) for k, v in row.items() if not str(k).endswith("_time")}
@@ -83,7 +84,7 @@ class Figures:
         return self.table[self.table["role"] == role].sort_values("quality")
 
     def real_bd_rate(self, measure: str) -> Interval | str | None:
-        """BD-rate of the tuned models against the baselines on real bits, or why there is none."""
+        """BD-rate of the tuned models against the baselines from actual bitstreams, or why there is none."""
         if self.images is None:
             return None
         if measure == "ms_ssim" and (reason := self._without_ms_ssim(self.images)):
@@ -120,7 +121,7 @@ def _rounded(value: Any) -> Any:
 
 
 def provenance(search: OpenedSearch, verified: bool) -> dict[str, Any]:
-    """The head of the manifest: which search, whether complete and verified, code and versions."""
+    """The head of the manifest: the search, whether it is complete and verified, code and versions."""
     return {
         "name": architecture(search.settings.model),
         "search": search.folder.name,
@@ -132,33 +133,33 @@ def provenance(search: OpenedSearch, verified: bool) -> dict[str, Any]:
     }
 
 
-def results(search: OpenedSearch, figures: Figures) -> dict[str, dict[str, Any]]:
-    """File name -> document in CompressAI's result schema, of the tuned codec and of the baseline, which
-    its own plotting reads. bpp and quality are of real coding where the models were verified."""
-    name, prefix = architecture(search.settings.model), "" if figures.verified else "estimated_"
-    kind = "real bitstreams" if figures.verified else "entropy estimates"
+def results(search: OpenedSearch, metrics: ZooMetrics) -> dict[str, dict[str, Any]]:
+    """File name -> document in CompressAI's result schema, for the tuned codec and the baseline; CompressAI's
+    plotting reads them. Rate and distortion are those of actual coding if the models were verified."""
+    name, prefix = architecture(search.settings.model), "" if metrics.verified else "estimated_"
+    kind = "real bitstreams" if metrics.verified else "entropy estimates"
     documents = {}
     for role, file in ((TUNED, "results.json"), (BASELINE, "results-baseline.json")):
-        rows = figures.of_role(role)
+        rows = metrics.of_role(role)
         columns = {"bpp": "bpp", "psnr-rgb": "psnr", "ms-ssim-rgb": "ms_ssim"}
         found = {key: [_rounded(v) for v in rows[f"{prefix}{column}"]] for key, column in columns.items()}
-        if figures.verified:
+        if metrics.verified:
             times = ("encoding_time", "decoding_time")
             found |= {key: [round(value, 4) for value in rows[key]] for key in times}
         label = f"{name} ({role}, lictune)"
-        description = f"{role} models of the search {search.folder.name}, {kind} on {figures.image_set}"
+        description = f"{role} models of the search {search.folder.name}, {kind} on {metrics.image_set}"
         documents[file] = {"name": label, "description": description, "results": found}
     return documents
 
 
 def readme(
     search: OpenedSearch,
-    figures: Figures,
+    metrics: ZooMetrics,
     choices: dict[int, Choice],
     root: Path,
     data_licence: str | None,
 ) -> str:
-    """The model card, Markdown, of the zoo below `root`."""
+    """The model card of the zoo in `root`, as Markdown."""
     settings, records = search.settings, search.records
     by_strategy = strategy_results(records, search.plan.strategies)
     refused = (f"{result.strategy}: {result.refused}" for result in by_strategy if result.refused)
@@ -166,48 +167,48 @@ def readme(
     facts = {
         "name": architecture(settings.model),
         "first": min(choices),
-        "rate_table": _rate_table(figures, choices),
+        "rate_table": _rate_table(metrics, choices),
         "strategy_table": _strategy_table(by_strategy, len(records.baselines)),
         "refusals": list(dict.fromkeys(refused)),
         "start": start,
         "start_data": start_data,
         "data": Path(settings.data).name if settings.data else "dead leaves (generated)",
         "has_compressai": (root / "compressai").is_dir(),
-        **_verified_facts(figures, any(choice.record.alpha for choice in choices.values())),
+        **_verified_facts(metrics, any(choice.record.alpha for choice in choices.values())),
     }
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, keep_trailing_newline=True, undefined=StrictUndefined)
     environment.filters |= {"text": _text, "code": _code}
     return environment.get_template("card.md.jinja").render(
         search=search, settings=settings, records=records, environment=search.environment,
-        figures=figures, choices=choices, data_licence=data_licence, **facts,
+        metrics=metrics, choices=choices, data_licence=data_licence, **facts,
     )  # fmt: skip
 
 
-def _verified_facts(figures: Figures, tuned: bool) -> dict[str, Any]:
-    """What the card says of the verification; `tuned` is whether any model is not its baseline."""
-    if figures.images is None:
+def _verified_facts(metrics: ZooMetrics, tuned: bool) -> dict[str, Any]:
+    """The card's facts about the verification; `tuned`: whether any model is not the baseline."""
+    if metrics.images is None:
         return {}
-    facts = {name: percent(max(figures.table[name], key=abs)) for name in ("bits_off", "estimate_off")}
+    facts = {name: percent(max(metrics.table[name], key=abs)) for name in ("bits_off", "estimate_off")}
     for measure in ("psnr", "ms_ssim"):
-        found = figures.real_bd_rate(measure) if tuned else None
-        told = f"no figure ({found})" if isinstance(found, str) else interval(found)
-        facts[f"real_{measure}"] = told if tuned else NONE_BETTER
-    return {**facts, "image_count": figures.images["image"].nunique()}
+        found = metrics.real_bd_rate(measure) if tuned else None
+        text = f"no value ({found})" if isinstance(found, str) else interval(found)
+        facts[f"real_{measure}"] = text if tuned else NONE_BETTER
+    return {**facts, "image_count": metrics.images["image"].nunique()}
 
 
-def _rate_table(figures: Figures, choices: dict[int, Choice]) -> str:
+def _rate_table(metrics: ZooMetrics, choices: dict[int, Choice]) -> str:
     head = ["quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM"]
-    if figures.verified:
-        head += ["real bpp", "real PSNR", "real MS-SSIM"]
+    if metrics.verified:
+        head += ["coded bpp", "coded PSNR", "coded MS-SSIM"]
     rows = []
     for quality, choice in choices.items():
-        record, values = choice.record, figures.of_model(quality, TUNED)
+        record, values = choice.record, metrics.of_model(quality, TUNED)
         row = [
             str(quality), f"{record.lmbda:g}", f"{record.alpha:.2e}" if record.alpha else "0",
-            record.strategy or "baseline", _text(record.name),
+            record.strategy_name, _text(record.name),
         ]  # fmt: skip
-        for prefix in ("estimated_", "") if figures.verified else ("estimated_",):
+        for prefix in ("estimated_", "") if metrics.verified else ("estimated_",):
             row += [fixed(values.get(f"{prefix}{m}"), d) for m, d in zip(_MEASURES, (4, 2, 4), strict=True)]
         rows.append(row)
     return _markdown(head, rows)
@@ -223,11 +224,11 @@ def _strategy_table(found: list[StrategyResult], rates: int) -> str:
         ]
         for r in found
     ]
-    return _markdown(["strategy", "BD-rate (PSNR)", "BD-rate (MS-SSIM)", "tuned rates"], rows)
+    return _markdown(["strategy", "BD-rate (PSNR)", "BD-rate (MS-SSIM)", "tuned qualities"], rows)
 
 
 def _start(start: str) -> tuple[str, str]:
-    """What the training started from, in words, and what those weights say of their own images."""
+    """A description of the initial weights, and of the images that they were trained on."""
     if start == "scratch":
         return "from scratch", ""
     provenance = Path(start).with_suffix(".json")
@@ -236,12 +237,12 @@ def _start(start: str) -> tuple[str, str]:
 
 
 def _text(outside: object) -> str:
-    """A text from outside as Markdown that shows it: one line, no element, link or cell of it live."""
+    """Escape user-given text for Markdown: one line, without active markup, links or table cells."""
     return re.sub(r"([\\`\[\]<>|&])", r"\\\1", " ".join(str(outside).split()))
 
 
 def _code(outside: object) -> str:
-    """A text from outside for where Markdown shows code: one line that does not end it."""
+    """Escape user-given text for a Markdown code span: one line without backticks."""
     return " ".join(str(outside).split()).replace("`", "'")
 
 

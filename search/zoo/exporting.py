@@ -1,4 +1,4 @@
-"""Choose, verify and write the best models of a search: `python -m search.export`."""
+"""Selects, verifies and writes the best models of a search (`python -m search.export`)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lic import zoo
+from lic.cli import INTERNAL_ERROR
 from lic.errors import LictuneError
 from lic.files import one_line
 from lic.models.architectures import WEIGHTS, ModelError, architecture
@@ -29,16 +30,15 @@ from search.settings.config import Settings
 from search.zoo import card
 from search.zoo.card import Choice
 
-OWN_ERROR = 1
 FORMATS = ("safetensors", "compressai")
 
 
 class ExportError(LictuneError):
-    """An export that cannot be done; one sentence."""
+    """The export is not possible; the message is one sentence."""
 
 
 def export(args: argparse.Namespace) -> int:
-    """The whole export; the zoo appears under its name only when it is complete."""
+    """Run the export; the zoo appears under its name only once it is complete. Returns the exit status."""
     from lic.codec.verification import VerificationError
 
     qualities, formats = _rates(args.rates), _formats(args.format)
@@ -48,8 +48,8 @@ def export(args: argparse.Namespace) -> int:
     image_set, images = _images(args.images, search.settings) if args.verify else ("", [])
     choices = choose(search, qualities)
     for quality, choice in choices.items():
-        for reason in choice.passed_over:
-            print(f"quality {quality}: passed over {reason}")
+        for reason in choice.skipped:
+            print(f"quality {quality}: skipped {reason}")
         print(f"quality {quality}: {describe(choice.record)}")
     try:
         with _workplace(target) as work:
@@ -58,18 +58,18 @@ def export(args: argparse.Namespace) -> int:
                 _write_compressai(search, work / "zoo", models)
             table = _verify(models, images, args.processes) if args.verify else None
             records = {quality: choice.record for quality, choice in choices.items()}
-            figures = card.Figures.of(search, records, table, image_set)
-            _write_documents(search, choices, work / "zoo", figures, args.data_licence)
+            metrics = card.ZooMetrics.of(search, records, table, image_set)
+            _write_documents(search, choices, work / "zoo", metrics, args.data_licence)
             _publish(work / "zoo", target)
     except VerificationError as error:
         print(f"lictune: {error}; no zoo was written", file=sys.stderr)
-        return OWN_ERROR
-    print(f"wrote {target}; lic.zoo.load('{target}', quality={next(iter(choices))}) loads a model")
+        return INTERNAL_ERROR
+    print(f"wrote {target}; load a model with lic.zoo.load('{target}', quality={next(iter(choices))})")
     if args.register:
         from search.tracking.registry import register
 
         for name, version in register(target, search).items():
-            print(f"registered {name}, version {version}, as champion")
+            print(f"registered {name}, version {version}, with the alias champion")
     return 0
 
 
@@ -80,32 +80,32 @@ def _rates(text: str | None) -> tuple[int, ...] | None:
         return Settings(rates=text).rates  # type: ignore[arg-type]
     except ValueError:
         raise ExportError(
-            f"--rates {one_line(text, 60)}: write qualities from 1 to 6, such as 1-6 or 1,3,5"
+            f"--rates {one_line(text, 60)}: give quality levels from 1 to 6, such as 1-6 or 1,3,5"
         ) from None
 
 
 def _formats(text: str) -> set[str]:
     asked = {part.strip() for part in text.split(",")}
     if unknown := asked - set(FORMATS):
-        raise ExportError(f"--format {one_line(min(unknown), 60)}: choose among {', '.join(FORMATS)}")
+        raise ExportError(f"--format {one_line(min(unknown), 60)}: choose from {', '.join(FORMATS)}")
     return asked
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    """Raise ExportError unless the zoo may be written there; mend what a killed export left."""
+    """Raise ExportError unless the zoo may be written there; first restore what a killed export left."""
     aside = _aside(target)
     if aside.is_dir() and not target.exists():
         aside.rename(target)  # killed between the two renames of `_publish`
     if not target.exists():
         return
     if not overwrite:
-        raise ExportError(f"{target} is there already; give --overwrite, or another --out")
+        raise ExportError(f"{target} exists; give --overwrite, or another --out")
     if not (target / zoo.MANIFEST).is_file():
-        raise ExportError(f"{target} is not a zoo (it has no {zoo.MANIFEST}), so it is not overwritten")
+        raise ExportError(f"{target} is not a zoo (no {zoo.MANIFEST}); give another --out")
 
 
 def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
-    """The images to verify on, and what to call them: 'kodak' only if they are. Raises ImageError."""
+    """The name of the image set ('kodak' only if it is) and the images to verify on. Raises ImageError."""
     from lic.data.cache import default_cache
     from lic.data.folders import look_through, note
     from lic.data.images import ImageError
@@ -125,9 +125,9 @@ def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
 
 
 def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> dict[int, Choice]:
-    """The best training of every rate (of these rates) whose checkpoint can be read, else the next best,
-    the baseline last. Rates whose baseline is not yet trained in full are left out. Raises ExportError
-    if none is left, or a rate that was asked for by name is missing."""
+    """The best training run of each quality, or of the given qualities, whose checkpoint can be read: else
+    the next best, the baseline last. Omits qualities whose baseline is not trained in full yet. Raises
+    ExportError if none is left, or if a given quality is missing."""
     from lic.training.trainer import CheckpointError
 
     records, chosen = search.records, {}
@@ -135,37 +135,35 @@ def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> di
         baseline = records.baselines.get(quality)
         if baseline is None or baseline.last_epoch < records.epochs:
             if qualities:
-                raise ExportError(
-                    f"quality {quality} has no baseline trained in full; leave it out of --rates"
-                )
+                raise ExportError(f"quality {quality} has no baseline trained in full; omit it from --rates")
             continue
-        left, passed_over = [*records.finished(quality), baseline], []
+        left, skipped = [*records.finished(quality), baseline], []
         while left and quality not in chosen:
             record = records.best(left) or baseline
             try:
                 weights = final_weights(search, record)
             except (CheckpointError, FileNotFoundError) as error:
-                passed_over.append(f"{record.name}: {error}")
+                skipped.append(f"{record.name}: {error}")
                 left.remove(record)
                 continue
-            chosen[quality] = Choice(record, weights, tuple(passed_over))
+            chosen[quality] = Choice(record, weights, tuple(skipped))
         if quality not in chosen:
-            raise ExportError(f"quality {quality} has no readable checkpoint: {'; '.join(passed_over)}")
+            raise ExportError(f"quality {quality} has no readable checkpoint: {'; '.join(skipped)}")
     if not chosen:
-        raise ExportError(f"{search.folder} has no rate whose baseline is trained in full yet")
+        raise ExportError(f"{search.folder} has no baseline trained in full yet")
     return chosen
 
 
 def describe(record: TrialRecord) -> str:
-    """Which training it is, in a few words."""
+    """A short description of a training run."""
     if not record.alpha:
-        return "the baseline: no trial is expected to save bits"
+        return "the baseline: no trial is predicted to save bits"
     return f"{record.name}, strategy {record.strategy}, alpha {record.alpha:.3g}"
 
 
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    """A folder beside the target to build in; whatever is in it at the end is removed."""
+    """A temporary folder beside the target to build in; removed at the end."""
     work = target.with_name(f".{target.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -180,7 +178,7 @@ def _aside(target: Path) -> Path:
 
 
 def _publish(built: Path, target: Path) -> None:
-    """Put the finished zoo in its place; the one that was there goes only once the new one is."""
+    """Move the finished zoo into place; an existing zoo is deleted only afterwards."""
     for path in [*built.rglob("*"), built]:
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
@@ -195,8 +193,8 @@ def _publish(built: Path, target: Path) -> None:
 def write_models(
     search: OpenedSearch, choices: dict[int, Choice], tuned: Path, baselines: Path, with_baseline: bool
 ) -> list[ZooModel]:
-    """Write every rate's model, and its baseline: into the zoo if it is wanted there, else into the folder
-    `baselines`. Baselines whose checkpoint cannot be read are left out. Raises ZooError."""
+    """Write the model of each quality and its baseline, the latter into the zoo if `with_baseline`, else into
+    the folder `baselines`. Omits baselines whose checkpoint cannot be read. Raises ZooError."""
     written = []
     for quality, choice in choices.items():
         written.append(_write_model(search, choice.record, choice.weights, tuned / f"q{quality}"))
@@ -204,7 +202,7 @@ def write_models(
         try:
             weights = choice.weights if record is choice.record else final_weights(search, record)
         except (ValueError, RuntimeError, FileNotFoundError) as error:
-            print(f"quality {quality}: the baseline is left out: {error}")
+            print(f"quality {quality}: baseline omitted: {error}")
             continue
         place = tuned / f"q{quality}" / BASELINE if with_baseline else baselines / f"q{quality}"
         written.append(_write_model(search, record, weights, place, baseline=True))
@@ -219,7 +217,7 @@ def _write_model(
     settings = search.settings
     config = ModelConfig(
         architecture(settings.model), settings.width, settings.latent_width, record.quality, record.lmbda,
-        record.alpha, record.strategy, settings.scale, record.seed, record.name,
+        record.alpha, record.strategy or "", settings.scale, record.seed, record.name,
     )  # fmt: skip
     model = build(config.architecture, config.width, config.latent_width)
     try:
@@ -241,7 +239,7 @@ def _write_compressai(search: OpenedSearch, root: Path, models: list[ZooModel]) 
         try:
             zoo.write_compressai(folder, entry.load(), f"{name}-{entry.config.quality}")
         except ModelError as error:
-            print(f"no checkpoints for CompressAI's own tools: {error}")
+            print(f"CompressAI checkpoints omitted: {error}")
             return
 
 
@@ -263,19 +261,19 @@ def _write_documents(
     search: OpenedSearch,
     choices: dict[int, Choice],
     root: Path,
-    figures: card.Figures,
+    metrics: card.ZooMetrics,
     data_licence: str | None,
 ) -> None:
-    """Figure, results, card, and last the manifest."""
+    """Write the figure, the result files, the model card and, last, the manifest."""
     from search.records.figures import rd_figure
     from search.tracking.registry import run_ids
 
-    if figures.images is not None:
-        figures.images.to_csv(root / "verification.csv", index=False)
-    for name, document in card.results(search, figures).items():
+    if metrics.images is not None:
+        metrics.images.to_csv(root / "verification.csv", index=False)
+    for name, document in card.results(search, metrics).items():
         (root / name).write_text(json.dumps(document, indent=2) + "\n")
     rd_figure(search.records, search.plan.strategies, root / "rd.png")
-    (root / "README.md").write_text(card.readme(search, figures, choices, root, data_licence))
+    (root / "README.md").write_text(card.readme(search, metrics, choices, root, data_licence))
     runs, about = run_ids(search), {}
     for folder in sorted(path.parent for path in root.rglob(WEIGHTS)):
         config = json.loads((folder / zoo.CONFIG).read_text())
@@ -283,7 +281,7 @@ def _write_documents(
         about[folder.relative_to(root).as_posix()] = {
             "role": role,
             "mlflow_run": runs.get(config["trial"]),
-            "figures": figures.of_model(config["quality"], role),
+            "figures": metrics.of_model(config["quality"], role),
         }
-    manifest = zoo.manifest_of(root, card.provenance(search, figures.verified), about)
+    manifest = zoo.manifest_of(root, card.provenance(search, metrics.verified), about)
     (root / zoo.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

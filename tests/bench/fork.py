@@ -101,7 +101,7 @@ def retrained(search: OpenedSearch) -> Row:
 def _in_full(search: OpenedSearch, record: TrialRecord) -> TrialRecord:
     """The record of the same point trained from the start, by lic alone."""
     epochs, template = search.records.epochs, template_of(search.settings)
-    point = Candidate(record.name, record.role, record.quality, record.alpha, record.strategy, record.seed)
+    point = Candidate(record.name, record.role, record.point, record.seed)
     trial = Trial(training_config_of(point, replace(template, val_epochs=(), test_epochs=(epochs,))))
     saved = search.folder / "in_full" / f"{record.name}.pt"
     if saved.is_file():

@@ -56,7 +56,9 @@ def plan(sampler: str, seed: int, epochs: int, stopping: bool, budget: int = 64)
 
 def own(surface: Surface, seed: int, stopping: bool, workers: int, budget: int = 64) -> tuple[Choice, int]:
     outcome = simulate(surface, plan("surrogate", seed, surface.epochs, stopping, budget), workers)
-    return {item.quality: (item.alpha, item.strategy) for item in outcome.recommended}, outcome.epochs_spent
+    return {
+        item.quality: (item.alpha, item.strategy or "") for item in outcome.recommended
+    }, outcome.epochs_spent
 
 
 def library(surface: Surface, seed: int, workers: int) -> tuple[Choice, int]:
@@ -104,7 +106,7 @@ def one_epoch_then_best(surface: Surface, seed: int, epochs: int) -> tuple[Choic
         first = sorted(
             (surface(point.alpha, point.strategy, lmbda, 1, seed), point.alpha, point.strategy)
             for point in points
-            if point.quality == quality
+            if point.quality == quality and point.strategy is not None
         )
         last = [(surface(alpha, s, lmbda, surface.epochs, seed), alpha, s) for _, alpha, s in first[:full]]
         value, alpha, strategy = min(last)

@@ -43,7 +43,7 @@ from search.base.space import Candidate, Plan, rungs  # noqa: E402
 from search.decide.core import Core  # noqa: E402
 from search.engine import tune as engine  # noqa: E402
 from search.records.folder import SearchFolder  # noqa: E402
-from search.session.monitor import Monitor  # noqa: E402
+from search.session.monitor import Followed, Monitor  # noqa: E402
 from search.session.terminal import PlainView  # noqa: E402
 from search.tracking.publishing import Publisher  # noqa: E402
 from search.tracking.tracker import Tracker  # noqa: E402
@@ -144,12 +144,12 @@ def ours(sampler: str, trials: int, gpus: int, seconds: float, root: Path, side:
     with (root / "said.log").open("w") as log:
         view = PlainView(Console(file=log))
         publisher = Publisher(
-            Tracker(f"sqlite:///{root}/ours.db", folder.name, folder), plan.strategies, view.say
+            Tracker(f"sqlite:///{root}/ours.db", folder.name, opened), plan.strategies, view.say
         )
-        monitor = Monitor(opened, plan, "val", gpus, publisher, view)
+        monitor = Monitor(Followed(opened, plan, "val", gpus), publisher, view)
         engine.run(
             core, functools.partial(_point, seconds), monitor.changed, Limits(None, None, 1),
-            opened.checkpoints, lambda: gpus, 1, 0, trainable=Instant,
+            engine.Execution(opened.checkpoints, lambda: gpus, 1, 0), trainable=Instant,
         )  # fmt: skip
         found = core.gauge.read(side, trials)
         monitor.close()

@@ -34,7 +34,7 @@ from rich.console import Console
 from search.base.space import Candidate, Plan
 from search.decide.core import Core
 from search.records.folder import SearchFolder
-from search.session.monitor import Monitor
+from search.session.monitor import Followed, Monitor
 from search.session.terminal import PlainView
 from search.settings.config import SETTINGS
 from search.store.provenance import ENVIRONMENT
@@ -121,8 +121,8 @@ def side(uri: str | None, root: Path, name: str, pace: float, epochs: int) -> di
         return replay(core, lambda: None, pace)
     with (root / "said.log").open("a") as log:
         view = PlainView(Console(file=log, width=120))
-        publisher = Publisher(Tracker(uri, name, folder), plan.strategies, view.say)
-        monitor = Monitor(opened, plan, "kodak", WORKERS, publisher, view)
+        publisher = Publisher(Tracker(uri, name, opened), plan.strategies, view.say)
+        monitor = Monitor(Followed(opened, plan, "kodak", WORKERS), publisher, view)
         found = replay(core, monitor.changed, pace)
         began = time.monotonic()
         monitor.close()

@@ -130,10 +130,10 @@ def test_without_checkpoints_or_images_the_page_says_so(real: Real, tmp_path: Pa
     assert report.main(["real", "--results", str(tmp_path), "--png", str(tmp_path / "png")]) == 0
     text = (copy / "report.html").read_text()
     assert re.search(
-        r"reconstructions are left out: (baseline|trial)-\w+ has no checkpoint below [^<]+\.</p>", text
+        r"reconstructions are not shown: (baseline|trial)-\w+ has no checkpoint below [^<]+\.</p>", text
     )
     assert not (tmp_path / "png" / "crops.png").exists() and (tmp_path / "png" / "rd.png").exists()
     settings = yaml.safe_load((copy / "settings.yaml").read_text())
     (copy / "settings.yaml").write_text(yaml.safe_dump({**settings, "test": str(tmp_path / "gone")}))
     assert report.main(["real", "--results", str(tmp_path)]) == 0
-    assert "reconstructions are left out: there is no image folder" in (copy / "report.html").read_text()
+    assert "reconstructions are not shown: there is no image folder" in (copy / "report.html").read_text()

@@ -17,7 +17,7 @@ import dashboards.page
 from dashboards.examples import Examples
 from lic.evaluation.example import Example
 from lic.evaluation.latents import Examined
-from lic.recipe import LAMBDAS
+from search.base.space import SearchPoint
 from search.records.folder import OpenedSearch
 from search.records.results import strategy_results
 from search.records.search_records import FAILED, FINISHED, SearchRecords, TrialRecord
@@ -50,7 +50,7 @@ def record(text: str, role: str, number: int, quality: int, alpha: float) -> Tri
     name = f"{text}{number}" if alpha else f"baseline-q{quality}"
     state = FAILED if number == 3 else FINISHED
     return TrialRecord(
-        name, role, quality, LAMBDAS[quality], alpha, "y" if alpha else "", 0, state, text,
+        name, role, SearchPoint(quality, "y" if alpha else None, alpha), 0, state, text,
         {1: figures, 2: figures}, {1: images, 2: images}, text,
     )  # fmt: skip
 
@@ -140,7 +140,7 @@ def card_of(text: str, tmp_path: Path) -> str:
     search = made_of(text)
     chosen = dict.fromkeys((1, 2), search.records.trials[0])
     choices = {quality: card.Choice(record, {}, (text,)) for quality, record in chosen.items()}
-    figures = card.Figures.of(search, chosen, None, text)
+    figures = card.ZooMetrics.of(search, chosen, None, text)
     return (
         markdown_it.MarkdownIt("commonmark", {"html": True})
         .enable("table")

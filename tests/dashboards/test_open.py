@@ -48,7 +48,7 @@ def opened(results: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
 
 def test_a_search_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--results", str(tmp_path)]) == 2
-    assert f"there is no search in {tmp_path}" in capsys.readouterr().err
+    assert f"no search in {tmp_path}" in capsys.readouterr().err
     assert main(["mine", "--results", str(tmp_path)]) == 2
     assert "there is no search 'mine'" in capsys.readouterr().err
 
@@ -63,7 +63,7 @@ def test_everything_answers_and_ends_with_the_command(real: Real) -> None:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         with opened(real[0], "--port", str(taken)) as (process, links):
             base = links["leaderboard"].partition("/#/")[0]
-            assert f"port {taken} is taken; MLflow is on {base.rpartition(':')[2]}" in links["said"]
+            assert f"port {taken} is in use; MLflow runs on port {base.rpartition(':')[2]}" in links["said"]
             assert fetch(f"{base}/health") == b"OK"
             optuna, _, path = links["Optuna's dashboard"].partition("/dashboard")
             assert b'"name": "real"' in fetch(f"{optuna}/api{path}?after=0")
@@ -98,7 +98,7 @@ def test_a_closed_terminal_ends_them_too(real: Real) -> None:
 def test_a_search_without_mlflow_still_opens(real: Real, tmp_path: Path) -> None:
     shutil.copytree(real[0] / "real", tmp_path / "real", ignore=shutil.ignore_patterns("trials", "artifacts"))
     with opened(tmp_path) as (_, links):
-        assert f"there is no MLflow store at {tmp_path.resolve() / 'mlflow.db'}" in links["said"]
+        assert f"no MLflow store at {tmp_path.resolve() / 'mlflow.db'}" in links["said"]
         assert {"report", "Optuna's dashboard"} <= set(links) and "leaderboard" not in links
     assert not (tmp_path / "mlflow.db").exists()
 
@@ -129,7 +129,7 @@ def test_a_tracking_server_is_linked_to(real: Real, capsys: pytest.CaptureFixtur
     away = OpenedSearch(search.folder, settings, search.plan, search.records, search.environment)
     with Servers() as servers:
         assert _mlflow(away, servers, 5000) == {}
-        assert f"MLflow at {settings.tracking_uri} cannot be asked" in capsys.readouterr().err
+        assert f"cannot query MLflow at {settings.tracking_uri}" in capsys.readouterr().err
     with opened(real[0], "--port", str(usable_port(0))) as (_, links), Servers() as servers:
         base = links["leaderboard"].partition("/#/")[0]
         settings = search.settings.model_copy(update={"tracking_uri": base})

@@ -13,8 +13,8 @@ import pytest
 
 from dashboards import plots, report
 from dashboards.page import _effort, _times
-from lic.recipe import LAMBDAS
 from search.base.formats import percent
+from search.base.space import SearchPoint
 from search.records.folder import open_search
 from search.records.results import OVERALL, bd_rate_text, best_per_rate, strategy_results
 from search.records.search_records import FAILED, FINISHED, RUNNING, STOPPED, SearchRecords, TrialRecord
@@ -45,16 +45,16 @@ def cells(page: str, heading: str) -> list[list[str]]:
 def test_the_tables_equal_the_records(real: Real, page: str) -> None:
     search = open_search("real", real[0])
     records = search.records
-    found = {row[0]: row[1:] for row in cells(page, "Against the baselines")}
+    found = {row[0]: row[1:] for row in cells(page, "Comparison with the baselines")}
     for result in strategy_results(records, search.plan.strategies):
         rates = f"{result.tuned} of {len(records.baselines)}"
         assert found[result.strategy][0] == bd_rate_text(result, result.bd_rate_psnr)
         assert found[result.strategy][2] == bd_rate_text(result, result.bd_rate_msssim)
         assert found[result.strategy][4] == rates
-    assert found["the paper's best"][0] == "-1.17 %" and OVERALL in found
+    assert found["best (paper)"][0] == "-1.17 %" and OVERALL in found
     told = summary.convergence(records)
     assert told and all(f"{sentence[1:]}.</p>" in html.unescape(page) for sentence in told)
-    by_quality = {row[0]: row for row in cells(page, "Best per rate")}
+    by_quality = {row[0]: row for row in cells(page, "Best point per quality")}
     for quality, record in best_per_rate(records).items():
         figures = record.readings[records.epochs]
         row = by_quality[str(quality)]
@@ -81,7 +81,7 @@ def trained(name: str, quality: int, strategy: str, seconds: list[float], source
     role, alpha = ("trial", 1e-6) if strategy else ("baseline", 0.0)
     state = FINISHED if len(seconds) == EPOCHS else STOPPED
     return TrialRecord(
-        name, role, quality, LAMBDAS[quality], alpha, strategy, 0, state, "", readings, {}, source
+        name, role, SearchPoint(quality, strategy or None, alpha), 0, state, "", readings, {}, source
     )
 
 
@@ -127,7 +127,7 @@ def test_baselines_of_another_search_never_count_for_training_time() -> None:
     taken = [trained(f"baseline-q{q}", q, "", [0.1] * EPOCHS, "another") for q in (5, 6)]
     trials = [trained(f"trial-{n:04d}", 1, "y", [pace] * EPOCHS) for n, pace in enumerate(PACES)]
     assert times_of(trials, [*own, *taken]) == times_of(trials, own)
-    assert times_of(trials, taken)["y"][2] == "too few trainings"
+    assert times_of(trials, taken)["y"][2] == "too few training runs"
     assert times_of([], taken) == {}
 
 
@@ -140,7 +140,7 @@ def test_epochs_that_a_search_has_not_trained_yet_are_not_saved() -> None:
     ]
     records = SearchRecords("s", (1,), EPOCHS, "val", "kodak", {}, trials)
     said = _effort(dataclasses.replace(made_of("s"), records=records))
-    assert "8 epochs of trials were trained" in said and "saved 3 of 8 epochs" in said and "(38 %)" in said
+    assert "trained 8 epochs in total" in said and "saved 3 of 8 epochs" in said and "(38 %)" in said
     assert "8 s of worker time" in said
 
 

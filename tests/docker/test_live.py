@@ -25,13 +25,14 @@ from tests.docker.stack import BIN, DOCKER, PROMETHEUS, ROOT, option, queries, s
 #: A search with one rate, a baseline and a running trial, followed as long as the standard input is open.
 SEARCH = """
 import select, sys, ray
+from search.base.space import SearchPoint
 from search.session.metrics import Gauges
 from search.records.progress import Progress
 from search.records.search_records import SearchRecords, TrialRecord
 
 figures = {"val/bpp": 0.5, "val/mse": 30.0, "memory/peak_mib": 900.0}
 def record(name, role, state):
-    return TrialRecord(name, role, 1, 0.0018, 0.0, "", 0, state, "", {1: figures}, {})
+    return TrialRecord(name, role, SearchPoint(1), 0, state, "", {1: figures}, {})
 
 ray.init(address=sys.argv[1], log_to_driver=False)
 baseline, trial = record("baseline-q1", "baseline", "finished"), record("trial-000", "trial", "running")

@@ -10,11 +10,14 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lic.cli import INTERNAL_ERROR, INTERRUPTED, USER_ERROR, Answers, answered
 from lic.cli import command as to_paste
+from lic.errors import LictuneError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -148,3 +151,53 @@ def test_no_command_is_put_together_by_hand() -> None:
         if re.search(r"python -m [\w.]+[^\"']*\{", line)
     ]
     assert found == []
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def work() -> int:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (LictuneError("no such model; choose cheng"), USER_ERROR, "lictune: no such model; choose cheng"),
+        (FileNotFoundError(2, "gone", "x.csv"), USER_ERROR, "lictune: [Errno 2] gone: 'x.csv'"),
+        (KeyboardInterrupt(), INTERRUPTED, "lictune: interrupted"),
+    ],
+)
+def test_what_ends_a_command_is_one_sentence(
+    error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answered(raising(error)) == status
+    assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_a_command_ends_with_its_works_status() -> None:
+    assert (answered(lambda: None), answered(lambda: 3)) == (0, 3)
+
+
+def test_the_traceback_of_an_internal_error_is_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = KeyError("secret")
+    answers = Answers(
+        error_log=lambda: tmp_path / "error.log", hint=lambda: "; again: x",
+        public=lambda text: text.replace("secret", "***"),
+    )  # fmt: skip
+    assert answered(raising(error), answers) == INTERNAL_ERROR
+    line = f"lictune: internal error: '***' (traceback in {tmp_path / 'error.log'}); again: x\n"
+    assert capsys.readouterr().err == line
+    assert "KeyError: '***'" in (tmp_path / "error.log").read_text()
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # without a folder of its own
+    assert answered(raising(ZeroDivisionError("division"))) == INTERNAL_ERROR
+    (log,) = tmp_path.glob("lictune-error-*.log")
+    assert f"internal error: division (traceback in {log})" in capsys.readouterr().err
+    assert "ZeroDivisionError" in log.read_text()
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))  # nowhere
+    assert answered(raising(ZeroDivisionError("division"))) == INTERNAL_ERROR
+    assert "Traceback" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lic.evaluation.bdrate import Interval
-from search.base.space import Plan
+from search.base.space import Plan, SearchPoint, lmbda_of
 from search.base.text_table import TextTable, text_console
 from search.decide.belief import Prediction
 from search.decide.recommend import Recommendation
@@ -49,7 +49,9 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 def of_a_search() -> SearchRecords:
     """Figures as long as they get: six-digit harm, weights far from 1."""
     kept = [
-        dataclasses.replace(record(f"trial-{60 + q:04d}", q, 3987.12, "y+z"), alpha=8.14e-6)
+        dataclasses.replace(
+            record(f"trial-{60 + q:04d}", q, 3987.12, "y+z"), point=SearchPoint(q, "y+z", 8.14e-6)
+        )
         for q in QUALITIES[:5]
     ]
     lucky = [record(f"trial-{160 + q:04d}", q, -99.87, "y") for q in QUALITIES]
@@ -63,7 +65,7 @@ RESULTS = [
     StrategyResult(name, 5, PSNR, -12.345, MS_SSIM, +67.891, "") for name in ("y", "z", "y+z", OVERALL)
 ]
 CONFIRMED = [
-    Confirmed(q, f"trial-{63 + q:04d}", 8.14e-6, "y+z", 12, Interval(-12.34, -56.78, 3987.12))
+    Confirmed(SearchPoint(q, "y+z", 8.14e-6), f"trial-{63 + q:04d}", 12, Interval(-12.34, -56.78, 3987.12))
     for q in QUALITIES
 ]
 
@@ -165,8 +167,10 @@ def test_the_plain_lines(screen: Screen, width: int | None) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_simulation(screen: Screen, width: int | None) -> None:
-    found = [Recommendation(q, 0.0483, 63, 8.14e-6, "y+z", 9, -12.34, 56.78, -3987.12) for q in QUALITIES[:5]]
-    found.append(Recommendation(6, 0.0483, None, 0.0, "", 9, 0.0, 0.0, None))
+    found = [
+        Recommendation(SearchPoint(q, "y+z", 8.14e-6), 63, 9, -12.34, 56.78, -3987.12) for q in QUALITIES[:5]
+    ]
+    found.append(Recommendation(SearchPoint(6), None, 9, 0.0, 0.0, None))
     outcome = simulation.Outcome(found, 64, 40, 1, 300, 333.3, 1.0, [0.0004])
     plan = Plan(
         qualities=QUALITIES, strategies=("y+z",), alpha_min=1e-8, alpha_max=1e-5, epochs=9, rungs=(), eta=3,
@@ -178,7 +182,8 @@ def test_the_simulation(screen: Screen, width: int | None) -> None:
     table = io.StringIO(text[: text.index("64 trials")])
     table.seek(0, io.SEEK_END)
     checked(table, width)
-    for figure in ("0.0483", "8.14e-06", "y+z", "-12.34 ± 56.78 %", "-3987.12 %"):
+    assert all(f"{lmbda_of(quality):g}" in text for quality in QUALITIES)
+    for figure in ("8.14e-06", "y+z", "-12.34 ± 56.78 %", "-3987.12 %"):
         assert text.count(figure) >= 5, figure
     assert "0.4 ms a suggestion" in text
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from lic.recipe import LAMBDAS
-from search.base.space import BASELINE, Candidate, Plan, rungs
+from search.base.space import BASELINE, Candidate, Plan, SearchPoint, rungs
 from search.decide.belief import SurrogateModel
 from search.decide.core import Core
 from search.decide.objective import rate_change, rd_cost
@@ -32,7 +31,7 @@ PLAN = Plan(
 def figures(candidate: Candidate, epoch: int) -> dict[str, float]:
     """A made-up training: bits fall with epochs; the best alpha is 1e-7 times 3^(4 - quality)."""
     best = math.log10(1e-7) + 0.5 * (4 - candidate.quality)
-    offset = {"": 0, "y": 0.0, "z": 1.0, "y+z": 0.5}[candidate.strategy]
+    offset = {None: 0, "y": 0.0, "z": 1.0, "y+z": 0.5}[candidate.strategy]
     gain = -3 + 4 * (math.log10(candidate.alpha) - best) ** 2 + offset if candidate.alpha else 0.0
     rate = (0.2 + 0.1 * candidate.quality) * (1 + gain / 100) * (1 + 1 / (1 + epoch))
     return {"val/bpp": rate, "val/mse": 100.0 / candidate.quality}
@@ -96,7 +95,7 @@ def test_the_value_is_the_rate_change_against_the_baseline_of_rate_and_epoch() -
     for candidate, epochs in done[3:]:
         trial, baseline = core.trials.trials[int(candidate.name.split("-")[1])], baselines[candidate.quality]
         own, base = figures(candidate, epochs), figures(baseline, epochs)
-        lmbda = LAMBDAS[candidate.quality]
+        lmbda = candidate.lmbda
         costs = [f["val/bpp"] + lmbda * f["val/mse"] for f in (own, base)]
         assert trial.value == pytest.approx(100 * (costs[0] - costs[1]) / base["val/bpp"])
 
@@ -237,9 +236,9 @@ def test_an_earlier_search_informs_the_next() -> None:
     without = [c for c, _ in run_all(cold) if c.role != BASELINE]
 
     def change(candidate: Candidate) -> float:
-        base = dataclasses.replace(candidate, alpha=0.0, strategy="")
+        base = dataclasses.replace(candidate, point=SearchPoint(candidate.quality))
         own, zero = figures(candidate, 9), figures(base, 9)
-        return rate_change(own, zero, "val", LAMBDAS[candidate.quality])
+        return rate_change(own, zero, "val", candidate.lmbda)
 
     assert np.mean([change(c) for c in done]) < np.mean([change(c) for c in without]) - 1
     assert len(Core(storage, "second", plan).earlier()) == 30
@@ -428,7 +427,7 @@ def test_rungs_count_what_a_trial_trained() -> None:
     assert ends == {4, 6, 9}
     for record in records(core).trials:
         assert min(record.readings) == 4 and record.trained == record.last_epoch - 3
-        baseline_costs = figures(Candidate("", BASELINE, record.quality, 0.0, "", 0), record.last_epoch)
+        baseline_costs = figures(Candidate("", BASELINE, SearchPoint(record.quality), 0), record.last_epoch)
         change = rate_change(record.readings[record.last_epoch], baseline_costs, "val", record.lmbda)
         value = core.trials.trials[int(record.name[-3:])].intermediate_values[record.last_epoch]
         assert value == pytest.approx(change)

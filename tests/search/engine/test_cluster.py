@@ -18,6 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from search.base.space import SearchPoint
 from search.records.search_records import FINISHED, TrialRecord
 from search.settings.config import Settings
 from search.settings.plan import template_of
@@ -79,7 +80,7 @@ def records_of(hosts: TwoHosts, name: str, results: Path) -> list[TrialRecord]:
         readings = {
             int(epoch): figures for epoch, figures in record["readings"].items()
         }  # JSON's keys are text
-        found.append(TrialRecord(**{**record, "readings": readings}))
+        found.append(TrialRecord(**{**record, "point": SearchPoint(**record["point"]), "readings": readings}))
     return found
 
 

@@ -22,7 +22,7 @@ from lic.errors import StorageError
 from lic.recipe import TrainingConfig
 from lic.training.trial import EpochMetrics, ImagesConfig, Trial, TrialConfig
 from search.base.limits import Limits
-from search.base.space import TRIAL, Candidate
+from search.base.space import TRIAL, Candidate, SearchPoint
 from search.decide.core import Core
 from search.engine import tune as engine
 from search.engine.tune import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Fork, RayTrial, TuneBridge
@@ -167,7 +167,7 @@ class Fixed:
     plan = PLAN
 
     def __init__(self) -> None:
-        self.left = [Candidate(f"trial-00{n}", TRIAL, 1, 1e-7, "y", 0) for n in range(2)]
+        self.left = [Candidate(f"trial-00{n}", TRIAL, SearchPoint(1, "y", 1e-7), 0) for n in range(2)]
         self.heard: dict[str, float] = {}
         self.failed: dict[str, str] = {}
 
@@ -206,8 +206,8 @@ from tests.search.engine.test_engine import Fixed, Hungry
 told = []
 for retries in (1, 0):
     core, place = Fixed(), Checkpoints(sys.argv[1], f"with-{retries}")
-    engine.run(core, lambda _: None, lambda: None, Limits(None, None, 0.5), place, lambda: 2, 0.5, retries,
-               trainable=Hungry)
+    engine.run(core, lambda _: None, lambda: None, Limits(None, None, 0.5),
+               engine.Execution(place, lambda: 2, 0.5, retries), trainable=Hungry)
     told.append([core.heard, core.failed])
 cluster.disconnect()
 print(json.dumps(told))
@@ -340,7 +340,7 @@ def test_ray_is_told_to_ask_again_while_a_trial_waits_for_its_baseline() -> None
     assert searcher.suggest("a") == {"name": "baseline-q1"}
     assert searcher.suggest("b") is None
     for epoch in (1, 2, 3):
-        core.observe("baseline-q1", epoch, figures(Candidate("", "baseline", 1, 0.0, "", 0), epoch))
+        core.observe("baseline-q1", epoch, figures(Candidate("", "baseline", SearchPoint(1), 0), epoch))
     assert searcher.suggest("b") == {"name": "trial-000"}
     assert searcher.suggest("c") == Searcher.FINISHED
     core.waits = lambda: 1 / 0  # type: ignore

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from search.base.space import BASELINE, TRIAL, Candidate, three_quarters
+from search.base.space import BASELINE, TRIAL, Candidate, SearchPoint, three_quarters
 from search.engine.tune import training_config_of
 from search.records.convergence import last_gains, statement
 from search.records.folder import open_search
@@ -55,5 +55,5 @@ def test_a_baseline_is_measured_there_and_no_trial() -> None:
     template = template_of(settings)
     assert (template.val_epochs, template.rest_epoch) == ((1, 3, 9), 7)
     for role, alpha, expected in ((BASELINE, 0.0, 7), (TRIAL, 1e-7, None)):
-        candidate = Candidate(role, role, 3, alpha, "y", seed=0)
+        candidate = Candidate(role, role, SearchPoint(3, "y", alpha), seed=0)
         assert training_config_of(candidate, template).rest_epoch == expected

@@ -24,7 +24,7 @@ def test_a_name_that_leads_elsewhere_is_none(name: str, tmp_path: Path) -> None:
     mine.mkdir(parents=True)
     (mine / "settings.yaml").write_text(f"name: '{name}'\nstorage: {tmp_path}/storage\n")
     with pytest.raises(
-        FolderError, match=rf"the search in {mine} cannot be read \(.*a name is one folder name"
+        FolderError, match=rf"the search in {mine} cannot be read \(.*use letters, digits, spaces"
     ):
         SearchFolder.read(mine)
     (mine / "settings.yaml").write_text(f"storage: {tmp_path}/storage\n")

@@ -22,7 +22,7 @@ from search import export, track
 from search.decide.core import Core
 from search.records.folder import SearchFolder, open_search
 from search.records.results import strategy_results, write_tables
-from search.session.monitor import Monitor
+from search.session.monitor import Followed, Monitor
 from search.session.reuse import reuse_baselines
 from search.settings.config import SETTINGS, Settings, recorded_settings
 from search.settings.plan import plan_of
@@ -73,7 +73,7 @@ def learnt(folder: Path) -> None:
 
 def followed(folder: Path) -> None:
     opened, publisher = SearchFolder.read(folder), Publisher(Nobody(), (), print)  # type: ignore[arg-type]
-    monitor = Monitor(opened, plan_of(opened.settings), "leaves", 1, publisher, Nobody())
+    monitor = Monitor(Followed(opened, plan_of(opened.settings), "leaves", 1), publisher, Nobody())
     monitor.close()
     assert publisher.close(monitor.groups(), {}, "FINISHED")
 

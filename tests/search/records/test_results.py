@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lic.evaluation.decibels import ms_ssim_to_db
-from lic.recipe import LAMBDAS
+from search.base.space import SearchPoint
 from search.decide.belief import Prediction
 from search.records.figures import rd_figure
 from search.records.results import (
@@ -42,8 +42,9 @@ def record(name: str, quality: int, gain: float, strategy: str = "", state: str 
     }  # fmt: skip
     images = {"bpp": bpp, "mse": mse, "psnr": psnr, "ms_ssim": ms_ssim}
     return TrialRecord(
-        name, "trial" if strategy else "baseline", quality, LAMBDAS[quality], 1e-7 if strategy else 0.0,
-        strategy, 0, state, "", {epoch: {k: float(v) for k, v in figures.items()}},
+        name, "trial" if strategy else "baseline",
+        SearchPoint(quality, strategy or None, 1e-7 if strategy else 0.0), 0, state, "",
+        {epoch: {k: float(v) for k, v in figures.items()}},
         {epoch: {f"kodak/{k}": v.tolist() for k, v in images.items()}},
     )  # fmt: skip
 

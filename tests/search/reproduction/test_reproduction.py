@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lic.cli import INTERRUPTED, USER_ERROR
 from lic.data.cache import default_cache
 from lic.recipe import LAMBDAS
 from lic.training.trial import ImagesConfig, Trial
 from search import reproduce
 from search.base.limits import Limits
-from search.base.signals import INTERRUPTED
-from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate
+from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate, SearchPoint
 from search.reproduction import evidence, report, trainings
 from search.reproduction.evidence import BEST
 from search.reproduction.protocol import Protocol, Record, Records, planned
@@ -42,7 +42,7 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
     """A training of known truth: a curve of 2 dB a rate, a change of the rate alone, noise of each in the
     rate (percent, a standard deviation), and images that are harder and easier."""
     draw = np.random.default_rng(zlib.crc32(candidate.name.encode()))
-    gain = GAINS.get(candidate.strategy, {}).get(candidate.alpha, 0.0) + noise * draw.normal()
+    gain = GAINS.get(candidate.strategy_name, {}).get(candidate.alpha, 0.0) + noise * draw.normal()
     rate = 0.2 * 2**candidate.quality * (1 + 0.01 * gain)
     images: dict[str, list[float]] = {}
     for image_set, count in (("val", 8), ("kodak", IMAGES)):
@@ -62,7 +62,9 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
     }
     correlation = {"kodim07": 100 * (0.5 if candidate.strategy == "y" else 1.0), "kodim08": 100.0}
     measured: dict[str, Any] = {"curve": curve, "images": images, "correlation": correlation}
-    return Record(**dataclasses.asdict(candidate), **measured, steps=40, device="cpu")
+    return Record(
+        candidate.name, candidate.role, candidate.point, candidate.seed, **measured, steps=40, device="cpu"
+    )
 
 
 def everything(noise: float = 0.0, protocol: Protocol = PROTOCOL) -> Records:
@@ -110,7 +112,7 @@ def test_a_training_that_failed_is_neither_tried_again_nor_chosen(exact: Records
     failed = dataclasses.replace(best, failure="diverged", images={}, curve={}, correlation={})
     records = Records([r if r.name != best.name else failed for r in exact.values()])
     assert failed.name not in {c.name for c in planned(PROTOCOL, records) if c.name not in records}
-    assert evidence.chosen(records, PROTOCOL, "val")["y"][1] == ("y", 1e-7)
+    assert evidence.chosen(records, PROTOCOL, "val")["y"][1] == SearchPoint(1, "y", 1e-7)
 
 
 def test_bd_rate_is_that_of_the_chosen_points(exact: Records) -> None:
@@ -288,17 +290,17 @@ def test_slices_give_what_one_training_gives(
 def test_what_cannot_be_is_one_sentence(
     tmp_path: Path, command: Callable[[Path], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce.main(["--state", str(tmp_path / "none"), "--tables"]) == reproduce.USER_ERROR
+    assert reproduce.main(["--state", str(tmp_path / "none"), "--tables"]) == USER_ERROR
     assert "holds no reproduction" in capsys.readouterr().err
     ended = [*command(tmp_path), "--max-minutes", "0"]
     assert reproduce.main(ended) == 0
     assert "the time is over" in capsys.readouterr().out
-    assert reproduce.main([*ended, "--seeds", "3"]) == reproduce.USER_ERROR
+    assert reproduce.main([*ended, "--seeds", "3"]) == USER_ERROR
     assert "was begun with seeds 2, not 3" in capsys.readouterr().err
-    assert reproduce.main([*ended, "--strategies", "w"]) == reproduce.USER_ERROR
+    assert reproduce.main([*ended, "--strategies", "w"]) == USER_ERROR
     assert "no strategy is called 'w'" in capsys.readouterr().err
     (tmp_path / "records.jsonl").write_text("{broken\n")
-    assert reproduce.main(ended) == reproduce.USER_ERROR
+    assert reproduce.main(ended) == USER_ERROR
     assert "records.jsonl cannot be read" in capsys.readouterr().err
 
 

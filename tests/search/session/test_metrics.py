@@ -16,7 +16,7 @@ from search.records.progress import Progress
 from search.records.search_records import SearchRecords
 from search.session import monitor
 from search.session.metrics import Gauges
-from search.session.monitor import Monitor
+from search.session.monitor import Followed, Monitor
 from search.settings.config import Settings
 from search.tracking.publishing import Publisher
 
@@ -55,7 +55,7 @@ def test_the_gauges_are_set_again_while_nothing_happens(
     Core(folder.storage(), tmp_path.name, PLAN)
     tracker, seen = SlowTracker(), Seen()
     publisher = Publisher(tracker, PLAN.strategies, lambda _: None)  # type: ignore[arg-type]
-    follower = Monitor(folder, PLAN, "kodak", 1, publisher, _View(), seen)  # type: ignore[arg-type]
+    follower = Monitor(Followed(folder, PLAN, "kodak", 1), publisher, _View(), gauges=seen)  # type: ignore[arg-type]
     follower.changed()
     _until(lambda: len(seen.behind) > 5)
     assert seen.behind == sorted(seen.behind) and seen.behind[-1] > seen.behind[0] > 0

@@ -317,7 +317,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     command = [*search_command(tmp_path, "broken"), *arguments, "--no-reuse-baselines", *confirm]
     printed = interrupted_at("[  2/", command)
     assert "finishing the running epochs" in printed
-    assert f"to go on: python -m search.run --resume {tmp_path / 'broken'}" in printed
+    assert f"to resume: python -m search.run --resume {tmp_path / 'broken'}" in printed
     refused = run_search(tmp_path, None, "--resume", "broken", "--batch", "5")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "batch was" in refused.stderr

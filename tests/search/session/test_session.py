@@ -15,7 +15,7 @@ import pytest
 from lic import atomic_io
 from search.engine import cluster
 from search.engine.remote import remote_address
-from search.session.session import keep_best
+from search.session.conclusion import keep_best
 from search.settings.complaints import ConfigError
 from search.settings.config import resolve, resolve_again
 from search.store.checkpoints import Checkpoints
@@ -57,7 +57,7 @@ def test_a_folder_that_lost_its_searchs_name_is_told_so(begun: Path) -> None:
     settings.write_text(settings.read_text().replace("name: null", "name: begun"))
     assert resolve_again({"tracking_uri": "sqlite:///x.db"}, begun, lambda _: 0).settings.name == "begun"
     moved = begun.rename(begun.with_name("moved"))
-    with pytest.raises(ConfigError, match="was called begun; give its folder that name again"):
+    with pytest.raises(ConfigError, match="is named begun; rename the folder to begun"):
         resolve_again({"tracking_uri": "sqlite:///x.db"}, moved, lambda _: 0)
 
 
@@ -77,7 +77,7 @@ def test_only_a_ray_address_sends_the_driver_away() -> None:
 
 def test_what_would_make_trials_incomparable_is_refused_by_name(begun: Path) -> None:
     for key, value in (("lr", "2e-3"), ("model", "cheng"), ("seed", "1"), ("storage", "s3://b")):
-        with pytest.raises(ConfigError, match=f"^{key} was .* cannot change when it goes on"):
+        with pytest.raises(ConfigError, match=f"^{key} is .* cannot change on resume"):
             resolve_again({key: value, "tracking_uri": "sqlite:///here.db"}, begun, lambda _: 0)
     with pytest.raises(ConfigError, match="give --tracking-uri again"):
         resolve_again({}, begun, lambda _: 0)

@@ -13,7 +13,7 @@ from rich.console import Console
 from search.decide.core import Core
 from search.records.folder import SearchFolder
 from search.session import driver
-from search.session.session import Session
+from search.session.session import Experiment, Session
 from search.settings.config import Settings, resolve, resolve_again
 from search.settings.plan import plan_of
 from search.store.find import FolderError
@@ -37,11 +37,9 @@ def opened(folder: Path, test_set: str = "leaves", **settings: Any) -> Core:
         rates=(1, 3), strategies=("y", "z", "y+z"), epochs=2, budget=4, results=str(folder.parent),
         reuse_baselines=False, **settings,
     )  # fmt: skip
-    session = Session(
-        given, plan_of(given), None, FINGERPRINT, test_set, 1, 0, folder, None, Console(quiet=True), None,  # type: ignore[arg-type]
-        SearchFolder(folder, given),
-    )  # fmt: skip
-    return session._open_core()
+    experiment = Experiment(plan_of(given), None, FINGERPRINT, test_set)  # type: ignore[arg-type]
+    session = Session(SearchFolder(folder, given), experiment, None, None, Console(quiet=True))  # type: ignore[arg-type]
+    return session.prepare()
 
 
 def test_a_search_that_goes_on_needs_nothing_of_the_earlier_one(tmp_path: Path) -> None:

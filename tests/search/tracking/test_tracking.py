@@ -23,7 +23,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
 from search import track
-from search.records.folder import OpenedSearch, open_search
+from search.records.folder import OpenedSearch, SearchFolder, open_search
 from search.records.search_records import RUNNING, SearchRecords
 from search.tracking import publishing
 from search.tracking.publishing import Publisher
@@ -105,7 +105,9 @@ def publish(
     """What MLflow holds after the search was published step by step, what was said, and the longest time
     that an offer took, in seconds."""
     said: list[str] = []
-    publisher = Publisher(Tracker(uri, "real", folder), search.plan.strategies, said.append)
+    publisher = Publisher(
+        Tracker(uri, "real", SearchFolder.read(folder)), search.plan.strategies, said.append
+    )
     longest = 0.0
     for number, records in enumerate(steps_of(search.records)):
         began = time.perf_counter()
@@ -152,7 +154,7 @@ def test_runs_that_a_killed_process_left_are_put_right(
 ) -> None:
     uri = f"sqlite:///{tmp_path}/left.db"
     halves = list(steps_of(search.records))
-    tracker = Tracker(uri, "real", folder)
+    tracker = Tracker(uri, "real", SearchFolder.read(folder))
     tracker.write([halves[0]], search.plan.strategies, live=True)
     client = MlflowClient(uri)
     twice = next(run for run in runs_of(client, tracker.experiment) if run.data.tags.get("lictune.trial"))
@@ -163,16 +165,16 @@ def test_runs_that_a_killed_process_left_are_put_right(
     client.create_run(client.create_experiment("theirs"), tags=theirs)
 
     # Another search of this store sees that no process is at work on it, and ends its runs.
-    other = Tracker(uri, "other", folder)
+    other = Tracker(uri, "other", SearchFolder.read(folder))
     assert other.sweep_others(lambda name: name == "real") == ["real"]
     assert {run.info.status for run in runs_of(client, tracker.experiment)} <= {"KILLED", "FINISHED"}
     assert other.sweep_others(bool) == []
 
-    again = Tracker(uri, "real", folder)
+    again = Tracker(uri, "real", SearchFolder.read(folder))
     again.write([search.records], search.plan.strategies, live=False)
     again.close("FINISHED")
     fresh = f"sqlite:///{tmp_path}/fresh.db"
-    whole = Tracker(fresh, "real", folder)
+    whole = Tracker(fresh, "real", SearchFolder.read(folder))
     whole.write([search.records], search.plan.strategies, live=False)
     whole.close("FINISHED")
     assert held(uri) == held(fresh)
@@ -271,7 +273,7 @@ def test_a_server_that_stays_away_costs_a_minute_and_is_said(
     search: OpenedSearch, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishing, "_PATIENCE", 1.0)
-    tracker = Tracker(f"sqlite:///{tmp_path}/gone.db", "real", folder)
+    tracker = Tracker(f"sqlite:///{tmp_path}/gone.db", "real", SearchFolder.read(folder))
     monkeypatch.setattr(tracker, "write", lambda *_, **__: (_ for _ in ()).throw(OSError("away")))
     publisher = Publisher(tracker, search.plan.strategies, lambda _: None)
     publisher.offer([search.records])
@@ -303,7 +305,7 @@ def test_a_database_of_another_mlflow_is_said_to_be_one(
     with sqlite3.connect(tmp_path / "other.db") as database:
         database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
     uri = f"sqlite:///{tmp_path}/other.db"
-    for use in (lambda: Tracker(uri, "real", tmp_path), lambda: held_runs(uri, "real")):
+    for use in (lambda: Tracker(uri, "real", SearchFolder.read(tmp_path)), lambda: held_runs(uri, "real")):
         with pytest.raises(TrackingError, match=said):
             use()
 
@@ -321,10 +323,10 @@ def test_a_store_whose_making_was_broken_off_is_made_anew(tmp_path: Path) -> Non
     event.listen(Engine, "after_cursor_execute", interrupted)
     try:
         with pytest.raises(KeyboardInterrupt):
-            Tracker(uri, "search", folder)
+            Tracker(uri, "search", SearchFolder.read(folder))
     finally:
         event.remove(Engine, "after_cursor_execute", interrupted)
-    assert Tracker(uri, "search", folder).parent
+    assert Tracker(uri, "search", SearchFolder.read(folder)).parent
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.db", "search"]
 
 

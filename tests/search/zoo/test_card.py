@@ -12,7 +12,7 @@ import pytest
 from lic.codec.verification import means
 from lic.evaluation.bdrate import Interval
 from lic.zoo import BASELINE, TUNED
-from search.zoo.card import Figures
+from search.zoo.card import ZooMetrics
 
 SIZES = {"a.png": (768, 512), "small.png": (150, 150), "b.png": (512, 768)}
 
@@ -39,7 +39,7 @@ def test_an_image_too_small_for_ms_ssim_takes_that_figure_alone() -> None:
     """It was left out of the mean, and out of one of the two curves."""
     table = verified(0.04, small=True)
     assert means(table)["ms_ssim"].isna().all() and np.isfinite(means(table)["psnr"]).all()
-    figures = Figures("photographs", means(table), table)
+    figures = ZooMetrics("photographs", means(table), table)
     found = figures.real_bd_rate("psnr")
     assert isinstance(found, Interval) and found.value == pytest.approx(-4)
     reason = "MS-SSIM needs images of at least 161 pixels on each side; small.png is 150 x 150"
@@ -50,5 +50,5 @@ def test_an_image_too_small_for_ms_ssim_takes_that_figure_alone() -> None:
 def test_where_all_images_have_ms_ssim_both_figures_are_there() -> None:
     table = verified(0.04, small=False)
     for measure in ("psnr", "ms_ssim"):
-        found = Figures("photographs", means(table), table).real_bd_rate(measure)
+        found = ZooMetrics("photographs", means(table), table).real_bd_rate(measure)
         assert isinstance(found, Interval) and found.value == pytest.approx(-4)

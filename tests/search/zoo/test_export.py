@@ -186,7 +186,7 @@ def test_a_zoo_is_not_overwritten_unless_told(
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "precious.txt").write_text("mine")
     assert export.main(arguments) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists; give --overwrite" in capsys.readouterr().err
     assert export.main([*arguments, "--overwrite"]) == 2
     assert "is not a zoo" in capsys.readouterr().err
     assert (tmp_path / NAME / "precious.txt").read_text() == "mine"
@@ -217,7 +217,7 @@ def copy(real: Real, tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def test_a_corrupt_checkpoint_is_passed_over_by_name(
+def test_a_corrupt_checkpoint_is_skipped_by_name(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = open_search("real", copy)
@@ -231,9 +231,9 @@ def test_a_corrupt_checkpoint_is_passed_over_by_name(
 
     (copy / "real" / "best" / f"q{quality}.pt").unlink()
     assert export.main([*arguments, "--overwrite"]) == 0
-    assert f"passed over {record.name}: " in capsys.readouterr().out
+    assert f"skipped {record.name}: " in capsys.readouterr().out
     card = (tmp_path / "zoo" / NAME / "README.md").read_text()
-    assert f"Quality {quality}: passed over {record.name}" in card
+    assert f"Quality {quality}: skipped {record.name}" in card
 
     for trial in (copy / "real" / "trials").iterdir():
         shutil.rmtree(trial) if trial.is_dir() else trial.unlink()
@@ -248,7 +248,7 @@ def test_a_search_that_was_broken_off_is_exported_as_best_so_far(copy: Path, tmp
     settings.write_text(settings.read_text().replace("budget: 8 ", "budget: 99 "))
     assert not open_search("real", copy).complete
     assert export.main(["real", "--results", str(copy), "--out", str(tmp_path / "zoo"), "--rates", "1"]) == 0
-    assert "**Best so far**: 8 of the search's 99" in (tmp_path / "zoo" / NAME / "README.md").read_text()
+    assert "**Unfinished search**: 8 of 99" in (tmp_path / "zoo" / NAME / "README.md").read_text()
 
 
 def test_a_disk_that_takes_no_more_is_named(real: Real, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_disk_that_takes_no_more_is_named(real: Real, tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "could not be written" in done.stderr and "File too large" in done.stderr
+    assert "cannot write" in done.stderr and "File too large" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -25,7 +25,7 @@ def test_a_zoo_of_baselines_has_no_measured_gain_of_zero(tmp_path: Path) -> None
     images = pd.DataFrame(rows)
     table = images.drop(columns="image").groupby(["quality", "role"], as_index=False).mean()
     estimated = table[["bpp", "psnr", "ms_ssim"]].add_prefix("estimated_")
-    figures = card.Figures("s", pd.concat([table, estimated], axis=1), images)
+    figures = card.ZooMetrics("s", pd.concat([table, estimated], axis=1), images)
     choices = {quality: card.Choice(record, {}) for quality, record in chosen.items()}
     text = card.readme(search, figures, choices, tmp_path, None)
     assert "PSNR 0 (baseline); MS-SSIM 0 (baseline)" in text

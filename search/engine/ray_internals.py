@@ -1,0 +1,52 @@
+"""What this package needs of Ray beyond its public interface, in one place. Written against Ray 2.60."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def on_worker_output(handler: Callable[..., None]) -> None:
+    """Have `handler` called with the last lines of Ray's processes, which Ray prints on the terminal."""
+    from ray._private import worker
+
+    worker.print_to_stdstream = handler
+
+
+@contextlib.contextmanager
+def signals_are_ours() -> Iterator[None]:
+    """Start or join Ray such that this process answers its signals itself, and Ray's processes are where a
+    signal to this process's group, by which terminals, `timeout` and Slurm end a command, does not reach
+    them: they are needed to end the search properly, and end with this process anyway."""
+    from ray._private import services, utils
+
+    popen, handle_sigterm = services.ConsolePopen, utils.set_sigterm_handler
+    services.ConsolePopen = functools.partial(popen, start_new_session=True)
+    utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
+    finally:
+        services.ConsolePopen, utils.set_sigterm_handler = popen, handle_sigterm
+
+
+def default_temp_dir() -> str:
+    """Where Ray keeps sockets and logs by its own choice."""
+    from ray._common.utils import get_default_ray_temp_dir
+
+    return str(get_default_ray_temp_dir())
+
+
+def starting_options(temp_dir: str | None) -> dict[str, Any]:
+    """Options of ray.init for another folder of sockets and logs."""
+    return {"_temp_dir": temp_dir}
+
+
+def keep_keys_here() -> None:
+    """Ray Tune hands the keys of an AWS account in this process's environment to its workers in a way that
+    Ray writes down in its log, for everybody to read. Workers have them from their own nodes."""
+    from ray.tune.execution import class_cache
+
+    handed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed_on if not name.startswith("AWS_")}

@@ -1,0 +1,107 @@
+"""What a driver session leaves once its trainings have ended: tables, checkpoints, confirmation, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from lic import atomic_io
+from lic.cli import command
+from search.base.formats import interval
+from search.records import confirm, results
+from search.records.confirm import Confirmation
+from search.records.folder import SearchFolder
+from search.records.search_records import FAILED, SearchRecords
+from search.session import summary
+from search.session.monitor import start_report
+from search.store.checkpoints import Checkpoints, refusal
+from search.store.find import TRIALS_FOLDER
+
+
+def all_failed(records: SearchRecords) -> str | None:
+    """A sentence with the first reason if every trial failed, or every baseline; else None."""
+    for kind, trained in (("trial", records.trials), ("baseline", [*records.baselines.values()])):
+        if trained and all(record.state == FAILED for record in trained):
+            return f"every {kind} failed; the first said: {trained[0].reason}"
+    return None
+
+
+def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> list[str]:
+    """Copy the last checkpoint of the kept point of every quality to best/qN.pt, with an index of them; of
+    every quality that lacks one, a sentence. What an earlier session kept of the same point stays."""
+    best.mkdir(exist_ok=True)
+    listed = best / "index.json"
+    try:
+        earlier = json.loads(listed.read_text())
+    except (OSError, ValueError):
+        earlier = {}
+    index, lacking = {}, []
+    for quality, record in results.best_per_rate(records).items():
+        target = best / f"q{quality}.pt"
+        try:
+            checkpoints.newest(f"{TRIALS_FOLDER}/{record.name}").copy_to(target)
+        except OSError as error:
+            if not target.is_file() or earlier.get(target.name, {}).get("trial") != record.name:
+                target.unlink(missing_ok=True)
+                lacking.append(
+                    f"quality {quality} has no best checkpoint: {_cannot_copy(record.name, error)}"
+                )
+                continue
+        index[target.name] = {"trial": record.name, "lambda": record.lmbda, "alpha": record.alpha,
+                              "strategy": record.strategy or "", "seed": record.seed,
+                              "figures": record.readings[records.epochs]}  # fmt: skip
+    atomic_io.write(listed, json.dumps(index, indent=2) + "\n")
+    return lacking
+
+
+def _cannot_copy(name: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return str(error)  # what Checkpoints.newest says
+    return f"that of {name} cannot be copied ({error})"
+
+
+def conclude_confirmation(
+    folder: Path, confirmation: Confirmation, records: SearchRecords, console: Console
+) -> None:
+    """The confirmed points: table, file, and BD-rates over seeds and images."""
+    found = confirm.confirmed(confirmation, records.test_set)
+    table = confirm.table_of(found).to_csv(index=False)
+    atomic_io.write(folder / "tables" / "confirmation.csv", table)
+    console.print(summary.confirmation(found, records.test_set))
+    for label, figure in confirm.bd_rates(confirmation, records).items():
+        text = figure if isinstance(figure, str) else interval(figure)
+        console.print(f"{label} of the search's choice on fresh seeds: {text}", markup=False)
+
+
+def make_report(folder: Path) -> bool:
+    """Make the report of a search that has ended; whether there is one."""
+    with start_report(folder) as process:
+        try:
+            return process.wait() == 0
+        except BaseException:
+            process.kill()
+            raise
+
+
+def store_results(opened: SearchFolder, say: Callable[[str], None]) -> None:
+    """Put what the search found beside its checkpoints, if those are elsewhere."""
+    place = opened.checkpoints
+    try:
+        place.keep(opened.path, "tables", "best", "report.html")
+    except OSError as error:
+        why = refusal(place.storage, error)
+        say(f"tables, best checkpoints and report are only in {opened.path}, not at {place}: {why}")
+
+
+def next_steps(folder: Path, has_report: bool) -> str:
+    """Where the report is, and the commands that go on from the results."""
+    report = f"report in {folder / 'report.html'}, its figures in {folder / 'figures'}"
+    lacking = f"the report could not be made; see {folder / 'search.log'}"
+    return (
+        f"{report if has_report else lacking}\n"
+        f"next: {command('dashboards.open', folder)}\n"
+        f"      {command('search.export', folder, '--verify')}"
+    )
