@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +17,9 @@ from lic.models.architectures import strategies
 from lic.training.trial import Trial, TrialConfig
 from search.base.space import SearchPoint
 from search.engine.cluster import ClusterError, last_line
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
 
 #: How much of a GPU's memory trials may take, and what one trial more must add to the images per second.
 _MEMORY, _GAIN = 0.9, 0.10
@@ -148,7 +152,7 @@ def measure_sharing(template: TrialConfig, cores: int, seconds: float = _SECONDS
 
 
 def _run_probes(
-    group: object, count: int, config: TrialConfig, seconds: float
+    group: PlacementGroup, count: int, config: TrialConfig, seconds: float
 ) -> tuple[list[Footprint], list[float]]:
     """Train on the device that a placement group holds, so many at once: what each took, and its images per
     second. Raises RayError."""
@@ -159,7 +163,7 @@ def _run_probes(
     kind = {"num_cpus": 0.0, "num_gpus": share} if config.device == "cuda" else {"num_cpus": share}
     here = PlacementGroupSchedulingStrategy(group)
     make = ray.remote(Probe).options(scheduling_strategy=here, **kind)
-    probes = [make.remote(config) for _ in range(count)]
+    probes: list[Any] = [make.remote(config) for _ in range(count)]
     try:
         footprints = ray.get([probe.warm_up.remote() for probe in probes], timeout=_PATIENCE)
         return footprints, ray.get([probe.train.remote(seconds) for probe in probes], timeout=_PATIENCE)

@@ -90,7 +90,7 @@ class Search:
         with its 95 % interval over images. Raises CurveError, which says why, where there is none."""
         for result in self._strategies:
             if result.strategy == strategy:
-                figure = getattr(result, f"bd_rate_{metric}")
+                figure: Interval | None = getattr(result, f"bd_rate_{metric}")
                 if figure is None:
                     raise CurveError(result.refused or f"{strategy} has no trial that was trained in full")
                 return figure
