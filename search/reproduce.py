@@ -55,6 +55,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m search.reproduce", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    _add_protocol(parser)
+    _add_training(parser)
+    _add_images(parser)
+    _add_slices(parser)
+    return parser.parse_args(argv)
+
+
+def _add_protocol(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("What to train")
     what.add_argument(
         "--model", default="cheng", help="cheng, hyperprior or a CompressAI architecture (default: cheng)"
@@ -92,6 +100,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="also train baselines of the lowest, middle and highest quality N times as long, to measure "
         "what longer training alone gains; 1 for none (default: 2)",
     )  # fmt: skip
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("How to train")
     how.add_argument(
         "--preset",
@@ -112,6 +123,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--start", type=path_argument, metavar="FILE",
         help="initial weights, as in search.run (default: the preset's)",
     )  # fmt: skip
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("Images")
     images.add_argument(
         "--data",
@@ -141,6 +155,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     images.add_argument(
         "--cache", type=path_argument, metavar="DIR", help="folder for decoded images (default: ~/.cache)"
     )
+
+
+def _add_slices(parser: argparse.ArgumentParser) -> None:
     slices = parser.add_argument_group("Running and resuming")
     slices.add_argument(
         "--state", type=path_argument, metavar="DIR",
@@ -157,7 +174,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     slices.add_argument(
         "--tables", action="store_true", help="do not train; write tables and figures of the state folder"
     )
-    return parser.parse_args(argv)
 
 
 def _rates(text: str) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ def test_it_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_another_word_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["exprot"]) == 2
-    assert "no command 'exprot'" in capsys.readouterr().err
+    assert "unknown command 'exprot'" in capsys.readouterr().err
 
 
 def test_a_search_sees_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:

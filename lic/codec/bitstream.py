@@ -228,7 +228,7 @@ def _quick_tables(model: nn.Module) -> Iterator[None]:
         del model.__dict__["_decompress_ar"]
 
 
-def _decompress_in_turn(
+def _decompress_in_turn(  # size: CompressAI's signature
     model: Any, stream: bytes, y_hat: Tensor, params: Tensor, rows: int, columns: int, window: int, edge: int
 ) -> None:
     """CompressAI's `_decompress_ar`: fill y_hat (1 x M x (rows + 2 edge) x (columns + 2 edge)) in place."""

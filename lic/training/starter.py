@@ -17,15 +17,20 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lic.cli import run_command
+from lic.cli import answered, run_command
 from lic.data.cache import default_cache
 from lic.files import path_argument
 from lic.models.architectures import starter_path
 from lic.recipe import LAMBDAS, TrainingConfig
 
+if TYPE_CHECKING:
+    from lic.data.cache import PackedImages
+    from lic.training.trainer import Trainer
 
-def main() -> int:
+
+def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m lic.training.starter",
@@ -52,8 +57,8 @@ def main() -> int:
         "--work", type=path_argument, default=Path("results/starters"), metavar="DIR",
         help="folder for checkpoints (default: results/starters)",
     )  # fmt: skip
-    _train(parser.parse_args())
-    return 0
+    args = parser.parse_args(argv)
+    return answered(lambda: _train(args))
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -64,7 +69,7 @@ def _train(args: argparse.Namespace) -> None:
     from lic.data.crops import RandomCrops
     from lic.data.sets import training_and_validation
     from lic.models.acceleration import keep_freed_memory
-    from lic.models.build import build, parameter_count
+    from lic.models.build import build
     from lic.training.trainer import Trainer
     from lic.training.weights import load_weights, save_weights
 
@@ -89,7 +94,16 @@ def _train(args: argparse.Namespace) -> None:
         load_weights(model, target)
         before = json.loads(target.with_suffix(".json").read_text())
     trainer = Trainer(model, config, crops)
-    checkpoint = args.work / f"{target.stem}-{args.patch}.pt"
+    metrics = _epochs(trainer, args.work / f"{target.stem}-{args.patch}.pt")
+    save_weights(trainer.model, target, args.half)
+    provenance = {**_provenance(args, trainer, images), "last_epoch": metrics, "started_from": before}
+    atomic_io.write(target.with_suffix(".json"), json.dumps(provenance, indent=2) + "\n")
+    print(f"wrote {target} ({target.stat().st_size / 2**20:.2f} MiB)")
+
+
+def _epochs(trainer: Trainer, checkpoint: Path) -> dict[str, float]:
+    """Train to the end, from the checkpoint if it is there; the metrics of the last epoch."""
+    config = trainer.config
     if checkpoint.is_file():
         trainer.load(checkpoint)
         print(f"resuming from epoch {trainer.epoch} of {checkpoint}", flush=True)
@@ -105,8 +119,15 @@ def _train(args: argparse.Namespace) -> None:
             f"mse {metrics['mse']:.1f}, {left / 60:.0f} min left",
             flush=True,
         )
-    save_weights(trainer.model, target, args.half)
-    provenance = {
+    return metrics
+
+
+def _provenance(args: argparse.Namespace, trainer: Trainer, images: PackedImages) -> dict[str, Any]:
+    """Where the weights come from."""
+    from lic.models.build import parameter_count
+
+    config = trainer.config
+    return {
         "model": args.model,
         "width": args.width,
         "latent_width": args.latent_width or args.width,
@@ -115,13 +136,9 @@ def _train(args: argparse.Namespace) -> None:
         "data_fingerprint": images.fingerprint,
         "images": len(images),
         "training": {key: getattr(config, key) for key in config.__dataclass_fields__},
-        "last_epoch": metrics,
-        "started_from": before,
         "half": args.half,
         "versions": {name: version(name) for name in ("torch", "compressai")},
     }
-    atomic_io.write(target.with_suffix(".json"), json.dumps(provenance, indent=2) + "\n")
-    print(f"wrote {target} ({target.stat().st_size / 2**20:.2f} MiB)")
 
 
 if __name__ == "__main__":

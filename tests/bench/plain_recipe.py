@@ -138,7 +138,7 @@ def reported_figures(model: nn.Module, files: list[str]) -> dict[str, float]:
     return {f"test/{name}": sum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def train(config: dict[str, Any], task: Task) -> None:
+def train(config: dict[str, Any], task: Task) -> None:  # size: one function, as such recipes are written
     """The trainable: one trial from its first to its last epoch."""
     from compressai.datasets import ImageFolder
     from compressai.losses import RateDistortionLoss

@@ -104,7 +104,7 @@ def one_epoch_then_best(surface: Surface, seed: int, epochs: int) -> tuple[Choic
     chosen: Choice = {}
     for quality, lmbda in LAMBDAS.items():
         first = sorted(
-            (surface(point.alpha, point.strategy, lmbda, 1, seed), point.alpha, point.strategy)
+            (surface(point.alpha, point.strategy_name, lmbda, 1, seed), point.alpha, point.strategy_name)
             for point in points
             if point.quality == quality and point.strategy is not None
         )

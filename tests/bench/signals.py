@@ -25,8 +25,9 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from tests.bench.kills import MOMENTS, SEARCH, Scene, check, scene_of, undisturbed_search, wait_for
+from tests.bench.kills import check
 from tests.bench.machine import described
+from tests.bench.scenes import MOMENTS, SEARCH, Scene, scene_of, undisturbed_search, wait_for
 
 SIGNALS = ("TERM", "INT", "HUP", "QUIT")
 

@@ -61,10 +61,10 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
         for e in range(1, 5)
     }
     correlation = {"kodim07": 100 * (0.5 if candidate.strategy == "y" else 1.0), "kodim08": 100.0}
-    measured: dict[str, Any] = {"curve": curve, "images": images, "correlation": correlation}
     return Record(
-        candidate.name, candidate.role, candidate.point, candidate.seed, **measured, steps=40, device="cpu"
-    )
+        candidate.name, candidate.role, candidate.point, candidate.seed, steps=40, curve=curve, images=images,
+        correlation=correlation, device="cpu",
+    )  # fmt: skip
 
 
 def everything(noise: float = 0.0, protocol: Protocol = PROTOCOL) -> Records:
