@@ -72,8 +72,8 @@ def _shown(search: OpenedSearch) -> tuple[float, TrialRecord]:
 
 
 def _images(search: OpenedSearch) -> tuple[PackedImages, list[int]]:
-    """The set that the search was reported on, and of it the paper's two images where they are there, else
-    the first two that are not too large. Raises ImageError, ExamplesError."""
+    """The test set, and the numbers of the paper's two images if it has them, else of the first two images
+    that are not too large. Raises ImageError, ExamplesError."""
     test_images = _test_set(search)
     packed = test_images.images
     papers = papers_images(packed)

@@ -1,4 +1,4 @@
 """Learned image compression: models, decorrelated training, evaluation, BD-rate.
 
-Runs with torch and compressai alone; knows nothing of the search above it.
+Needs only torch and compressai; does not depend on the search package.
 """

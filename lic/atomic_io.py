@@ -1,4 +1,5 @@
-"""Files that are written whole or not at all, also when the process is killed or the power fails."""
+"""Atomic file writes: a file is written completely or not at all, even if the process is killed or power
+fails."""
 
 from __future__ import annotations
 
@@ -8,30 +9,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: How the name of a file that is not whole yet ends.
+#: Suffix of a file that is not complete yet.
 PARTIAL = ".partial"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write in place of `path`: when the context ends well, what is there has reached the disk and
-    is `path` at once; when it does not, `path` is what it was. Its folder is made if it is not there. Raises
-    OSError."""
+    """A temporary path to write instead of `path`. If the context ends without an error, the file is flushed
+    to disk and atomically replaces `path`; otherwise `path` is unchanged. Creates the folder if it does not
+    exist. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes, on two hosts even, may write the same file; the ending tells libraries the format.
+    # Two processes, even on two hosts, may write the same file; libraries infer the format from the suffix.
     own = f"{socket.gethostname()}-{os.getpid()}"
     partial = path.with_name(f".{path.stem}.{own}{PARTIAL}{path.suffix}")
     try:
         yield partial
         _flush(partial)
         partial.replace(path)
-        _flush(path.parent)  # the new name, too
+        _flush(path.parent)  # flush the new name as well
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is the old or the new one, never a part. Raises OSError."""
+    """Replace a file atomically. Raises OSError."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 

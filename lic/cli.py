@@ -1,11 +1,11 @@
-"""What all commands have in common: how they are started, and output that cannot end them.
+"""The common frame of all commands: start, exit status, and output that cannot crash them.
 
     if __name__ == "__main__":
         sys.exit(run_command(main))
 
-A command's reader may go away (`| head`, a lost ssh), its standard streams may be closed (`>&-`), and a
-terminal may be unable to print what it is sent. None of these is a reason to lose hours of training: what
-cannot be printed is kept in a file, or dropped, and the command goes on.
+The reader of the output may go away (`| head`, a lost ssh connection), standard streams may be closed
+(`>&-`), and a terminal may lack characters. None of this must end hours of training: output that cannot be
+printed is written to a file or dropped, and the command continues.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lic.errors import LictuneError
 #: Exit status: an error that the user can fix, an internal error, Ctrl-C or a signal.
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 
-#: Signs that a command prints and ASCII lacks; letters lose their accents.
+#: ASCII replacements of the symbols that commands print; letters lose their accents.
 _PLAIN = {
     "\N{PLUS-MINUS SIGN}": "+/-", "\N{MULTIPLICATION SIGN}": "x", "\N{HORIZONTAL ELLIPSIS}": "...",
     "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{RIGHTWARDS ARROW}": "->",
@@ -44,7 +44,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that an encoding lacks (codecs.register_error)."""
+    """Replacement for characters that an encoding lacks (codecs.register_error)."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     plain = ""
@@ -58,16 +58,15 @@ codecs.register_error("lictune.plain", _in_plain_signs)
 
 
 class Output:
-    """A standard stream whose `write` never raises. Lines go out at once. What its encoding lacks is written
-    in plain signs; once nobody can read it any more (`gone`), what is written to it is kept
-    (`keep_lost_output`)."""
+    """A line-buffered standard stream whose `write` never raises. Characters that its encoding lacks are
+    replaced. Once its reader is `gone`, the output goes to a file (`keep_lost_output`)."""
 
     def __init__(self, stream: Any, descriptor: int) -> None:
         self._stream, self._descriptor = stream, descriptor
         self._encoding: str = getattr(stream, "encoding", None) or "utf-8"
         self._waiting = ""
         self._lock = threading.RLock()
-        #: Whether nothing can be written to it any more.
+        #: Whether the stream is closed or has no reader.
         self.gone = stream is None
 
     def __getattr__(self, name: str) -> Any:
@@ -107,7 +106,7 @@ class Output:
                 _kept.add(text)
 
     def _send(self, text: str) -> bool:
-        """Write the whole text, however slow its reader is; whether there is one."""
+        """Write the whole text, however slow the reader; returns False if there is no reader."""
         data = text.encode(self._encoding, "lictune.plain")
         while data:
             try:
@@ -119,7 +118,7 @@ class Output:
         return True
 
     def _give_up(self) -> None:
-        """From now on the descriptor leads nowhere, for this process and those that it starts."""
+        """Redirect the descriptor to /dev/null, for this process and its children."""
         self.gone = True
         with contextlib.suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -128,7 +127,7 @@ class Output:
 
 
 class _Kept:
-    """What could not be printed, until it is known where it is to be kept, and then there."""
+    """Collects output that could not be printed, and writes it to a file once the path is known."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -160,26 +159,25 @@ _kept = _Kept()
 
 
 def keep_lost_output(path: Path | None) -> None:
-    """Keep in this file what cannot be printed, also what could not be so far."""
+    """Write output that cannot be printed to this file, including what was lost so far."""
     _kept.keep_in(path)
 
 
 def output_is_gone() -> bool:
-    """Whether nobody can read the standard output any more."""
+    """Whether the reader of standard output is gone."""
     return bool(getattr(sys.stdout, "gone", False))
 
 
 def open_standard_streams() -> None:
-    """Make standard input, output and errors streams on which reading ends and writing never raises, also
-    where they were closed: the first files to be opened would take their place, and what is printed would go
-    there."""
+    """Make standard input, output and error safe to use even if they were closed: otherwise the first files
+    to be opened would take their descriptors and receive the output."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
             os.set_inheritable(descriptor, True)
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BytesIO())
@@ -187,7 +185,7 @@ def open_standard_streams() -> None:
 
 
 def command(module: str, *arguments: object) -> str:
-    """The command that runs a module, to be pasted into any POSIX shell, whatever its arguments hold."""
+    """The command line that runs a module, quoted for any POSIX shell."""
     return shlex.join(["python", "-m", module, *map(str, arguments)])
 
 
@@ -255,7 +253,7 @@ def _written(text: str, path: Path | None) -> Path | None:
 
 
 def run_command(main: Callable[[], int]) -> int:
-    """Run a command's `main` as the process that it is; its exit status."""
+    """Run a command's `main`; returns its exit status."""
     open_standard_streams()
     try:
         return main()

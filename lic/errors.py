@@ -1,11 +1,12 @@
-"""The base of the errors that a command answers with one sentence; it imports nothing."""
+"""The base class of errors that a command reports in one sentence; imports nothing."""
 
 from __future__ import annotations
 
 
 class LictuneError(ValueError):
-    """Something that the user can mend; the message is one sentence: what, which value, and what to do."""
+    """An error that the user can fix; the message is one sentence: what is wrong, with which value, and what
+    to do."""
 
 
 class StorageError(LictuneError):
-    """A storage that cannot be used; one sentence with its address and what to do."""
+    """A storage cannot be used; the message has its address and what to do."""

@@ -1,4 +1,4 @@
-"""What determines a training besides the model and the images; the defaults are the paper's."""
+"""The configuration of a training run besides model and images; the defaults are the paper's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Literal
 #: lambda_d of quality 1..6 (the paper's and CompressAI's table for MSE).
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483}
 
-#: Of a training's arithmetic: see Acceleration.
+#: Training precision: see Acceleration.
 Precision = Literal["fp32", "tf32", "bf16"]
 
-#: What moves the weights: see lic.training.optimizers.
+#: See lic.training.optimizers.
 Optimizer = Literal["adam", "adamw", "soap", "muon"]
 
-#: Of each optimiser, the learning rate that suits it from scratch and from weights that were trained before
-#: (docs/benchmarks.md, Optimisers).
+#: Learning rate per optimizer, from scratch and from pretrained weights (docs/benchmarks.md, Optimisers).
 LEARNING_RATES: dict[str, tuple[float, float]] = {
     "adam": (1e-3, 4e-4),
     "adamw": (1e-3, 4e-4),
@@ -26,21 +25,21 @@ LEARNING_RATES: dict[str, tuple[float, float]] = {
 
 
 def learning_rate(optimizer: Optimizer, start: str) -> float:
-    """The learning rate that suits an optimizer, from scratch or from the weights that `start` names."""
+    """The default learning rate of an optimizer, for training from scratch or from pretrained weights."""
     return LEARNING_RATES[optimizer][start != "scratch"]
 
 
-#: 'paper': L as the plain sum; 'reference': scaled to the paper's geometry (lic.losses.decorrelation).
+#: 'paper': L is the plain sum; 'reference': scaled to the paper's geometry (lic.losses.decorrelation).
 Scale = Literal["paper", "reference"]
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training.
+    """The configuration of one training run.
 
-    The learning rate is `lr` until the fraction `decay_at` of all steps, then falls along half a
-    cosine to `lr * decay_to`. `max_skipped` is the share of an epoch's steps that may be skipped
-    for not being finite.
+    The learning rate is `lr` up to the fraction `decay_at` of all steps, then decays along half a cosine to
+    `lr * decay_to`. `max_skipped` is the fraction of an epoch's steps that may be skipped because their loss
+    or gradient is not finite.
     """
 
     lmbda: float
@@ -65,7 +64,7 @@ class TrainingConfig:
         return self.epochs * self.steps_per_epoch
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of step 0, 1, ...: constant, then half a cosine down."""
+        """The learning rate at a step, counted from 0."""
         start = self.decay_at * self.total_steps
         if step < start:
             return self.lr
@@ -75,15 +74,15 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Acceleration:
-    """How a training is computed: what makes it fast and changes no more of it than its rounding.
+    """Options that make training faster and change results only by rounding.
 
-    `precision`: 'fp32'; 'tf32', in which a GPU's matrix units see 10 bits of a factor; or 'bf16', autocast:
-    the transforms in bfloat16, while likelihoods, entropy bottleneck and loss stay in fp32. `channels_last`
-    lays images and weights out as CUDA's kernels like them; the CPU's crash on it. `compile` makes fused
-    code of the forward and backward pass once, for all rates and weights. `fused_adam` is Adam in one
-    pass over each tensor. `resident_images` keeps the training images in the GPU's memory, where they fit,
-    and cuts the crops there. `graph` has the GPU go through a whole step by itself, as one CUDA graph, where
-    else the host starts some hundred kernels; `autotune` has cuDNN try its kernels on the shapes at hand.
+    `precision`: 'fp32'; 'tf32', 10-bit mantissas in matrix products on a GPU; or 'bf16', autocast of the
+    transforms to bfloat16, while likelihoods, entropy bottleneck and loss stay in fp32. `channels_last`
+    is the memory format that suits CUDA's kernels; the CPU's kernels crash on it. `compile` compiles the
+    forward and backward pass once, for all qualities and weights. `fused_adam` uses torch's fused Adam.
+    `resident_images` keeps the training images in GPU memory, if they fit, and crops there. `graph` runs a
+    whole step as one CUDA graph instead of some hundred kernel launches. `autotune` lets cuDNN benchmark its
+    kernels.
     """
 
     precision: Precision = "fp32"
@@ -95,9 +94,9 @@ class Acceleration:
     autotune: bool = False
 
 
-#: What a CPU is fastest with.
+#: Fastest options on a CPU.
 ON_CPU = Acceleration()
 
-#: What a GPU is fastest with, short of bf16: what that costs a full training is measured for the small
-#: hyperprior alone (docs/benchmarks.md).
+#: Fastest options on a GPU except bf16, whose effect on a full training run is measured only for the small
+#: hyperprior (docs/benchmarks.md).
 ON_GPU = Acceleration("tf32", channels_last=True, compile=True, resident_images=True, graph=True)

@@ -1,4 +1,4 @@
-"""Packages of others that are slow to import, put in place unrun: their `__init__` runs when it is needed."""
+"""Lazy import of slow third-party packages: their `__init__` runs when an attribute is first needed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 
 class _Unrun(ModuleType):
-    """A package that runs its `__init__`, in place, when something is asked of it that is not there yet."""
+    """A package that runs its `__init__`, in place, on the first access to a missing attribute."""
 
     __spec__: ModuleSpec
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in ("__all__", "__path__"):
-            raise AttributeError(name)  # what tools ask of every module, such as __wrapped__
-        _become(self, ModuleType)  # while it runs, it may ask itself for what is not there yet
+            raise AttributeError(name)  # such as __wrapped__, which tools look up on every module
+        _become(self, ModuleType)  # while it runs, it may look up its own attributes
         vars(self)["__path__"] = self.__spec__.submodule_search_locations
         try:
             with warnings.catch_warnings():
@@ -38,9 +38,9 @@ def _become(module: ModuleType, kind: type[ModuleType]) -> None:
 def put_in_place(
     name: str, folders: Iterable[str] | None = None, known: dict[str, Any] | None = None
 ) -> None:
-    """Make a package known to Python without running it, found in its parent's folders. It runs when anything
-    but `known` is asked of it; with None, the modules in its folder can also be imported before. Nothing is
-    done if it was imported before. Raises ModuleNotFoundError."""
+    """Register a package, found in its parent's `folders`, without running it. It runs on access to any
+    attribute not in `known`; with `known` None, its submodules can be imported without running it. Does
+    nothing if the package is already imported. Raises ModuleNotFoundError."""
     if name in sys.modules:
         return
     spec = PathFinder.find_spec(name, None if folders is None else list(folders))
@@ -49,5 +49,5 @@ def put_in_place(
     module = sys.modules[name] = module_from_spec(spec)
     _become(module, _Unrun)
     if known is not None:
-        del vars(module)["__path__"]  # importing a module in its folder asks for it
+        del vars(module)["__path__"]  # so that importing a submodule runs the package
         vars(module).update(known)

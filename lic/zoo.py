@@ -1,15 +1,15 @@
-"""A folder of tuned models, one per rate: written by `python -m search.export`, loaded with one call.
+"""A model zoo: a folder of tuned models, one per quality, written by `python -m search.export`.
 
     model = lic.zoo.load("zoo/cheng2020-anchor", quality=3)
     output = model.compress(image)  # N x 3 x H x W in [0, 1], sides multiples of 64
 
     zoo/cheng2020-anchor/
-      manifest.json   every file with its SHA-256, and what each model is
+      manifest.json   every file with its SHA-256, and a description of each model
       q1/ .. q6/      model.safetensors (weights and entropy-coder tables) and config.json
-      q1/baseline/    the same for the model trained without decorrelation, if it was asked for
+      q1/baseline/    the same for the model trained without decorrelation (--with-baseline)
 
-Weights are safetensors: nothing here unpickles. For `compress` and `decompress` of the same image use one
-number of threads (lic.codec.bitstream does).
+Weights are safetensors; loading never unpickles. Use the same number of threads for `compress` and
+`decompress` of an image, as lic.codec.bitstream does.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from lic.recipe import LAMBDAS
 MANIFEST, CONFIG = "manifest.json", "config.json"
 _FORMAT = 1
 
-#: The largest documents and weights that are read, in bytes, and the largest width.
+#: Maximum size of documents and weights files in bytes, and maximum width.
 _MOST_TEXT, _MOST_WEIGHTS, _MOST_CHANNELS = 1 << 24, 1 << 33, 1024
 
-#: The role of a model: of the search's choice, or trained without decorrelation.
+#: The role of a model: selected by the search, or trained without decorrelation.
 TUNED, BASELINE = "tuned", "baseline"
 
 
 class ZooError(LictuneError):
-    """A zoo, or a model of it, that cannot be used; the message names the folder and the fix."""
+    """A zoo, or a model of it, cannot be used; the message has the folder and what to do."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is and how it came about; config.json. `alpha` 0, no strategy: a baseline."""
+    """Description and provenance of a model (config.json). A baseline has alpha 0 and no strategy."""
 
     architecture: str
     width: int
@@ -71,7 +71,7 @@ class ModelConfig:
 
     @classmethod
     def read(cls, document: Any) -> ModelConfig:
-        """The configuration in a document that may hold anything. Raises ValueError, naming the value."""
+        """Validate a document and return its configuration. Raises ValueError, naming the value."""
         if not isinstance(document, dict):
             raise ValueError(f"{shown(document)} does not describe a model")
         fits: dict[str, Callable[[Any], bool]] = {
@@ -99,7 +99,7 @@ def _is_whole(value: Any, low: int, high: int) -> bool:
 
 
 def _is_weight(value: Any) -> bool:
-    """Whether it is a finite number that is not negative."""
+    """Whether a value is a finite non-negative number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
@@ -124,20 +124,24 @@ class ZooModel:
         except OSError as error:
             raise ZooError(f"{path} cannot be read ({error.strerror}); export the zoo again") from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ZooError(f"{path} is not the file that the zoo's {MANIFEST} lists (its checksum differs)")
+            raise ZooError(
+                f"{path} does not match the zoo's {MANIFEST} (checksum mismatch); export the zoo again"
+            )
         return model_of(content, self.config, path)
 
 
 def load(folder: str | Path, quality: int, baseline: bool = False) -> nn.Module:
-    """The model of a rate (quality 1 to 6), ready to compress and decompress. Raises ZooError."""
+    """The model of a quality level, 1 to 6, ready to compress and decompress. Raises ZooError."""
     return find(folder, quality, baseline).load()
 
 
 def find(folder: str | Path, quality: int, baseline: bool = False) -> ZooModel:
-    """The model of a rate as the manifest lists it. Raises ZooError."""
+    """The manifest entry of the model of a quality level. Raises ZooError."""
     if not isinstance(quality, Integral) or isinstance(quality, bool):
         low, high = min(LAMBDAS), max(LAMBDAS)
-        raise ZooError(f"quality is {shown(quality)}; give a whole number from {low} to {high}: quality=3")
+        raise ZooError(
+            f"quality is {shown(quality)}; give an integer from {low} to {high}, such as quality=3"
+        )
     models = [model for model in list_models(folder) if model.baseline == baseline]
     for model in models:
         if model.config.quality == quality:
@@ -163,7 +167,7 @@ def list_models(folder: str | Path) -> list[ZooModel]:
         raise ZooError(f"{root / MANIFEST} is not of format {_FORMAT}, which this program reads")
     files = manifest.get("files")
     if not isinstance(files, dict):
-        raise ZooError(f"{root / MANIFEST} lacks what a zoo's needs ('files')")
+        raise ZooError(f"{root / MANIFEST} lacks the key 'files'")
     return [_entry(root, name, file) for name, file in files.items() if Path(name).name == WEIGHTS]
 
 
@@ -172,10 +176,10 @@ def _entry(root: Path, name: str, file: Any) -> ZooModel:
     path = root / name
     try:
         inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or a NUL
         inside = False
     if not inside:
-        raise ZooError(f"{root / MANIFEST} lists {shown(name)}, which lies outside the zoo")
+        raise ZooError(f"{root / MANIFEST} lists {shown(name)}, which is outside the zoo")
     try:
         config, digest, role = ModelConfig.read(file), file.get("sha256"), file.get("role")
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
@@ -183,12 +187,12 @@ def _entry(root: Path, name: str, file: Any) -> ZooModel:
         if role not in (TUNED, BASELINE):
             raise ValueError(f"its role cannot be {shown(role)}")
     except ValueError as error:
-        raise ZooError(f"{root / MANIFEST} does not describe {shown(name)} rightly ({error})") from error
+        raise ZooError(f"{root / MANIFEST} has an invalid description of {shown(name)} ({error})") from error
     return ZooModel(path.parent, digest, config, role == BASELINE)
 
 
 def _read_document(path: Path) -> Any:
-    """What a JSON file holds. Raises OSError, or ValueError with a short reason."""
+    """Read a JSON file. Raises OSError, or ValueError with a short reason."""
     content = read_regular(path, _MOST_TEXT)
     try:
         return json.loads(content)
@@ -197,8 +201,8 @@ def _read_document(path: Path) -> Any:
 
 
 def find_by_mark(mark: str, places: list[Path]) -> ZooModel:
-    """The model whose weights' SHA-256 begins with `mark` (hex), in these zoos or zoos right below these
-    folders. Raises ZooError."""
+    """The model whose weights' SHA-256 begins with `mark` (hex), in these zoos or in zoos directly below
+    these folders. Raises ZooError."""
     for place in places:
         for root in (place, *sorted(path.parent for path in place.glob(f"*/{MANIFEST}"))):
             if not (root / MANIFEST).is_file():
@@ -207,12 +211,12 @@ def find_by_mark(mark: str, places: list[Path]) -> ZooModel:
                 if model.sha256.startswith(mark):
                     return model
     looked = " or ".join(map(str, places))
-    raise ZooError(f"no model {mark} is in {looked}; name the zoo it was encoded with by --zoo")
+    raise ZooError(f"no model {mark} in {looked}; give the zoo that encoded the file with --zoo")
 
 
 def prepare(model: nn.Module) -> nn.Module:
-    """Make a trained model ready to code: evaluation mode, entropy-coder tables built, and the weights that
-    the context model's mask hides set to the zero that they count as. Changes and returns the model."""
+    """Prepare a trained model for coding, in place: evaluation mode, entropy-coder tables built, and masked
+    weights of the context model set to zero. Returns the model."""
     model.eval()
     for module in model.modules():
         mask = getattr(module, "mask", None)
@@ -234,14 +238,14 @@ def write_model(folder: Path, model: nn.Module, config: ModelConfig) -> None:
 
 
 def write_compressai(folder: Path, model: nn.Module, stem: str) -> Path:
-    """Write a prepared model as CompressAI publishes its own: STEM-<sha8>.pth.tar, a pickled state
-    dictionary with its tables. Raises ModelError if CompressAI could not rebuild the model from it."""
+    """Write a prepared model in CompressAI's format: STEM-<sha8>.pth.tar, a pickled state dictionary with its
+    tables. Raises ModelError if CompressAI cannot rebuild the model from it."""
     state = model.state_dict()
     try:
         type(model).from_state_dict(state)  # type: ignore[attr-defined]
     except (RuntimeError, KeyError) as error:
         raise ModelError(f"CompressAI cannot rebuild this width of {stem} from its weights alone") from error
-    content = io.BytesIO()  # not the file itself: its name would become part of the bytes
+    content = io.BytesIO()  # torch.save would put a file's name into the content
     torch.save(state, content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
@@ -251,8 +255,8 @@ def write_compressai(folder: Path, model: nn.Module, stem: str) -> Path:
 
 
 def manifest_of(root: Path, about: dict[str, Any], models: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The manifest of the files below `root`: `about` on top, and per model folder ('q1', 'q1/baseline')
-    what is said of its weights besides their configuration."""
+    """The manifest of the files below `root`: `about` at the top level, and for each model folder ('q1',
+    'q1/baseline') further entries beside its configuration."""
     files: dict[str, Any] = {}
     for path in sorted(path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST):
         content, name = path.read_bytes(), path.relative_to(root).as_posix()
@@ -265,7 +269,7 @@ def manifest_of(root: Path, about: dict[str, Any], models: dict[str, dict[str, A
 
 
 def read_model(weights: Path, config: Path) -> tuple[nn.Module, bytes]:
-    """The model of two files of a zoo, and the mark that coded files bear. Raises ZooError."""
+    """The model from two files of a zoo, and the mark of its coded files. Raises ZooError."""
     try:
         content, known = read_regular(weights, _MOST_WEIGHTS), ModelConfig.read(_read_document(config))
     except (OSError, ValueError) as error:
@@ -274,7 +278,7 @@ def read_model(weights: Path, config: Path) -> tuple[nn.Module, bytes]:
 
 
 def model_of(content: bytes, config: ModelConfig, path: Path) -> nn.Module:
-    """The model of a weights file. Raises ZooError, naming `path`, if the two do not fit."""
+    """The model from the content of a weights file. Raises ZooError, naming `path`, if it does not fit."""
     from safetensors.torch import load as load_tensors
 
     _check_size(content, config, path)
@@ -282,23 +286,23 @@ def model_of(content: bytes, config: ModelConfig, path: Path) -> nn.Module:
         model = build(config.architecture, config.width, config.latent_width)
         model.load_state_dict(load_tensors(content))
         _check_tables(model)
-    except Exception as error:  # CompressAI asks nothing of a state dictionary before it uses it
+    except Exception as error:  # CompressAI does not validate state dictionaries
         first = one_line(error)
-        raise ZooError(f"{path} does not hold {config.name} of width {config.width} ({first})") from error
+        raise ZooError(f"{path} does not contain {config.name} of width {config.width} ({first})") from error
     return model.eval()
 
 
 def _check_size(content: bytes, config: ModelConfig, path: Path) -> None:
-    """Raise ZooError if the weights are too few for the width, before a model of it takes the memory: every
-    architecture has at least 100 N^2 + 50 N M of them, of 4 bytes."""
+    """Raise ZooError if the file is too small for the width, before a model is allocated: every architecture
+    has at least 100 N^2 + 50 N M weights of 4 bytes."""
     width, latent = config.width, config.latent_width or config.width
     if len(content) < 4 * (100 * width * width + 50 * width * latent):
-        raise ZooError(f"{path} does not hold {config.name} of width {width} (it is too small)")
+        raise ZooError(f"{path} does not contain {config.name} of width {width} (file too small)")
 
 
 def _check_tables(model: nn.Module) -> None:
-    """Raise ValueError unless the entropy-coder tables are such that the range coder, which checks nothing,
-    stays within them: cumulative counts that rise from 0 to 2^16, and the scales that choose them."""
+    """Raise ValueError unless the entropy-coder tables are valid, since the range coder does not check them:
+    cumulative counts rise from 0 to 2^16, and the scales that select them are positive and increasing."""
     for name, module in model.named_modules():
         if not isinstance(module, EntropyModel):
             continue
@@ -306,13 +310,13 @@ def _check_tables(model: nn.Module) -> None:
         scales = getattr(module, "scale_table", None)
         rows = module.channels if scales is None else scales.numel()
         if tables.ndim != 2 or len(tables) != rows or lengths.shape != (rows,) or offsets.shape != (rows,):
-            raise ValueError(f"{name} has not a table for each of {rows}")
+            raise ValueError(f"{name} does not have {rows} tables")
         if scales is not None and not bool((scales.diff() > 0).all() and scales[0] > 0):
-            raise ValueError(f"the scales of {name} do not rise")
+            raise ValueError(f"the scales of {name} are not increasing")
         if bool((lengths < 3).any() or (lengths > tables.shape[1]).any()):
-            raise ValueError(f"{name} has a table of an impossible length")
+            raise ValueError(f"{name} has a table of invalid length")
         within = torch.arange(1, tables.shape[1]) < lengths[:, None]
         last = tables.gather(1, (lengths - 1).long()[:, None])
         rising = bool((tables.diff() > 0)[within].all())
         if not rising or bool((tables[:, 0] != 0).any() or (last != 1 << 16).any()):
-            raise ValueError(f"{name} has a table that does not rise from 0 to 1")
+            raise ValueError(f"{name} has a table that does not increase from 0 to 1")

@@ -1,4 +1,4 @@
-"""The search: a decision core over Optuna's storage, and around it Ray Tune, MLflow, commands.
+"""The search: a decision core on Optuna's storage, with Ray Tune, MLflow and commands around it.
 
 From Python:
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Search", "SearchError", "SearchInterruptedError", "Simulation", "load", "resume", "tune"]
 
-# What Ray Tune, MLflow and torch ask for when they are imported, for a user, such as a container's, who has
-# neither a home folder nor a name.
+# Ray Tune, MLflow and torch need a home folder and a user name on import; users of containers may have
+# neither.
 os.environ.setdefault("HOME", str(home()))
 try:
     getpass.getuser()
@@ -41,7 +41,7 @@ except (KeyError, OSError):
 
 
 def __getattr__(name: str) -> Any:
-    """The Python API, imported when it is asked for: it brings pandas, Optuna and torch."""
+    """Import the Python API lazily: it imports pandas, Optuna and torch."""
     if name in __all__:
         from search.session import api
 

@@ -1,1 +1,1 @@
-"""Images as real bits: streams, the file around them, and checks against the estimate."""
+"""Actual image coding: bitstreams, the file format, and verification against the entropy estimate."""

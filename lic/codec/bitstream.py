@@ -1,17 +1,17 @@
-"""An image as real bits: entropy coding with a model, and the file that holds the streams.
+"""Entropy coding of an image with a model, and the file format of the bitstreams.
 
     magic 'LICT' | version u8 | model, 8 bytes | width u32 | height u32 | streams u8 |
     per stream: length u32, bytes | checksum, 8 bytes
 
-Integers are little-endian. `model` is the start of the SHA-256 of the model's weights file, `checksum` that
-of the SHA-256 of all before it.
+Integers are little-endian. `model` is the start of the SHA-256 of the model's weights file; `checksum` is the
+start of the SHA-256 of all preceding bytes.
 
-So that no small file can claim an image which takes all memory, an image has at most 2^20 pixels and 2^14
-more for each byte of its streams; zeros at the end of the last stream, which mean nothing, make up for what
-an even flatter image lacks.
+A small file must not be able to claim an image that takes all memory. So an image has at most 2^20 pixels
+plus 2^14 per byte of its streams; streams that are too short for their image are padded with zeros at the
+end.
 
-Everything runs on the CPU with one thread: the probabilities that the decoder works out must be those of
-the encoder to the last bit, and another number of threads may add in another order.
+Everything runs on the CPU with one thread: the decoder must compute the encoder's probabilities to the last
+bit, and another number of threads may add in another order.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from lic.models.compressai_parts import EntropyModel, RansDecoder
 MAGIC, VERSION = b"LICT", 1
 _HEAD, _LENGTH, _MARK = struct.Struct("<4sB8sIIB"), struct.Struct("<I"), 8
 
-#: No coded file of an image that can be coded is larger.
+#: Maximum size of a coded file, in bytes.
 MAX_BYTES = 1 << 30
 
-#: More streams than any model here makes, and the pixels that a file may have, in all and per byte.
+#: Maximum number of streams (no model has as many), and the pixels allowed in any case and per byte.
 _MOST_STREAMS, _FREE_PIXELS, _PIXELS_PER_BYTE = 16, 1 << 20, 1 << 14
 
-#: Called with the share that is done, 0 to 1; may raise to break off.
+#: Called with the fraction done, 0 to 1; may raise to abort.
 Progress = Callable[[float], None]
 
 
 class BitstreamError(LictuneError):
-    """A file that cannot be decoded: foreign, cut off, altered, or of another model."""
+    """A file that cannot be decoded: not of this codec, truncated, modified, or of another model."""
 
 
 @dataclass(frozen=True)
 class Coded:
     """An image coded by a model.
 
-    `reconstruction` is what the encoder knows the decoder must produce, H x W x 3 uint8; `ideal_bits` the
-    information of the coded symbols under the model's probabilities, before the range coder rounds those.
-    A symbol that lies outside its table, and so is coded by an escape, counts as what the escape takes.
+    `reconstruction` is the image that the decoder must produce, H x W x 3 uint8. `ideal_bits` is the
+    information content of the coded symbols under the model's probabilities, before the range coder rounds
+    them; a symbol outside its table counts with the length of its escape code.
     """
 
     streams: list[bytes]
@@ -69,7 +69,7 @@ class Coded:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a file holds: the mark of its model, the size of its image, and the streams."""
+    """The content of a file: the mark of its model, the size of the image, and the streams."""
 
     model: bytes
     width: int
@@ -78,7 +78,7 @@ class Parsed:
 
 
 def mark_of(sha256: str) -> bytes:
-    """How a file names its model: the first 8 bytes of the SHA-256 (hex) of its weights."""
+    """The mark that identifies a model in a file: the first 8 bytes of the SHA-256 (hex) of its weights."""
     return bytes.fromhex(sha256)[:_MARK]
 
 
@@ -100,31 +100,31 @@ def _least_bytes(pixels: int) -> int:
 
 
 def unpack(content: bytes) -> Parsed:
-    """The parts of a file. Raises BitstreamError for anything that `pack` did not write."""
+    """Parse a file. Raises BitstreamError for anything that `pack` did not write."""
     if not content.startswith(MAGIC):
-        raise BitstreamError("it is not a file of this codec (its first bytes are not 'LICT')")
+        raise BitstreamError("not a file of this codec (its first bytes are not 'LICT')")
     body, checksum = content[:-_MARK], content[-_MARK:]
     if len(body) > len(MAGIC) and body[len(MAGIC)] != VERSION:
-        raise BitstreamError(f"it is of version {body[len(MAGIC)]}, and this program reads version {VERSION}")
+        raise BitstreamError(f"it has version {body[len(MAGIC)]}; this program reads version {VERSION}")
     if len(body) < _HEAD.size or _checksum(body) != checksum:
-        raise BitstreamError("it is damaged or cut off (its checksum does not fit)")
+        raise BitstreamError("it is damaged or truncated (checksum mismatch)")
     _, _, model, width, height, count = _HEAD.unpack_from(body)
     if not 0 < width * height <= MAX_PIXELS:
-        raise BitstreamError(f"it says that its image has {width} x {height} pixels")
+        raise BitstreamError(f"it claims an image of {width} x {height} pixels")
     if count > _MOST_STREAMS:
-        raise BitstreamError(f"it says that it has {count} streams")
+        raise BitstreamError(f"it claims {count} streams")
     if len(content) < _least_bytes(width * height):
         raise BitstreamError(f"it is too small for an image of {width} x {height} pixels")
     streams, place = [], _HEAD.size
     for _ in range(count):
         if place + _LENGTH.size > len(body):
-            raise BitstreamError("its streams end too early")
+            raise BitstreamError("its streams are truncated")
         (length,) = _LENGTH.unpack_from(body, place)
         place += _LENGTH.size
         streams.append(body[place : place + length])
         place += length
     if place != len(body):
-        raise BitstreamError("its streams do not fill it")
+        raise BitstreamError("it has extra bytes after its streams")
     return Parsed(model, width, height, streams)
 
 
@@ -134,7 +134,7 @@ def _checksum(body: bytes) -> bytes:
 
 @torch.no_grad()
 def encode(model: nn.Module, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Coded:
-    """Code an image, H x W x 3 uint8, with a model whose entropy tables are there (lic.zoo.load)."""
+    """Encode an image, H x W x 3 uint8, with a model whose entropy tables are built (lic.zoo.load)."""
     height, width, _ = pixels.shape
     padding, _ = padding_of(height, width)
     with _one_thread(), _progress_of(model, height, width, progress), _CodingTap(model) as tap:
@@ -146,18 +146,18 @@ def encode(model: nn.Module, pixels: NDArray[np.uint8], progress: Progress | Non
 
 @torch.no_grad()
 def decode(model: nn.Module, parsed: Parsed, progress: Progress | None = None) -> NDArray[np.uint8]:
-    """The image in a file of the same model, H x W x 3 uint8. Raises BitstreamError."""
+    """Decode a parsed file with its model: H x W x 3 uint8. Raises BitstreamError."""
     rows, columns = (STRIDE * -(-side // STRIDE) for side in (parsed.height, parsed.width))
-    # The range decoder reads on where a forged stream ends too early: let it find zeros there.
+    # The range decoder does not check for the end of a forged stream: append zeros for it to read.
     tail = bytes(8 * (rows * columns // 256) * _channels(model) + 64)
     streams = [[stream + tail] for stream in parsed.streams]
     with _one_thread(), _progress_of(model, parsed.height, parsed.width, progress), _quick_tables(model):
         try:
             output = model.decompress(streams, _latent_shape(model, rows, columns))  # type: ignore[operator]
         except MemoryError as error:
-            raise BitstreamError("there is not enough memory for its image") from error
+            raise BitstreamError("not enough memory for its image") from error
         except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, OverflowError) as error:
-            raise BitstreamError(f"its streams are not of this model ({one_line(error)})") from error
+            raise BitstreamError(f"its streams do not fit this model ({one_line(error)})") from error
         return _pixels(output["x_hat"], parsed.height, parsed.width)
 
 
@@ -173,8 +173,8 @@ def _channels(model: nn.Module) -> int:
 
 
 def _latent_shape(model: nn.Module, rows: int, columns: int) -> Any:
-    """The `shape` that CompressAI's `compress` gives for a padded image of this size: of z, or of y in
-    a model without z, or of all its codecs."""
+    """The `shape` that CompressAI's `compress` returns for a padded image of this size: that of z, of y for a
+    model without z, or of all latent codecs."""
     side = (rows // STRIDE, columns // STRIDE)
     if not hasattr(model, "latent_codec"):
         return torch.Size(side if hasattr(model, "h_a") else (rows // 16, columns // 16))
@@ -195,8 +195,8 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _progress_of(model: nn.Module, height: int, width: int, progress: Progress | None) -> Iterator[None]:
-    """Report how far a model has come that codes its latent position by position; the others take a
-    moment and report nothing."""
+    """Report the progress of autoregressive models, which code the latent position by position; other models
+    are fast and report nothing."""
     if progress is None or not hasattr(model, "_compress_ar"):
         yield
         return
@@ -216,8 +216,8 @@ def _progress_of(model: nn.Module, height: int, width: int, progress: Progress |
 
 @contextmanager
 def _quick_tables(model: nn.Module) -> Iterator[None]:
-    """Have a model that decodes position by position hand the range decoder only the tables of that
-    position's symbols: CompressAI hands it all of them each time, which takes most of its time."""
+    """Make an autoregressive model pass the range decoder only the tables of the current position: passing
+    all tables every time, as CompressAI does, takes most of the decoding time."""
     if not hasattr(model, "_decompress_ar"):
         yield
         return
@@ -231,7 +231,8 @@ def _quick_tables(model: nn.Module) -> Iterator[None]:
 def _decompress_in_turn(  # size: CompressAI's signature
     model: Any, stream: bytes, y_hat: Tensor, params: Tensor, rows: int, columns: int, window: int, edge: int
 ) -> None:
-    """CompressAI's `_decompress_ar`: fill y_hat (1 x M x (rows + 2 edge) x (columns + 2 edge)) in place."""
+    """Like CompressAI's `_decompress_ar`: fills y_hat, 1 x M x (rows + 2 edge) x (columns + 2 edge), in
+    place."""
     coder = model.gaussian_conditional
     lengths, offsets = coder.cdf_length.tolist(), coder.offset.tolist()
     tables = [table[:n] for table, n in zip(coder.quantized_cdf.tolist(), lengths, strict=True)]
@@ -256,10 +257,10 @@ def _decompress_in_turn(  # size: CompressAI's signature
 
 
 class _CodingTap:
-    """Listens to a model's `compress`: which symbols it codes, with which scales, into which latent.
+    """Records which symbols a model's `compress` codes, with which scales, into which latent.
 
-    CompressAI's `compress` keeps these to itself, but all its models get their symbols from
-    `EntropyModel.quantize` and choose the tables by `GaussianConditional.build_indexes`.
+    CompressAI's `compress` does not return them, but all its models get their symbols from
+    `EntropyModel.quantize` and select the tables with `GaussianConditional.build_indexes`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -309,11 +310,11 @@ class _CodingTap:
         return keep
 
     def _coded_in_turn(self, _stream: bytes, y_hat: Tensor, *args: Any) -> None:
-        edge = args[-1]  # its context model's padding
+        edge = args[-1]  # padding of the context model
         self._sequential = y_hat[:, :, edge:-edge, edge:-edge]
 
     def latent(self) -> Tensor:
-        """y as the decoder will have it."""
+        """y as the decoder will reconstruct it."""
         if self._sequential is not None:
             return self._sequential
         coder = getattr(self._model, "gaussian_conditional", None) or self._model.entropy_bottleneck
@@ -321,8 +322,8 @@ class _CodingTap:
         return symbols.float() if means is None else symbols + means
 
     def bits(self) -> float:
-        """The information of all symbols, -log2 of their probabilities; of one outside its table, the bits
-        of its escape."""
+        """Information content of all symbols, -log2 of their probabilities; for a symbol outside its table,
+        the bits of its escape code."""
         total = 0.0
         for module in self._entropy_models:
             coded = self._symbols[module]
@@ -333,7 +334,7 @@ class _CodingTap:
                 indexes = torch.cat([part.flatten() for part in self._indexes[module]]).long()
                 scales = module.scale_table[indexes]
                 _, likelihoods = module(symbols.float()[None, None], scales[None, None])
-            else:  # a table per channel, and its median
+            else:  # one table and one median per channel
                 ((part, means),) = coded
                 assert means is not None
                 channels = torch.arange(part.shape[1]).reshape(1, -1, 1, 1)
@@ -347,8 +348,8 @@ class _CodingTap:
 
 
 def _escape_bits(module: Any, symbols: Tensor, indexes: Tensor) -> Tensor:
-    """What CompressAI's range coder takes for each symbol outside its table: the table's last entry, then the
-    distance in groups of 4 bits with their number before them. 0 for symbols inside."""
+    """Bits that CompressAI's range coder needs for each symbol outside its table: the table's last entry, the
+    number of 4-bit groups, and the distance in these groups. 0 for symbols inside the table."""
     last = module._cdf_length[indexes].long() - 2
     value = symbols.long() - module._offset[indexes].long()
     distance = torch.where(value < 0, -2 * value - 1, 2 * (value - last)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""An image into a file of the codec and back: `python -m lic.codec`."""
+"""Encodes and decodes image files (`python -m lic.codec`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lic.files import read_regular
 
 
 def encode_file(args: argparse.Namespace) -> None:
-    """Code an image as the command line says. Raises ImageError, ZooError, OSError."""
+    """Encode an image as the command line says. Raises ImageError, ZooError, OSError."""
     _check_target(args.file, args.image, args.overwrite)
     pixels = read_rgb(args.image)
     entry = zoo.find(args.zoo, args.quality, args.baseline)
@@ -37,7 +37,7 @@ def decode_file(args: argparse.Namespace) -> None:
     """Decode a file as the command line says. Raises BitstreamError, ImageError, ZooError, OSError."""
     _check_target(args.image, args.file, args.overwrite)
     if args.image.suffix.lower() not in LOSSLESS:
-        raise ImageError(f"{args.image}: write the image as one of {', '.join(LOSSLESS)}")
+        raise ImageError(f"cannot write {args.image}: use one of the suffixes {', '.join(LOSSLESS)}")
     try:
         parsed = unpack(read_regular(args.file, MAX_BYTES))
         entry = zoo.find_by_mark(parsed.model.hex(), [args.zoo])
@@ -45,7 +45,7 @@ def decode_file(args: argparse.Namespace) -> None:
         with _progress(f"decoding {args.file.name}", args.quiet) as report:
             pixels = decode(model, parsed, report)
     except BitstreamError as error:
-        raise BitstreamError(f"{args.file} cannot be decoded: {error}") from error
+        raise BitstreamError(f"cannot decode {args.file}: {error}") from error
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, Image.registered_extensions()[args.image.suffix.lower()])
     atomic_io.write(args.image, file.getvalue())
@@ -54,18 +54,18 @@ def decode_file(args: argparse.Namespace) -> None:
 
 
 def _check_target(path: Path, source: Path, overwrite: bool) -> None:
-    """Raise ImageError unless the result may be written to `path`; never over what it is made of."""
+    """Raise ImageError unless the result may be written to `path`; it never overwrites its source."""
     if path.exists() and source.exists() and path.samefile(source):
-        raise ImageError(f"{path} is the file that is read, and would be lost; write to another")
+        raise ImageError(f"{path} is the input file; write to another file")
     if path.exists() and not overwrite:
-        raise ImageError(f"{path} is there already; give --overwrite, or another name")
+        raise ImageError(f"{path} exists; give --overwrite, or another name")
     if not path.resolve().parent.is_dir():
         raise ImageError(f"there is no folder {path.resolve().parent}")
 
 
 @contextmanager
 def _progress(label: str, quiet: bool) -> Iterator[Report]:
-    """A bar for the models that take a while; on a terminal only."""
+    """A progress bar for slow models, on a terminal only."""
     form = "{desc}: {percentage:3.0f} %|{bar}| {remaining} left"
     with tqdm(total=1.0, desc=label, leave=False, bar_format=form, disable=quiet or None) as bar:
         yield lambda share: bar.update(share - bar.n)

@@ -1,10 +1,10 @@
-"""Whether a zoo's models code real images into real bits as they should, image by image.
+"""Verifies, image by image, that the models of a zoo encode and decode correctly.
 
-Two figures of rate exist. The entropy estimate is what training and a search go by: the model's
-probabilities of y rounded around zero, with the scales as predicted. Real coding rounds y around the
-predicted mean in autoregressive models, so that it has a reconstruction of its own, and takes the tables of
-the next larger of 64 scales. Each is compared with its like: the decoder's pixels with the encoder's own
-reconstruction, the length of the streams with the information of the symbols in them at those scales.
+There are two measures of rate. Training and search use the entropy estimate: the model's probabilities of y
+rounded around zero, with the predicted scales. Actual coding rounds y around the predicted mean in
+autoregressive models, so its reconstruction differs, and it uses the tables of the next larger of 64 scales.
+The verification compares the decoder's pixels with the encoder's reconstruction, and the length of the
+streams with the information content of their symbols at those scales.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from lic.evaluation.evaluate import measure_image, psnr, similarity
 from lic.machine import usable_cores
 from lic.zoo import ZooModel
 
-#: How far real bits may be from the information of the symbols: this share, and bytes per stream.
+#: Tolerance between actual bits and information content: this fraction, plus bytes per stream.
 SHARE, BYTES_PER_STREAM = 0.01, 32
 
 
 class VerificationError(RuntimeError):
-    """A model that does not code as it should; the message names model and image."""
+    """A model does not code correctly; the message names model and image."""
 
 
 def verify(
@@ -42,19 +42,20 @@ def verify(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Encode and decode every image with every model, a row each; `progress` gets rows done and all.
+    """Encode and decode every image with every model, one row each; `progress` gets the number of rows done
+    and of all rows.
 
-    Columns: quality, role, image (its path below the folder that holds all), height, width; streams, bytes
-    (of the streams), file_bytes, ideal_bits; bpp, psnr, ms_ssim of real coding; estimated_bpp,
+    Columns: quality, role, image (its path below the common folder), height, width; streams, bytes
+    (of the streams), file_bytes, ideal_bits; bpp, psnr, ms_ssim of actual coding; estimated_bpp,
     estimated_psnr, estimated_ms_ssim of the forward pass; encoding_time, decoding_time in seconds on one
     core. Raises VerificationError, ImageError.
     """
-    # A rate that keeps its baseline has the same weights in both roles: they are coded once.
+    # Where the baseline was selected, both roles have the same weights: code them once.
     wanted = list(models)
     distinct = {model.sha256: model for model in wanted}
     below = Path(os.path.commonpath([path.parent for path in images]))
     tasks = [(model, path, below) for model in distinct.values() for path in images]
-    # Not forked: a copy of a process that has used torch's threads can hang.
+    # Not fork: a forked copy of a process that has used torch's threads can hang.
     with ProcessPoolExecutor(processes or usable_cores(), get_context("spawn")) as pool:
         try:
             rows: list[dict[str, object]] = []
@@ -63,7 +64,9 @@ def verify(
                 if progress is not None:
                     progress(len(rows), len(tasks))
         except BrokenProcessPool as error:
-            raise VerificationError("a process that coded images was killed; is there memory?") from error
+            raise VerificationError(
+                "a verification process was killed, perhaps out of memory; give fewer --processes"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -78,9 +81,9 @@ def verify(
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Per quality and role the means over the images (NaN if one has none), and `bits_off`, the largest
-    deviation of real bits from the information of the symbols, and `estimate_off`, that from the entropy
-    estimate, both in percent."""
+    """Means over the images per quality and role (NaN if an image has no value), plus `bits_off` and
+    `estimate_off`: the largest deviations of actual bits from the information content of the symbols and from
+    the entropy estimate, in percent."""
     real, pixels = 8 * table["bytes"], table["height"] * table["width"]
     off = {
         "bits_off": 100 * (real / table["ideal_bits"] - 1),
@@ -117,8 +120,8 @@ def _verify_one(task: tuple[ZooModel, Path, Path]) -> dict[str, object]:
     off, allowed = 8 * size - coded.ideal_bits, 8 * BYTES_PER_STREAM * len(coded.streams)
     if abs(off) > SHARE * coded.ideal_bits + allowed:
         raise VerificationError(
-            f"{entry.config.name} takes {8 * size} bits for {path.name}, and its symbols are worth "
-            f"{coded.ideal_bits:.0f}: its entropy-coder tables do not fit its weights"
+            f"{entry.config.name} needs {8 * size} bits for {path.name}, but the information content is "
+            f"{coded.ideal_bits:.0f} bits: its entropy-coder tables do not fit its weights"
         )
     height, width, _ = pixels.shape
     original, x_hat = (torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in (pixels, decoded))

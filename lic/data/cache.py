@@ -1,4 +1,4 @@
-"""Images decoded once into one memory-mapped file that every process on a machine shares."""
+"""A cache of decoded images: one memory-mapped file that all processes of a machine share."""
 
 from __future__ import annotations
 
@@ -23,39 +23,40 @@ from lic.files import home, one_line
 
 _FORMAT = 1
 
-#: What to do about a cache that cannot be used.
-_ELSEWHERE = "name another folder by --cache, or by XDG_CACHE_HOME"
+#: Hint for a cache that cannot be used.
+_ELSEWHERE = "set another folder with --cache or XDG_CACHE_HOME"
 
-#: How a packed file holds an image; in its name, so that the images' fingerprint is not of the layout.
+#: Layout of images in a packed file. It is part of the file name, not of the images' fingerprint.
 _LAYOUT = "planes"
 
 
 def default_cache() -> Path:
-    """The folder of decoded images where none is named."""
+    """The default folder of decoded images."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG Base Directory Specification has a value that is no absolute path ignored.
+    # The XDG Base Directory Specification: ignore a value that is not an absolute path.
     return (given if given.is_absolute() else home() / ".cache") / "lictune"
 
 
 @contextmanager
 def kept_in(cache: Path) -> Iterator[None]:
-    """Write to the folder of decoded images, which is made if it is not there. Raises ImageError, naming it
-    and what to do, if it cannot be written to."""
+    """Create the folder of decoded images and run a block that writes to it. Raises ImageError, with a hint,
+    if it cannot be written to."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         why = error.strerror or one_line(error)
-        raise ImageError(f"images cannot be kept in {cache} ({why}); {_ELSEWHERE}") from error
+        raise ImageError(f"cannot write the image cache {cache} ({why}); {_ELSEWHERE}") from error
 
 
 class DamagedCacheError(ImageError):
-    """A packed file that is not what was packed any more; whoever opens it next packs it anew."""
+    """A packed file is damaged; it is packed again the next time it is opened."""
 
 
 @dataclass(frozen=True)
 class PackedImage:
-    """Where one image lies in the packed file: 3 x `height` x `width` bytes from `offset`; their CRC-32."""
+    """The place of one image in the packed file: 3 x `height` x `width` bytes from `offset`, and their
+    CRC-32."""
 
     name: str
     height: int
@@ -65,10 +66,10 @@ class PackedImage:
 
 
 class PackedImages:
-    """A sequence of 8-bit RGB images in one memory-mapped file, colour by colour, as batches have them.
+    """A sequence of 8-bit RGB images in one memory-mapped file, stored as colour planes like batches.
 
-    `fingerprint` is a hash of the images' names and contents, the same on every machine;
-    `skipped` says which files were left out and why.
+    `fingerprint` is a hash of the images' names and contents, the same on every machine; `skipped` maps
+    the names of omitted files to the reason.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,7 +90,7 @@ class PackedImages:
 
     def planes(self, number: int) -> NDArray[np.uint8]:
         """Image `number` as a read-only, contiguous 3 x H x W view of the file. Raises DamagedCacheError; the
-        images are then packed anew the next time."""
+        images are then packed again the next time."""
         image = self.images[number]
         size = image.height * image.width * 3
         flat = self._bytes[image.offset : image.offset + size]
@@ -97,15 +98,15 @@ class PackedImages:
             if zlib.crc32(flat.data) != image.crc32:
                 self.path.with_suffix(".json").unlink(missing_ok=True)
                 raise DamagedCacheError(
-                    f"{self.path} is damaged at {image.name}; start again, and it is made anew"
+                    f"{self.path} is damaged at {image.name}; run the command again to rebuild it"
                 )
             self._checked.add(number)
         return flat.reshape(3, image.height, image.width)
 
 
 def copies(images: PackedImages, others: PackedImages) -> dict[str, str]:
-    """The images that have the pixels of one of the others: their names, each with that other's name. Raises
-    ImageError (see `planes`)."""
+    """Images with the same pixels as one of `others`: name -> name of the other. Raises ImageError (see
+    `planes`)."""
     alike: dict[tuple[int, int, int], list[int]] = {}
     for number, image in enumerate(others.images):
         alike.setdefault((image.height, image.width, image.crc32), []).append(number)
@@ -119,13 +120,13 @@ def copies(images: PackedImages, others: PackedImages) -> dict[str, str]:
 
 
 def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
-    """Decode `files` into the cache, or find them there. Names are relative to `root`.
+    """Decode `files` into the cache, unless they are in it. Names are relative to `root`.
 
-    Unreadable files are left out and listed in `skipped`. Raises ImageError if none is left.
+    Unreadable files are omitted and listed in `skipped`. Raises ImageError if none is left.
     """
     names = {path: path.relative_to(root).as_posix() for path in files}
     stats = [(names[path], *_stamp(path)) for path in files]
-    # Unchanged sizes and times stand for unchanged contents, so that a large folder is read once.
+    # Unchanged sizes and times imply unchanged contents, so that a large folder is read only once.
     seen = cache / f"seen-{_digest(str(root.resolve()), json.dumps(stats))}"
     if seen.is_file() and (packed := _open(cache, seen.read_text().strip())):
         return packed
@@ -141,19 +142,19 @@ def pack_files(files: list[Path], root: Path, cache: Path) -> PackedImages:
                 return error
 
         with ThreadPoolExecutor(2) as pool:
-            # In slices, so that decoded images do not pile up before they are written.
+            # In slices, so that decoded images do not accumulate in memory before they are written.
             for start in range(0, len(files), 32):
                 part = files[start : start + 32]
                 yield from zip((names[path] for path in part), pool.map(read, part), strict=True)
 
     packed = pack(key, decoded, cache)
-    with contextlib.suppress(OSError):  # the cache may be one to read from alone
+    with contextlib.suppress(OSError):  # the cache may be read-only
         atomic_io.write(seen, key)
     return packed
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file; of one that cannot be asked, nothing."""
+    """Size and modification time of a file; zeros if it cannot be accessed."""
     try:
         found = path.stat()
     except OSError:
@@ -162,7 +163,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _content_digest(path: Path) -> str:
-    """The SHA-256 of a file; of one that cannot be read, which decoding will say, a word for that."""
+    """The SHA-256 of a file; 'unreadable' if it cannot be read (decoding then reports the error)."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -175,9 +176,9 @@ def pack(
     images: Callable[[], Iterator[tuple[str, NDArray[np.uint8] | ImageError]]],
     cache: Path,
 ) -> PackedImages:
-    """The packed images of `key`, made from `images()` (names with H x W x 3 uint8, or the reason
-    for leaving one out) unless the cache holds them. Safe when several processes ask at once. Raises
-    ImageError if none is left, or the cache cannot be written to."""
+    """The packed images of `key`: from the cache, else made from `images()`, which yields names with
+    H x W x 3 uint8 or the reason to omit the image. Safe with concurrent processes. Raises ImageError if no
+    image is left, or if the cache cannot be written to."""
     if packed := _open(cache, key):
         return packed
     with kept_in(cache), _lock(cache / f"{key}.lock"):
@@ -197,10 +198,10 @@ def pack(
                     offset += file.write(pixels)
             if not entries:
                 reason = next(iter(skipped.values()), "there are no files")
-                raise ImageError(f"no image could be used: {reason}")
+                raise ImageError(f"no usable image: {reason}")
         listed = [asdict(entry) for entry in entries]
         index = {"format": _FORMAT, "fingerprint": key, "skipped": skipped, "images": listed}
-        # The index comes last: a packed file counts only once its index is there.
+        # The index is written last: a packed file is valid only once its index exists.
         atomic_io.write(path.with_suffix(".json"), json.dumps(index))
         return PackedImages(path)
 
@@ -228,7 +229,7 @@ def _digest(*parts: str) -> str:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    # flock is let go by the kernel when its holder dies, so a killed builder blocks nobody.
+    # The kernel releases flock when its holder dies, so a killed process blocks nobody.
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -12,16 +12,16 @@ from torch import Tensor
 from lic.data.cache import PackedImages
 from lic.data.images import ImageError
 
-#: Share of a device's free memory that images may take.
+#: Maximum fraction of a device's free memory for resident images.
 _MEMORY = 0.25
 
 
 class RandomCrops:
     """Batches of random crops, flipped left to right at random.
 
-    `batch(step)` depends on the images, the seed and the step alone, so a run resumed at step k
-    sees the batches it would have seen. Images smaller than the patch are left out. `resident` keeps the
-    images in the memory of `device`, if they take no more than a quarter of what is free, and cuts there.
+    `batch(step)` depends only on the images, the seed and the step, so a run resumed at step k sees the
+    same batches. Images smaller than the patch are not used. `resident` keeps the images in the memory of
+    `device`, if they take at most a quarter of its free memory, and crops there.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class RandomCrops:
         self.usable = np.flatnonzero(fits)
         if not len(self.usable):
             raise ImageError(
-                f"none of the {len(images)} training images holds a patch of {patch} x {patch} "
-                "pixels; use larger images or a smaller --patch"
+                f"all {len(images)} training images are smaller than the patch, {patch} x {patch} pixels; "
+                "use larger images or a smaller --patch"
             )
         self._pixels = _on_device(images, self.device) if resident else None
 
@@ -55,12 +55,12 @@ class RandomCrops:
             return crops.contiguous() if self.device.type == "cpu" else crops
         cut = self._cut(windows)
         if self.device.type == "cpu":
-            # In one pass over the memory, which is what takes the time; torch would need two.
+            # One pass over the memory, which dominates the time; torch would need two.
             return torch.from_numpy(np.divide(cut.numpy(), 255, dtype=np.float32))
         return self._sent(cut).float().div_(255.0)
 
     def _windows(self, step: int) -> NDArray[np.int64]:
-        """Where the crops of a batch lie: image, top, left, whether flipped; N x 4."""
+        """The crops of a batch as N x 4: image, top, left, whether flipped."""
         draw, windows = np.random.default_rng((self.seed, step)), np.empty((self.size, 4), dtype=np.int64)
         for row, number in enumerate(draw.choice(self.usable, self.size)):
             image = self.images.images[number]
@@ -76,7 +76,7 @@ class RandomCrops:
         for row, (number, top, left, flipped) in enumerate(windows):
             rows[row] = self.images.planes(number)[:, top : top + self.patch, left : left + self.patch]
             if flipped:
-                crops[row] = crops[row].flip(-1)  # torch's is several times as fast as NumPy's
+                crops[row] = crops[row].flip(-1)  # several times as fast as NumPy's flip
         return crops
 
     def _gather(self, pixels: Tensor, windows: NDArray[np.int64]) -> Tensor:
@@ -91,14 +91,14 @@ class RandomCrops:
         return pixels[start + line * side[:, None] + across].permute(0, 3, 1, 2)
 
     def _sent(self, tensor: Tensor) -> Tensor:
-        """A tensor of the host on the device, without the host waiting for it."""
+        """Copy a host tensor to the device without blocking the host."""
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 @functools.lru_cache(maxsize=1)
 def _on_device(images: PackedImages, device: torch.device) -> Tensor | None:
-    """All pixels of the images, one after the other, x 3 uint8, on the device; None if they take too much of
-    its memory. The trainings of a process share them."""
+    """All pixels of the images, concatenated, x 3 uint8, on the device; None if they take too much of its
+    memory. The training runs of a process share them."""
     size = sum(image.height * image.width * 3 for image in images.images)
     if device.type == "cuda" and size > _MEMORY * torch.cuda.mem_get_info(device)[0]:
         return None

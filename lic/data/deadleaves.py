@@ -1,4 +1,4 @@
-"""Dead leaves: the standard statistical model of natural images, for when there are no images.
+"""Dead leaves images: a standard statistical model of natural images, used where no images are given.
 
 Disks and textured shapes with a power-law radius occlude one another (Lee, Mumford and Huang 2001,
 'Occlusion models for natural images'); with radii of density r^-3 the picture is scale invariant,
@@ -25,9 +25,9 @@ _DEVIATIONS = np.array([0.75, 0.18, 0.06])
 
 
 def dead_leaves(seed: int, height: int = 256, width: int = 384) -> NDArray[np.uint8]:
-    """One picture, height x width x 3 uint8, a function of the seed and the size."""
+    """One image, height x width x 3 uint8, a function of the seed and the size."""
     draw = np.random.default_rng((_VERSION, seed))
-    # Painted at twice the size and averaged down, so that the edges are as soft as a lens's.
+    # Painted at twice the size and averaged down, so that edges are as soft as in photographs.
     rows, columns = 2 * height, 2 * width
     canvas = np.zeros((rows, columns, 3), dtype=np.float32)
     empty = np.ones((rows, columns), dtype=bool)
@@ -48,7 +48,7 @@ def dead_leaves(seed: int, height: int = 256, width: int = 384) -> NDArray[np.ui
 def _paint_leaf(
     draw: np.random.Generator, canvas: NDArray[np.float32], empty: NDArray[np.bool_], radius: float
 ) -> None:
-    """Lay one leaf under those already painted (front to back: only empty pixels take colour)."""
+    """Paint one leaf below those already painted (front to back: only empty pixels are painted)."""
     rows, columns = empty.shape
     y, x = draw.uniform(-radius, rows + radius), draw.uniform(-radius, columns + radius)
     top, bottom = max(0, int(y - radius)), min(rows, int(y + radius) + 1)
@@ -78,7 +78,7 @@ def _paint_leaf(
 
 
 def pack_dead_leaves(first_seed: int, count: int, cache: Path) -> PackedImages:
-    """`count` pictures of 256 x 384, seeds from `first_seed` on, from the cache or made now."""
+    """`count` images of 256 x 384, with seeds from `first_seed`, from the cache or generated now."""
 
     def made() -> Iterator[tuple[str, NDArray[np.uint8] | ImageError]]:
         for seed in range(first_seed, first_seed + count):

@@ -1,7 +1,7 @@
-"""What is in a folder of images: which files count, and which are left out, by reason.
+"""Lists the images in a folder, and the files that are ignored, by reason.
 
-Linked folders are followed, each real folder once. What is hidden does not count: a name that begins with a
-dot, of the file or of a folder above it, as editors, desktops and notebooks call their copies.
+Symbolic links to folders are followed, each real folder once. Hidden files are ignored: those whose own name,
+or that of a folder above, begins with a dot, such as copies made by editors, desktops and notebooks.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from lic.data.images import SUFFIXES, ImageError
 from lic.files import one_line
 
-#: What is left out: reason -> names, relative to the folder.
+#: Ignored files: reason -> names, relative to the folder.
 LeftOut = dict[str, list[str]]
 
-#: So many names are given for a reason.
+#: Maximum number of names to show per reason.
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The image files below a folder, sorted by path, and what was left out of them."""
+    """The image files below a folder, sorted by path, and the ignored files."""
 
     files: list[Path]
     left_out: LeftOut = field(default_factory=dict)
@@ -37,18 +37,18 @@ def look_through(folder: Path) -> ImageFolder:
     files: list[Path] = []
     left_out: LeftOut = {}
     seen: set[Path] = set()
-    # Links come last: a folder that is also here by itself goes by its own name, whatever links to it.
+    # Links are followed last, so that a folder reached both directly and by a link keeps its own name.
     waiting, linked = [folder], list[Path]()
     while waiting or linked:
         here = waiting.pop() if waiting else linked.pop(0)
         inside, real = here.relative_to(folder), here.resolve()
         if real in seen:
-            _add(left_out, "linked to a folder that is read already", str(inside))
+            _add(left_out, "linked to a folder already read", str(inside))
             continue
         try:
             entries = sorted(here.iterdir())
         except OSError as error:
-            _add(left_out, "that cannot be opened", f"{inside}: {error.strerror}")
+            _add(left_out, "not readable", f"{inside}: {error.strerror}")
             continue
         below_hidden = any(part.startswith(".") for part in inside.parts)
         if not below_hidden:
@@ -66,7 +66,7 @@ def look_through(folder: Path) -> ImageFolder:
                 files.append(path)
     if not files:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise ImageError(f"there is no image in {folder} or below it (looked for {kinds}{note(left_out)})")
+        raise ImageError(f"no image in {folder} or its subfolders (looked for {kinds}{note(left_out)})")
     return ImageFolder(sorted(files), left_out)
 
 
@@ -80,7 +80,7 @@ def _add(left_out: LeftOut, reason: str, name: str) -> None:
 
 
 def _mode(path: Path) -> int:
-    """What kind of file it is (os.stat); 0 for a link to nothing, or to where this user may not look."""
+    """The file mode (os.stat); 0 for a broken link, or without permission."""
     try:
         return path.stat().st_mode
     except OSError:
@@ -88,20 +88,20 @@ def _mode(path: Path) -> int:
 
 
 def _reason(path: Path, mode: int, hidden: bool) -> str:
-    """Why a file that seems to be an image does not count; empty if it does, or is none."""
+    """Why an image file is ignored; empty if it is used, or if it is not an image."""
     if path.suffix.lower() not in SUFFIXES:
         kind = mimetypes.guess_type(path.name)[0] or ""
-        return "of a kind that is not read" if kind.startswith("image/") and not hidden else ""
+        return "in an unsupported format" if kind.startswith("image/") and not hidden else ""
     if hidden:
         return "hidden"
     return "" if stat.S_ISREG(mode) else "not a file"
 
 
 def note(left_out: Mapping[str, Sequence[str]]) -> str:
-    """What was left out, as the end of a line: counts by reason, with the first names; empty if nothing."""
+    """The ignored files as the end of a line: counts by reason, with the first names; empty if none."""
     parts = []
     for reason, names in left_out.items():
         first = [one_line(name, 300) for name in names[:_NAMED]]
         more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
         parts.append(f"{len(names)} {reason} ({', '.join(first + more)})")
-    return f"; left out: {', '.join(parts)}" if parts else ""
+    return f"; ignored: {', '.join(parts)}" if parts else ""

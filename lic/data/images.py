@@ -1,4 +1,4 @@
-"""Reading image files of any common kind as 8-bit RGB, or refusing them by name."""
+"""Reads image files of all common formats as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lic.errors import LictuneError
 from lic.files import check_regular, one_line
 
-#: Pillow tells a file's kind by its content: these and no others, since some of the others run programs.
+#: Allowed formats. Pillow detects the format by content, and some others run external programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP")
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".bmp"})
 
-#: Larger than any photograph in use, small enough that a decompression bomb cannot take the memory.
+#: Maximum size: above any usual photograph, small enough to stop decompression bombs.
 MAX_PIXELS = 200_000_000
 
 
-#: What a decoded image can be written as without a further loss.
+#: Lossless formats for decoded images.
 LOSSLESS = (".png", ".ppm", ".bmp", ".tif", ".tiff")
 
 
@@ -31,29 +31,29 @@ class ImageError(LictuneError):
 
 
 def read_rgb(path: Path | io.BytesIO) -> NDArray[np.uint8]:
-    """The image, a file or its content, as H x W x 3 uint8, upright.
+    """Read an image, a file or its content, as H x W x 3 uint8, rotated by its EXIF orientation.
 
-    Grey and palette images become RGB, 16-bit samples are scaled to 8 bits, CMYK is converted,
-    transparent pixels are laid over white. Raises ImageError, naming the path, for anything else.
+    Grey, palette and CMYK images are converted to RGB, 16-bit samples scaled to 8 bits, and transparent
+    pixels blended with white. Raises ImageError, naming the path, for anything else.
     """
     name = path if isinstance(path, Path) else "the image"
     try:
         if isinstance(path, Path):
             check_regular(path.stat().st_mode, path)
         with warnings.catch_warnings():
-            # Of damaged metadata, and of many pixels: there is a limit of our own.
+            # Pillow warns about damaged metadata and many pixels; _check_size has its own limit.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
                 _check_size(image)
                 _scale_transparency(image)
                 image.load()
-                _check_size(image)  # what is loaded may be larger than what the head says
+                _check_size(image)  # the loaded image may be larger than its header says
                 return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError as error:
         raise ImageError(f"{name} {error}") from error
     except UnidentifiedImageError as error:
         kinds = ", ".join(_FORMATS)
-        raise ImageError(f"{name} cannot be read as an image (it is none of {kinds})") from error
+        raise ImageError(f"{name} cannot be read as an image (it is not {kinds})") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large to be read safely ({error})") from error
     except Exception as error:  # a damaged file can raise anything at all
@@ -73,8 +73,8 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _scale_transparency(image: Image.Image) -> None:
-    """Bring the transparent colour of a PNG to the scale of its samples: Pillow makes 8 bits of the samples
-    of these kinds, but leaves the colour as the file has it. To be called before the image is loaded."""
+    """Scale the transparent colour of a PNG to 8 bits. Pillow scales the samples of these kinds of PNG, but
+    not this colour. Must be called before the image is loaded."""
     colour, tiles = image.info.get("transparency"), getattr(image, "tile", [])
     raw = tiles[0].args if tiles else None
     if isinstance(colour, int) and raw in ("L;2", "L;4"):

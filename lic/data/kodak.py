@@ -12,7 +12,7 @@ from lic.data.cache import kept_in
 from lic.data.images import ImageError
 from lic.files import one_line
 
-#: Released by Eastman Kodak for unrestricted use.
+#: Where to download the images; Eastman Kodak released them for unrestricted use.
 ADDRESS = "http://r0k.us/graphics/kodak/kodak/"
 
 SHA256 = {
@@ -44,12 +44,12 @@ SHA256 = {
 
 
 def check_kodak(folder: Path) -> list[Path]:
-    """The 24 files of `folder`, in order. Raises ImageError if it is not there, or lacks one, or one is not
-    as published."""
+    """The 24 files of `folder`, in order. Raises ImageError if the folder or a file is missing, or if a file
+    is not the published one."""
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise ImageError(
-            f"the Kodak folder {folder} {what}; name another, or leave --kodak out to fetch them"
+            f"the Kodak folder {folder} {what}; give another, or omit --kodak to download the images"
         )
     files = [folder / name for name in SHA256]
     for path in files:
@@ -62,14 +62,14 @@ def check_kodak(folder: Path) -> list[Path]:
         if hashlib.sha256(content).hexdigest() != SHA256[path.name]:
             raise ImageError(
                 f"{path} is not the original Kodak file (its checksum differs); "
-                "use the PNG files as published, or leave --kodak out to fetch them"
+                "use the published PNG files, or omit --kodak to download them"
             )
     return files
 
 
 def fetch_kodak(cache: Path, timeout: float = 10.0) -> Path:
-    """The folder with the 24 files, fetched on first use. Raises ImageError without a network, or if they
-    cannot be kept."""
+    """The folder with the 24 files, downloaded on first use. Raises ImageError without a network, or if they
+    cannot be written."""
     folder = cache / "kodak"
     with kept_in(folder):
         for name, digest in SHA256.items():
@@ -81,12 +81,12 @@ def fetch_kodak(cache: Path, timeout: float = 10.0) -> Path:
 
 
 def _fetch(name: str, timeout: float) -> bytes:
-    """A file as published. Raises ImageError."""
+    """Download a file and check it. Raises ImageError."""
     try:
         with urllib.request.urlopen(ADDRESS + name, timeout=timeout) as answer:
             content: bytes = answer.read(4_000_000)
     except (OSError, http.client.HTTPException) as error:
-        raise ImageError(f"Kodak could not be fetched from {ADDRESS} ({one_line(error)})") from error
+        raise ImageError(f"cannot download Kodak from {ADDRESS} ({one_line(error)})") from error
     if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise ImageError(f"{ADDRESS}{name} is not the pinned file (its checksum differs)")
     return content

@@ -1,4 +1,4 @@
-"""Which images a run trains on, selects on and reports on, from what the user gave."""
+"""Chooses the training, validation and test images from the settings."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from lic.data.folders import ImageFolder, LeftOut, look_through, note
 from lic.data.images import SUFFIXES, ImageError
 from lic.data.kodak import check_kodak, fetch_kodak
 
-#: Seeds of the generated sets; far apart, so that no picture is in two of them.
+#: Seeds of the generated sets; far apart, so that no image is in two of them.
 _TRAIN_SEED, _VAL_SEED, _TEST_SEED = 0, 1_000_000, 2_000_000
 _TRAIN_LEAVES, _TEST_LEAVES = 128, 24
 
-#: Subfolders that are a split of their own, in any capitalisation.
+#: Names of subfolders that define a split, in any capitalization.
 _TRAIN_FOLDERS, _VAL_FOLDERS = ("train",), ("val", "valid", "validation")
 
-#: Names of sets that mean something else: images, or other groups of figures.
+#: Reserved names: other image sets, or other groups of metrics.
 _TAKEN = re.compile(r"(kodak|deadleaves|val|train|time|memory)(_first\d+)?")
 
-#: Characters of a set's name at the most: MLflow takes 250 in that of a metric.
+#: Maximum length of a set's name; MLflow allows 250 characters in the name of a metric.
 _LONGEST = 100
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A named set of images; metrics carry the name, and no other set is ever called 'kodak'."""
+    """A named set of images; the name is part of metric names, and only the Kodak set is named 'kodak'."""
 
     name: str
     images: PackedImages
@@ -46,19 +46,19 @@ def is_generated(data: str | None) -> bool:
 def training_and_validation(
     data: str | None, validation_count: int, cache: Path
 ) -> tuple[ImageSet, ImageSet]:
-    """The images to train on and `validation_count` (or fewer) others to select on.
+    """The training images, and at most `validation_count` validation images.
 
-    `data` is None or 'deadleaves' for generated pictures, else a folder. Its subfolders `train` and
-    `val` are the split if they are there; otherwise a fixed random choice is held out, at most a
-    fifth, and copies of what is held out are left out of the training. Raises ImageError when there is
-    nothing to train or to select on, or a picture is in `train` and in `val`.
+    `data` is None or 'deadleaves' for generated images, else a folder. Subfolders `train` and `val` define
+    the split if they exist; otherwise a fixed random sample, at most a fifth, is held out for validation, and
+    copies of held-out images are removed from training. Raises ImageError if there are no training or
+    validation images, or if an image is in both `train` and `val`.
     """
     if is_generated(data):
         train = pack_dead_leaves(_TRAIN_SEED, _TRAIN_LEAVES, cache)
         val = pack_dead_leaves(_VAL_SEED, validation_count, cache)
         return (
-            ImageSet("deadleaves", train, f"{len(train)} generated dead-leaves pictures"),
-            ImageSet("val", val, f"{len(val)} other dead-leaves pictures"),
+            ImageSet("deadleaves", train, f"{len(train)} generated dead leaves images"),
+            ImageSet("val", val, f"{len(val)} other dead leaves images"),
         )
     root = Path(str(data))
     split = _split(root, validation_count)
@@ -69,7 +69,7 @@ def training_and_validation(
             raise ImageError(_in_both(root, twins))
         kept = [path for path in split.train if path.relative_to(root).as_posix() not in twins]
         if len(twins) == len(train):
-            raise ImageError(f"all images of {root} are copies of those held out; add some that differ")
+            raise ImageError(f"all images of {root} are copies of held-out images; add different images")
         train = pack_files(kept, root, cache)
         left_out = {**left_out, "identical to a held-out image": list(twins)}
     return (
@@ -79,19 +79,19 @@ def training_and_validation(
 
 
 def _in_both(root: Path, twins: dict[str, str]) -> str:
-    """Why a split cannot be used: images to train on, each with that to select on which is the same."""
+    """The error for a split with images in both parts; `twins`: training image -> equal validation image."""
     trained, selected = next(iter(twins.items()))
     more = f" (and {len(twins) - 1} more are in both)" if len(twins) > 1 else ""
     return (
-        f"{root / trained} and {root / selected} are the same picture{more}, and what is trained on "
-        "cannot be selected on; remove one of the two"
+        f"{root / trained} and {root / selected} are the same image{more}; training and validation images "
+        "must differ: remove one of the two"
     )
 
 
 @dataclass(frozen=True)
 class _Split:
-    """Files to train on and to select on, how they were told apart, whether by their folders, and what was
-    left out, of the folder to select on apart."""
+    """Training and validation files; `how` describes the split, `given`: whether subfolders define it;
+    ignored files of the training folder and of the validation folder."""
 
     train: list[Path]
     val: list[Path]
@@ -107,8 +107,8 @@ def _split(root: Path, validation_count: int) -> _Split:
     found = look_through(by_folder or root)
     left_out = found.left_out
     if by_folder and (others := _beside(root, (by_folder, val_folder))):
-        left_out = {**left_out, f"beside {by_folder.name}": others}
-    # A choice of its own, whatever the search's seed: searches with other seeds stay comparable.
+        left_out = {**left_out, f"outside {by_folder.name}": others}
+    # Independent of the search's seed, so that searches with different seeds stay comparable.
     draw = np.random.default_rng(0)
     if val_folder:
         val = look_through(val_folder)
@@ -117,7 +117,7 @@ def _split(root: Path, validation_count: int) -> _Split:
         return _Split(found.files, val_files, f"of {val_folder}", True, left_out, val.left_out)
     if len(found.files) < 2:
         raise ImageError(
-            f"{root} holds one image; at least two are needed, one is held out to select on{note(left_out)}"
+            f"{root} has one image; at least two are needed, one of them for validation{note(left_out)}"
         )
     count = min(validation_count, max(1, len(found.files) // 5))
     held_out = set(draw.permutation(len(found.files))[:count].tolist())
@@ -128,8 +128,8 @@ def _split(root: Path, validation_count: int) -> _Split:
 
 
 def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The subfolder of one of these names, in any capitalisation; the earliest as written, else the earliest
-    in another."""
+    """The subfolder with one of these names. An exact match wins over another capitalization, then the
+    earlier name."""
     if not root.is_dir():
         return None
     there = [path for path in root.iterdir() if path.name.lower() in names and path.is_dir()]
@@ -138,18 +138,18 @@ def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _beside(root: Path, chosen: tuple[Path | None, ...]) -> list[str]:
-    """Other folders and images right below the root, which a split leaves out."""
+    """Other folders and images directly in the root, which a split ignores."""
     there = (path for path in sorted(root.iterdir()) if path not in chosen and path.name[0] != ".")
     return [path.name for path in there if path.suffix.lower() in SUFFIXES or path.is_dir()]
 
 
 def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> ImageSet:
-    """The images to report on: `test` is 'auto' (Kodak from the folder `kodak`, else fetched, else
-    dead leaves), 'deadleaves', or a folder; only the first `count` of them if that is given.
+    """The test images: `test` is 'auto' (Kodak from the folder `kodak`, else downloaded, else dead leaves),
+    'deadleaves', or a folder; only the first `count` images if given.
 
-    Raises ImageError for a folder that is not what it should be.
+    Raises ImageError for an unusable folder.
     """
-    name, root, source = "deadleaves", None, "generated dead-leaves pictures"
+    name, root, source = "deadleaves", None, "generated dead leaves images"
     if test not in ("auto", "deadleaves"):
         root = Path(test)
         name = set_name(root)
@@ -173,8 +173,8 @@ def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> Im
 
 
 def set_name(folder: Path) -> str:
-    """What figures call the images of a folder: its name, in lower case, of letters and digits of any script
-    and '_', which is what MLflow takes in the name of a metric; never a name that means something else."""
+    """The name of a folder's images in metric names: the folder's name in lower case, reduced to letters and
+    digits of any script and '_', which MLflow accepts; never a reserved name."""
     given = _lower(folder)
     letters = "".join(c for c in given if not unicodedata.category(c).startswith("M"))
     name = re.sub(r"[\W_]+", "_", letters).strip("_")[:_LONGEST]
@@ -188,18 +188,18 @@ def _lower(folder: Path) -> str:
 
 
 def _renamed(folder: Path, name: str) -> str:
-    """A remark if a set's name lacks more of its folder's than capitals, blanks and ASCII punctuation."""
+    """A note if a set's name differs from its folder's in more than case, blanks and ASCII punctuation."""
     given = _lower(folder)
     if len(given) <= _LONGEST and all(c.isascii() or c.isalnum() for c in given) and re.search(r"\w", given):
         return ""
-    return f" (called {name} in all figures, whose names have letters, digits and '_' alone)"
+    return f" (named {name} in metric names, which allow only letters, digits and '_')"
 
 
 def noting_overlap(test: ImageSet, train: ImageSet, val: ImageSet) -> ImageSet:
-    """The images to report on, with a remark if some are also trained or selected on."""
+    """The test images, with a note if some are also training or validation images."""
     remarks = [
         f"; {len(twins)} of them {what}"
-        for what, other in (("are trained on, too", train), ("are selected on, too", val))
+        for what, other in (("are also training images", train), ("are also validation images", val))
         if (twins := copies(test.images, other.images))
     ]
     return replace(test, source=test.source + "".join(remarks))

@@ -1,4 +1,4 @@
-"""Bjontegaard deltas between rate-distortion curves, for one point of a curve, and with intervals."""
+"""Bjontegaard deltas between rate-distortion curves, at a single point, and with confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scipy.interpolate import PchipInterpolator
 
 from lic.errors import LictuneError
 
-#: Share of the joint quality (or rate) range that two curves must have in common.
+#: Minimum fraction of their joint quality (or rate) range that two curves must share.
 MIN_OVERLAP = 0.5
 
 
 class CurveError(LictuneError):
-    """A rate-distortion curve, or pair of curves, that has no Bjontegaard delta; says why."""
+    """A curve, or pair of curves, has no Bjontegaard delta; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Curve:
 
     @staticmethod
     def front(rate: ArrayLike, quality: ArrayLike) -> Curve:
-        """The curve through the points that no other beats: a point with more bits and no more
-        quality than another is left out. Of a monotone curve that is every point."""
+        """The curve through the Pareto-optimal points: drops points with more bits and no more quality than
+        another. A monotone curve keeps all its points."""
         rates, qualities = np.asarray(rate, float), np.asarray(quality, float)
         order = np.lexsort((-qualities, rates))
         best_before = np.maximum.accumulate(np.r_[-np.inf, qualities[order][:-1]])
@@ -55,7 +55,7 @@ class Curve:
             raise CurveError("the rate-distortion curve has a point that is not finite")
         if self.rate[0] <= 0:
             raise CurveError(f"the rate-distortion curve has a rate of {self.rate[0]:.4g} bpp")
-        # Of the logarithms, between which is interpolated: two rates can differ by less than those can.
+        # Compare logarithms, which are interpolated: different rates can have equal logarithms.
         falls = np.flatnonzero((np.diff(np.log10(self.rate)) <= 0) | (np.diff(self.quality) <= 0))
         if len(falls):
             i = falls[0]
@@ -67,7 +67,7 @@ class Curve:
 
 
 def overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Length of the range that both have, over the length of the range that either has."""
+    """Length of the common range over the length of the joint range."""
     common = min(first.max(), second.max()) - max(first.min(), second.min())
     return float(max(0.0, common) / (max(first.max(), second.max()) - min(first.min(), second.min())))
 
@@ -127,7 +127,7 @@ def point_bd_rate(baseline: Curve, rate: float, quality: float) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval, both in percent."""
+    """A value with its 95 % interval, in percent."""
 
     value: float
     low: float
@@ -152,8 +152,8 @@ class ImageCurve:
         quality: Sequence[Sequence[float]],
         combine: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda mean: mean,
     ) -> ImageCurve:
-        """The curve through points that were measured image by image. Raises CurveError if there is none, or
-        they were not all measured on as many images."""
+        """The curve through points measured per image. Raises CurveError if there is no point, or if the
+        points were measured on different numbers of images."""
         counts = sorted({len(row) for row in (*rate, *quality)})
         if len(counts) != 1:
             raise CurveError(f"its points were measured on {' and '.join(map(str, counts)) or 'no'} images")
@@ -164,8 +164,8 @@ class ImageCurve:
         return Curve.of(self.rate[:, images].mean(axis=1), self.combine(self.quality[:, images].mean(axis=1)))
 
     def by_block(self, blocks: int) -> ImageCurve:
-        """Points that are given one codec after the other, such as one per training seed, as one curve
-        whose columns are the images of the first, then of the second, and so on."""
+        """Merge the points of several codecs, given one after the other (such as one per training seed), into
+        one curve: its columns are the images of the first codec, then of the second, and so on."""
         rate, quality = (
             table.reshape(blocks, -1, table.shape[1]).transpose(1, 0, 2).reshape(len(table) // blocks, -1)
             for table in (self.rate, self.quality)
@@ -178,10 +178,10 @@ def bd_rate_interval(
 ) -> Interval:
     """BD-rate with its 95 % interval by paired bootstrap over the images.
 
-    Each resample draws images with repetition, the same for both codecs. With several `blocks` the
-    columns are as many repetitions of the same images (training seeds); blocks are drawn as well,
-    and images alike in each. Raises CurveError as `bd_rate` does, when the two were measured on different
-    numbers of images, or when over 5 % of the resamples have no BD-rate of their own.
+    Each resample draws images with replacement, the same for both codecs. With several `blocks`, the columns
+    repeat the same images once per block (training seed); blocks are resampled as well, with the same images
+    in each. Raises CurveError as `bd_rate` does, if the two curves have different numbers of images, or if
+    more than 5 % of the resamples have no BD-rate.
     """
     if anchor.rate.shape[1] != test.rate.shape[1]:
         raise CurveError(

@@ -1,4 +1,4 @@
-"""Rate and quality of a model on a set of images, one row an image."""
+"""Evaluates rate and distortion of a model on a set of images, one row per image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lic.losses.criterion import PEAK
 from lic.models.acceleration import matrix_units
 from lic.models.compressai_parts import compute_padding
 
-#: Every model of CompressAI here halves the size six times from the image to z.
+#: The supported CompressAI models halve the size six times from the image to z.
 STRIDE = 64
 
-#: Images of one size that are evaluated at once, in pixels.
+#: Pixels to evaluate in one batch of images of equal size.
 _BATCH_PIXELS = {"cpu": 1 << 19, "cuda": 1 << 24}
 
 COLUMNS = ("image", "pixels", "bpp", "bpp_y", "bpp_z", "mse", "psnr", "ms_ssim", "ms_ssim_db")
@@ -76,15 +76,15 @@ def evaluate(
 ) -> pd.DataFrame:
     """The per-image table of `COLUMNS`, in the order of `images`.
 
-    The reconstruction is rounded to 8 bits before any measure; bpp is the entropy estimate. An
-    image whose sides are not multiples of 64 is padded as CompressAI's evaluation does and
-    cropped again. `crop` cuts the central crop x crop pixels out first. MS-SSIM is NaN where it
-    is not asked for or the image is smaller than 161 pixels.
+    The reconstruction is rounded to 8 bits before measuring; bpp is the entropy estimate. An image whose
+    sides are not multiples of 64 is padded as in CompressAI's evaluation, and cropped afterwards. `crop`
+    first takes the central crop x crop pixels. MS-SSIM is NaN if not requested, or if the image is smaller
+    than 161 pixels.
     """
     training = model.training
     model.eval()
     rows: dict[int, dict[str, float | str]] = {}
-    with matrix_units(tf32=False):  # however it was trained, it is measured in fp32
+    with matrix_units(tf32=False):  # measured in fp32, whatever the training precision
         for numbers, batch in _batches(images, device, crop):
             for number, row in zip(numbers, _measure(model, batch, with_ms_ssim), strict=True):
                 rows[number] = {"image": images.images[number].name, **row}
@@ -104,14 +104,14 @@ def batch_of(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def padding_of(height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What to pad an image by for a model, as CompressAI's evaluation does, and to crop again."""
+    """The padding of an image for a model, as in CompressAI's evaluation, and the inverse cropping."""
     pads: tuple[tuple[int, ...], tuple[int, ...]] = compute_padding(height, width, min_div=STRIDE)
     return pads
 
 
 def _batches(images: PackedImages, device: str, crop: int | None) -> Iterator[tuple[list[int], Tensor]]:
-    """Images of equal size together: their numbers, and N x 3 x H x W float32 in [0, 1], whose channels come
-    last in memory: without a backward pass that is faster on every device."""
+    """Batches of images of equal size: their numbers, and N x 3 x H x W float32 in [0, 1] in channels-last
+    memory format, which is faster on every device without a backward pass."""
     by_size = defaultdict(list)
     for number, image in enumerate(images.images):
         size = (image.height, image.width)
@@ -134,8 +134,8 @@ def _measure(model: nn.Module, batch: Tensor, with_ms_ssim: bool) -> list[dict[s
 
 
 def reconstruct(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """What a model makes of a batch, N x 3 x H x W in [0, 1]: the decoded images, of the same shape but in
-    whole numbers from 0 to 255, and the likelihoods of the latents, those of the padding included."""
+    """Run a model on a batch, N x 3 x H x W in [0, 1]. Returns the decoded images, of the same shape with
+    integer values from 0 to 255, and the likelihoods of the latents, including the padding's."""
     height, width = batch.shape[2:]
     padding, cropping = padding_of(height, width)
     output = model(nn.functional.pad(batch, padding, mode="constant", value=0))
@@ -146,7 +146,7 @@ def reconstruct(model: nn.Module, batch: Tensor) -> tuple[Tensor, dict[str, Tens
 def measures(
     batch: Tensor, decoded: Tensor, likelihoods: dict[str, Tensor], with_ms_ssim: bool
 ) -> list[dict[str, float]]:
-    """The rows of `evaluate`, less the names, of a batch and what `reconstruct` gave for it."""
+    """The rows of `evaluate`, without names, for a batch and the result of `reconstruct`."""
     count, _, height, width = batch.shape
     original = batch.mul(PEAK).round()
     bpp = {

@@ -1,4 +1,4 @@
-"""One image through two models, before and after tuning: figures 3 and 4 of Pakdaman and Gabbouj (2024)."""
+"""One image coded by the baseline and the tuned model: figures 3 and 4 of Pakdaman and Gabbouj (2024)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CROP = 128
 
 @dataclass(frozen=True)
 class Example:
-    """One image, H x W x 3 uint8, through both models; `crop` is the rows and columns to look at."""
+    """One image, H x W x 3 uint8, coded by both models; `crop` holds the rows and columns to show."""
 
     name: str
     original: NDArray[np.uint8] = field(repr=False)
@@ -31,31 +31,31 @@ class Example:
 
     @staticmethod
     def of(name: str, pixels: NDArray[np.uint8], baseline: nn.Module, tuned: nn.Module) -> Example:
-        """An image, H x W x 3 uint8, through two models in evaluation mode on the CPU, and the crop in which
-        their reconstructions differ most. Raises ModelError if a model has no latent y."""
+        """Run an image, H x W x 3 uint8, through two models in evaluation mode on the CPU, and find the crop
+        in which their reconstructions differ most. Raises ModelError if a model has no latent y."""
         before, after = examine(baseline, pixels), examine(tuned, pixels)
         return Example(name, pixels, before, after, most_different(before.decoded, after.decoded, CROP))
 
     @property
     def ratio(self) -> float:
-        """The summed correlation of the tuned model's channels to the baseline's; NaN where that is 0."""
+        """Summed channel correlation of the tuned model over that of the baseline; NaN if the latter is 0."""
         before = correlation_sum(self.baseline.correlation)
         return correlation_sum(self.tuned.correlation) / before if before else float("nan")
 
     @property
     def paper_ratio(self) -> float | None:
-        """What the paper has for `ratio` of this image."""
+        """The paper's value of `ratio` for this image, if it reports one."""
         return CORRELATION_RATIOS.get(self.name)
 
     def captioned(self) -> list[tuple[str, NDArray[np.uint8]]]:
-        """The crops of the original and of both reconstructions, with captions: bits, PSNR and MS-SSIM are
-        those of the whole image."""
+        """The crops of the original and both reconstructions, with captions; rate, PSNR and MS-SSIM are those
+        of the whole image."""
         shown = [(f"{self.name}: original", self.original[self.crop])]
         for name, model in (("baseline", self.baseline), ("tuned", self.tuned)):
-            figures = model.figures
-            ms_ssim = "-" if math.isnan(figures["ms_ssim"]) else f"{figures['ms_ssim']:.4f}"
-            quality = f"{figures['psnr']:.2f} dB, MS-SSIM {ms_ssim}"
-            shown.append((f"{name}: {figures['bpp']:.4f} bpp, {quality}", model.decoded[self.crop]))
+            metrics = model.metrics
+            ms_ssim = "-" if math.isnan(metrics["ms_ssim"]) else f"{metrics['ms_ssim']:.4f}"
+            quality = f"{metrics['psnr']:.2f} dB, MS-SSIM {ms_ssim}"
+            shown.append((f"{name}: {metrics['bpp']:.4f} bpp, {quality}", model.decoded[self.crop]))
         return shown
 
 

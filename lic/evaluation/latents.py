@@ -1,6 +1,6 @@
-"""What a model makes of one image: its latent y, how alike its channels are, and what each of them costs.
+"""Analyses one image in one model: the latent y, the correlation between its channels, and the bits of each.
 
-Figure 4 of Pakdaman and Gabbouj (2024) shows these of a model trained with and without decorrelation.
+Figure 4 of Pakdaman and Gabbouj (2024) shows these for a model trained with and without decorrelation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from lic.evaluation.evaluate import batch_of, measures, padding_of, reconstruct
 from lic.models.build import LatentTap
 
-#: A channel that varies less than this, against its largest magnitude, is a constant but for rounding.
+#: A channel whose variation relative to its largest magnitude is below this counts as constant.
 _CONSTANT = 1e-6
 
 
@@ -25,15 +25,14 @@ _CONSTANT = 1e-6
 class Examined:
     """One image, H x W pixels, through one model.
 
-    `decoded` is H x W x 3 uint8; `figures` are those of lic.evaluation.evaluate.COLUMNS, less the name, of
-    the whole image. `feature_map`, h x w, is the sum of all M channels of y before quantisation over the
-    positions that cover the image; `correlation`, M x M, is `channel_correlation` of the same;
-    `channel_bits`, M values in the channels' order, the bits that the entropy estimate gives each: they sum
-    to bpp_y H W.
+    `decoded` is H x W x 3 uint8. `metrics` are those of lic.evaluation.evaluate.COLUMNS, without the name,
+    for the whole image. `feature_map`, h x w, is the sum of all M channels of y before quantization, at the
+    positions that cover the image. `correlation`, M x M, is `channel_correlation` of the same.
+    `channel_bits` has the bits of each of the M channels by the entropy estimate; their sum is bpp_y H W.
     """
 
     decoded: NDArray[np.uint8] = field(repr=False)
-    figures: dict[str, float]
+    metrics: dict[str, float]
     feature_map: NDArray[np.float32] = field(repr=False)
     correlation: NDArray[np.float64] = field(repr=False)
     channel_bits: NDArray[np.float64] = field(repr=False)
@@ -59,7 +58,7 @@ def examine(model: nn.Module, pixels: NDArray[np.uint8]) -> Examined:
 
 
 def _inside(latent: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """The positions of y, M x h x w, that see any of the H x W image within its padding."""
+    """The part of y, M x h x w, that covers the H x W image, without positions that see only padding."""
     left, right, top, bottom = padding_of(height, width)[0]
     rows = _covering(top, height, (top + height + bottom) // latent.shape[1])
     columns = _covering(left, width, (left + width + right) // latent.shape[2])
@@ -71,9 +70,9 @@ def _covering(start: int, length: int, stride: int) -> slice:
 
 
 def channel_correlation(latent: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Pearson's correlation of every two channels of a latent, M x h x w, over its h w positions: M x M.
+    """Pearson's correlation between the channels of a latent, M x h x w, over its h w positions: M x M.
 
-    A constant channel goes along with none: its row and column are 0, the diagonal included.
+    For a constant channel the row and column are 0, including the diagonal.
     """
     values = latent.reshape(len(latent), -1).astype(np.float64)
     centred = values - values.mean(1, keepdims=True)
@@ -85,6 +84,5 @@ def channel_correlation(latent: NDArray[np.floating[Any]]) -> NDArray[np.float64
 
 
 def correlation_sum(correlation: NDArray[np.float64]) -> float:
-    """The sum of the absolute correlations of all ordered pairs of different channels; each channel's with
-    itself is 1 in any model, and left out."""
+    """The sum of absolute correlations over all ordered pairs of different channels."""
     return float(np.abs(correlation).sum() - np.abs(np.diag(correlation)).sum())

@@ -1,10 +1,10 @@
-"""MS-SSIM of 8-bit images, in less than half the time of pytorch_msssim, whose figures these are.
+"""MS-SSIM of 8-bit images, with the values of pytorch_msssim in less than half the time.
 
 Wang, Simoncelli and Bovik (2003), 'Multiscale structural similarity for image quality assessment', with the
 constants in common use: five scales, an 11-tap Gaussian window of sigma 1.5, K = (0.01, 0.03).
 
-SSIM needs windowed means of x, y, x^2 + y^2 and xy. A separable window runs down the columns, which lie next
-to one another in memory and keep a CPU's vector units busy, where the three channels of an image do not.
+SSIM needs windowed means of x, y, x^2 + y^2 and xy. The separable window runs along the columns: they are
+adjacent in memory and fill a CPU's vector units, which the three channels of an image do not.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 _TAPS, _SIGMA = 11, 1.5
 
-#: Columns that are filtered as one: a whole number of any CPU's vectors.
+#: Number of columns filtered together: a multiple of any CPU's vector length.
 _LANES = 16
 
 #: The stabilising constants of luminance and of contrast.
 _C1, _C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
-#: MS-SSIM halves the image four times and then needs its window.
+#: Minimum side in pixels: MS-SSIM halves the image four times and then applies its window.
 SMALLEST = (_TAPS - 1) * 2**4 + 1
 
 
@@ -54,7 +54,7 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
 
 
 def unmeasurable(images: Iterable[tuple[str, int, int]]) -> str:
-    """Why a set of images, given by name, height and width, has no MS-SSIM; empty if it has one."""
+    """Why MS-SSIM is undefined for these images, given by name, height and width; empty if it is defined."""
     small = [(name, height, width) for name, height, width in images if min(height, width) < SMALLEST]
     if not small:
         return ""
@@ -74,12 +74,12 @@ def _windowed(images: Tensor) -> Tensor:
 
 
 def _down(planes: Tensor) -> Tensor:
-    """The window along the height, of N x H x W: N x (H - 10) x W, the width filled up to whole lanes.
-    Columns stand for the channels of a depthwise filter, next to one another in memory."""
+    """Apply the window along the height of N x H x W: N x (H - 10) x W, the width padded to whole lanes.
+    Columns act as the channels of a depthwise filter, adjacent in memory."""
     count, height, width = planes.shape
     filled = planes
     if width % _LANES or not planes.is_contiguous():
-        # What is in the columns more does not matter: no lane sees another.
+        # The content of the padding columns does not matter: lanes are independent.
         filled = planes.new_empty(count, height, width + -width % _LANES)
         filled[..., :width] = planes
     lanes = filled.view(count, height, -1, _LANES).permute(0, 3, 1, 2)

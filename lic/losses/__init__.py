@@ -1,1 +1,1 @@
-"""The training criterion and what regularises the latents."""
+"""The training criterion and the regularization of the latents."""

@@ -14,12 +14,12 @@ from lic.recipe import Scale, TrainingConfig
 
 PEAK = 255.0
 
-#: The terms of the criterion, in the order in which a training reports them.
+#: The terms of the criterion, in the order in which training reports them.
 TERMS = ("rate_y", "rate_z", "mse", "decorrelation", "alpha_L_over_D", "loss")
 
 
 def rate(likelihoods: Tensor, pixels: int) -> Tensor:
-    """Bits per pixel that the likelihoods cost."""
+    """Rate of the likelihoods in bits per pixel."""
     return torch.log(likelihoods).sum() / (-math.log(2) * pixels)
 
 
@@ -28,7 +28,8 @@ class Criterion:
     """R(y) + R(z) + lambda_d (D + alpha L); D is the MSE on the 0..255 scale, R in bits per pixel.
 
     With strategy '' (alpha = 0) the loss is CompressAI's RateDistortionLoss bit for bit, and L is not
-    computed. `lmbda` and `alpha` may be scalar tensors: compiled code is then that of all rates and weights.
+    computed. `lmbda` and `alpha` may be scalar tensors, so that all qualities and weights share compiled
+    code.
     """
 
     lmbda: float | Tensor
@@ -38,7 +39,7 @@ class Criterion:
 
     @staticmethod
     def of(config: TrainingConfig, device: torch.device) -> Criterion:
-        """The criterion of a training, its numbers on the device."""
+        """The criterion of a training run, with its constants on the device."""
         lmbda, alpha = torch.tensor([config.lmbda, config.alpha], device=device).unbind()
         return Criterion(lmbda, alpha, config.strategy if config.alpha else "", config.scale)
 

@@ -16,10 +16,10 @@ PAPER_BATCH, PAPER_PATCH_PIXELS, PAPER_CHANNELS = 16, 256 * 256, 128
 
 
 class _Decorrelation(torch.autograd.Function):
-    """L and its gradient in one go. With X = Fc, N x C at a position, and S the signs of X'X, L is the inner
-    product of X and X S, and its gradient is 2 X S, whose mean over the batch is 0, as that of X is: so the
-    centring needs no gradient of its own. The C x C products are passed over twice (made, turned into
-    signs) instead of five times."""
+    """Computes L and its gradient together. With X = Fc, N x C at a position, and S the signs of X'X, L is
+    the inner product of X and X S, and its gradient is 2 X S. The mean of the gradient over the batch is 0,
+    like that of X, so the centring needs no gradient. The C x C products are read twice instead of five
+    times."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
@@ -45,15 +45,15 @@ def decorrelation(features: Tensor) -> Tensor:
     over all ordered channel pairs (diagonal included), of the absolute cross products.
 
     Memory: the largest tensor is the H*W x C x C cross products, 4 H W C^2 bytes in float32 (16.8 MB for
-    y at the paper's 16 x 16 x 128), and it is gone when this returns.
+    y at the paper's 16 x 16 x 128); it is freed on return.
     """
     penalty: Tensor = _Decorrelation.apply(features)
     return penalty
 
 
 def scale_factor(batch: int, patch_pixels: int, channels: int, scale: Scale) -> float:
-    """What the plain sum is multiplied by: 1 for 'paper', for 'reference' the ratio that gives
-    another geometry an L of the order it has at the paper's."""
+    """Factor of the plain sum: 1 for 'paper'; for 'reference' the ratio that scales L of another batch, patch
+    and channel count to the order of magnitude that it has in the paper's geometry."""
     if scale == "paper":
         return 1.0
     return PAPER_BATCH / batch * PAPER_PATCH_PIXELS / patch_pixels * (PAPER_CHANNELS / channels) ** 2
@@ -65,7 +65,7 @@ def latent_decorrelation(latents: Latents, strategy: str, patch_pixels: int, sca
     for name in strategy.split("+"):
         features = latents.y if name == "y" else latents.z
         if features is None:
-            raise ModelError(f"strategy '{strategy}' needs the hyper-latent z; the model has none")
+            raise ModelError(f"strategy '{strategy}' needs the hyper-latent z, which the model lacks")
         factor = scale_factor(features.shape[0], patch_pixels, features.shape[1], scale)
         total = total + factor * decorrelation(features)
     return total

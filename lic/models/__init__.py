@@ -1,1 +1,1 @@
-"""Architectures at any width, what makes them fast on a device, and the weights small searches start from."""
+"""Model architectures at any width, their acceleration on a device, and the starter weights."""

@@ -1,4 +1,4 @@
-"""What makes training fast on the device at hand and does not change what it computes.
+"""Accelerates training on a device without changing what it computes.
 
 The switches are those of lic.recipe.Acceleration.
 """
@@ -18,27 +18,27 @@ from torch import Tensor, nn
 
 from lic.models.compressai_parts import EntropyBottleneck, EntropyModel, MaskedConv2d
 
-#: Parameters of glibc's mallopt (malloc.h): how much freed memory goes back to the kernel, and how many
-#: blocks may be the kernel's own from the first.
+#: Parameters of glibc's mallopt (malloc.h): the freed memory above which it is returned to the kernel, and
+#: the maximum number of blocks allocated with mmap.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def device_name(device: str) -> str:
-    """What the GPU, or on the CPU the processor, is called, as far as Linux tells that."""
+    """The name of the GPU or, for 'cpu', of the processor, if Linux reports it."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, for its next tensors.
+    """Make this process keep freed memory for its next tensors.
 
-    By default each large tensor is memory that the kernel has to find and fill with zeros, again in every
-    step; on the CPU that is a good part of one. Does nothing where the C library is not glibc.
+    By default the kernel allocates and zeroes the memory of each large tensor, again in every step, which is
+    a considerable part of a step on the CPU. Does nothing if the C library is not glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -48,8 +48,8 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def matrix_units(tf32: bool, autotune: bool = False) -> Iterator[None]:
-    """Whether CUDA's matrix units may take the factors of fp32 products in TF32 (by torch's own default
-    convolutions may, and other products may not), and whether cuDNN tries which of its kernels is fastest."""
+    """Set whether fp32 products may use TF32 (torch's default allows it for convolutions only), and whether
+    cuDNN benchmarks its kernels."""
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark
     cudnn.allow_tf32 = products.allow_tf32 = tf32
@@ -61,17 +61,16 @@ def matrix_units(tf32: bool, autotune: bool = False) -> Iterator[None]:
 
 
 class CaptureError(RuntimeError):
-    """A step of which no CUDA graph can be made; it was not run, then."""
+    """No CUDA graph can be captured of a step; the step was not run."""
 
 
 class StepGraph:
-    """A training step as one CUDA graph: the host starts one thing a step where else it starts some hundred
-    kernels, which takes it longer than they run.
+    """A training step as one CUDA graph: one launch per step instead of some hundred kernel launches, which
+    take longer than the kernels run.
 
-    `work` takes a batch and returns a tensor on the GPU; but for the batch, it must be a function of what
-    lies where it lay (weights, their optimiser's state, learning rate) and of torch's generator. The first
-    calls run it as it is, since a capture may neither compile nor choose kernels; then it is captured and
-    replayed.
+    `work` takes a batch and returns a tensor on the GPU. Apart from the batch, it may depend only on tensors
+    at fixed addresses (weights, optimizer state, learning rate) and on torch's generator. The first calls run
+    it eagerly, since a capture can neither compile nor select kernels; then it is captured and replayed.
     """
 
     _WARM_UP = 3
@@ -100,8 +99,8 @@ class StepGraph:
 
 
 def _aside(work: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
-    """The result of a work that is to be captured: not on the default stream, whose traces in autograd's
-    state a capture would trip over."""
+    """Run work that is to be captured later on a side stream: use of the default stream would leave autograd
+    state that makes the capture fail."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -111,18 +110,18 @@ def _aside(work: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None
 
 
 def free_latents_and_entropy_models(model: nn.Module) -> None:
-    """Make a model fit for autocast, for compilation, and for a device that the host does not wait for.
+    """Prepare a model for autocast, compilation and asynchronous execution.
 
-    Autocast ends at the latents: they and all that the entropy models compute are fp32. In bfloat16 a latent
-    of 50 has steps of a quarter, too coarse beside quantisation noise of width 1. CompressAI's entropy
+    Autocast ends at the latents: the latents and the entropy models compute in fp32. In bfloat16 a latent of
+    value 50 has steps of 0.25, too coarse compared with quantization noise of width 1. CompressAI's entropy
     bottleneck reads a permutation back from the device at every call; here it is a transposition. Its masked
-    convolution puts new weights in the place of its old ones at every call, in another layout than compiled
-    code was made for (torch 2.11 then ends with an AssertionError); here they are masked where they lie.
+    convolution replaces its weight tensor at every call, in another layout than compiled code expects
+    (AssertionError in torch 2.11); here the weights are masked in place.
     """
     for path, module in model.named_modules():
         if path.rpartition(".")[2] in ("g_a", "h_a"):
             module.register_forward_hook(_to_fp32)
-        # By its class, not by a method of this one module: compiled code asks whether a model is alike.
+        # Replace the class rather than a method of the module: compiled code checks the class of modules.
         kind: Any = type(module)
         if isinstance(module, EntropyModel):
             module.__class__ = _freed(kind)
@@ -136,7 +135,7 @@ def _to_fp32(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
 
 @functools.cache
 def _freed(kind: Any) -> type[nn.Module]:
-    """The class of the same entropy model, in fp32 always."""
+    """A subclass of this entropy model that always computes in fp32."""
     plain = _bottleneck if kind is EntropyBottleneck else kind.forward
 
     class Freed(kind):  # type: ignore[misc]  # of whichever class the model has
@@ -150,7 +149,7 @@ def _freed(kind: Any) -> type[nn.Module]:
 
 @functools.cache
 def _masked_in_place(kind: Any) -> Any:
-    """The class of the same masked convolution, whose weights stay where they are."""
+    """A subclass of this masked convolution that masks its weights in place."""
 
     class MaskedInPlace(kind):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Tensor:
@@ -166,7 +165,7 @@ def _fp32(value: Any) -> Any:
 
 
 def _bottleneck(module: Any, x: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
-    """EntropyBottleneck.forward of CompressAI 1.2.8, with the same numbers: z and its likelihoods."""
+    """EntropyBottleneck.forward of CompressAI 1.2.8 with identical results: z and its likelihoods."""
     by_channel = x.transpose(0, 1).contiguous()
     values = by_channel.reshape(x.shape[1], 1, -1)
     noisy = module.training if training is None else training

@@ -1,4 +1,4 @@
-"""Which models and strategies there are: names only, so that a command can check them at once."""
+"""The names of models and strategies, without importing torch, so that commands can check them quickly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHTS = "model.safetensors"
 
 
 class ModelError(LictuneError):
-    """A model, latent or weight file that cannot be had; the message is for the user."""
+    """A model, latent or weights file is not available; the message is for the user."""
 
 
 def architecture(name: str) -> str:
@@ -41,68 +41,68 @@ def architecture(name: str) -> str:
     resolved = ALIASES.get(name, name)
     if resolved not in ARCHITECTURES:
         known = ", ".join([*ALIASES, *ARCHITECTURES])
-        raise ModelError(f"no model is called {shown(name)}; choose one of {known}")
+        raise ModelError(f"unknown model {shown(name)}; choose from {known}")
     return resolved
 
 
 def strategies(name: str) -> tuple[str, ...]:
-    """The decorrelation strategies that the architecture offers: no z, no 'z' and no 'y+z'."""
+    """The decorrelation strategies of the architecture; 'z' and 'y+z' need a hyper-latent z."""
     return STRATEGIES if ARCHITECTURES[architecture(name)][1] else ("y",)
 
 
 def check_strategy(name: str, strategy: str) -> None:
     """Raise ModelError if the architecture lacks a latent that `strategy` decorrelates."""
     if strategy not in STRATEGIES:
-        raise ModelError(f"no strategy is called {shown(strategy)}; choose one of {', '.join(STRATEGIES)}")
+        raise ModelError(f"unknown strategy {shown(strategy)}; choose from {', '.join(STRATEGIES)}")
     if strategy not in strategies(name):
         raise ModelError(
-            f"strategy '{strategy}' needs the hyper-latent z, and {architecture(name)} has none; "
+            f"strategy '{strategy}' needs the hyper-latent z, which {architecture(name)} lacks; "
             "use strategy 'y'"
         )
 
 
 def starter_path(name: str, width: int, latent_width: int | None = None) -> Path:
-    """Where the repository keeps its starter weights of this model and width."""
+    """The path of the starter weights of this model and width; the file may not exist."""
     latent = width if latent_width is None else latent_width
     size = f"{width}" if latent == width else f"{width}x{latent}"
     return STARTERS / f"{architecture(name)}-{size}.safetensors"
 
 
 def starter_sizes(name: str) -> list[tuple[int, int]]:
-    """Channels N and latent channels M of the starter weights that the repository keeps of this model."""
+    """Channels N and latent channels M of the available starter weights of this model."""
     stems = [path.stem for path in sorted(STARTERS.glob(f"{architecture(name)}-*.safetensors"))]
     sizes = [stem.removeprefix(f"{architecture(name)}-").split("x") for stem in stems]
     return [(int(size[0]), int(size[-1])) for size in sizes]
 
 
 def check_width(name: str, width: int, latent_width: int | None) -> None:
-    """Raise ModelError if the architecture cannot have so many channels N and latent channels M."""
+    """Raise ModelError if the architecture cannot have this number of channels N and latent channels M."""
     latent = width if latent_width is None else latent_width
     if not has_latent_width(name) and latent != width:
         raise ModelError(
-            f"{architecture(name)} has one width; leave latent_width {latent} out or make it {width}"
+            f"{architecture(name)} has one width; omit latent_width {latent} or set it to {width}"
         )
     if width < 2 or latent < least_latent_width(name):
         raise ModelError(
-            f"{architecture(name)} cannot be {width} channels wide with {latent} latent channels; it takes "
-            f"at least 2 and {least_latent_width(name)}"
+            f"{architecture(name)} cannot have {width} channels and {latent} latent channels; the minimum is "
+            f"2 and {least_latent_width(name)}"
         )
 
 
 def has_latent_width(name: str) -> bool:
-    """Whether the architecture has a number of latent channels of its own."""
+    """Whether the architecture has a separate number of latent channels M."""
     return ARCHITECTURES[architecture(name)][0]
 
 
 def least_latent_width(name: str) -> int:
-    """The fewest latent channels that it can have: ELIC has groups of them."""
+    """Minimum number of latent channels; ELIC divides them into groups."""
     return 8 if architecture(name).startswith("elic") else 2
 
 
 def starting_weights(start: str, name: str, width: int, latent_width: int | None = None) -> str:
-    """What a wish to start from something stands for, `scratch` or a file: with `auto` the starter weights if
-    there are any of this model and width, with `starter` these alone; of a zoo's folder the weights of its
-    highest quality, of one model's those. Raises ModelError."""
+    """Resolve the setting `start` to 'scratch' or the path of a weights file. 'auto' is the starter of this
+    model and width if available, else 'scratch'; 'starter' requires it; the folder of a zoo model stands for
+    its weights, that of a zoo for the weights of its highest quality. Raises ModelError."""
     if start == "scratch":
         return start
     if start not in ("auto", "starter"):
@@ -111,27 +111,29 @@ def starting_weights(start: str, name: str, width: int, latent_width: int | None
         return str(path)
     if start == "auto":
         return "scratch"
-    there = " and ".join("x".join(map(str, dict.fromkeys(size))) for size in starter_sizes(name)) or "none"
+    available = (
+        " and ".join("x".join(map(str, dict.fromkeys(size))) for size in starter_sizes(name)) or "none"
+    )
     raise ModelError(
-        f"there are no starter weights for {name} of width {width} (there are of {there}); "
-        "use --start scratch, or make them with python -m lic.training.starter"
+        f"no starter weights for {name} of width {width} (available widths: {available}); "
+        "use --start scratch, or train them with python -m lic.training.starter"
     )
 
 
 def _weights_at(path: Path) -> Path:
-    """The weights that a path names: a file, or that of a zoo's folder."""
+    """The weights file of a path: the path itself, or a file in the folder of a zoo or zoo model."""
     if path.is_dir():
         if (path / WEIGHTS).is_file():
             return path / WEIGHTS
         if models := sorted(path.glob(f"q[0-9]/{WEIGHTS}")):
             return models[-1]
         raise ModelError(
-            f"the folder {shown(str(path))} is none of a zoo, zoo/ARCHITECTURE, nor of a model in one, "
-            f"zoo/ARCHITECTURE/q3, with {WEIGHTS} in it; name one, or a file"
+            f"the folder {shown(str(path))} is neither a zoo (zoo/ARCHITECTURE) nor a zoo model "
+            f"(zoo/ARCHITECTURE/q3, with {WEIGHTS}); give one of these, or a file"
         )
     if not path.is_file():
         raise ModelError(
-            f"there are no weights at {shown(str(path))}; --start takes scratch, starter, auto, a file "
-            "(.safetensors, .pth, .pth.tar), a search's best/q3.pt, or the folder of a zoo or of its model"
+            f"no weights at {shown(str(path))}; --start takes scratch, starter, auto, a file "
+            "(.safetensors, .pth, .pth.tar, best/q3.pt of a search), or the folder of a zoo or zoo model"
         )
     return path

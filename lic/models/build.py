@@ -1,4 +1,4 @@
-"""CompressAI's image models at any width, and their latents y and z before quantisation."""
+"""Builds CompressAI's image models at any width, and captures their latents y and z before quantization."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lic.models.compressai_parts import MODELS
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents before quantisation: y is N x M x H/16 x W/16, z is N x N' x H/64 x W/64."""
+    """Latents before quantization: y is N x M x H/16 x W/16, z is N x N' x H/64 x W/64."""
 
     y: Tensor
     z: Tensor | None
 
 
 def _elic_groups(latent_width: int) -> list[int]:
-    """ELIC's uneven channel groups: CompressAI's own where they fit, else in ELIC's proportions."""
+    """ELIC's uneven channel groups: CompressAI's if they fit, else groups in ELIC's proportions."""
     if latent_width >= 192:
         return [16, 16, 32, 64, latent_width - 128]
     first = [max(1, latent_width * share // 20) for share in (1, 1, 2, 4)]
@@ -32,9 +32,9 @@ def _elic_groups(latent_width: int) -> list[int]:
 
 
 def build(name: str, width: int, latent_width: int | None = None, seed: int = 0) -> nn.Module:
-    """A fresh model of `width` channels N and `latent_width` latent channels M (default: N).
+    """A new model with `width` channels N and `latent_width` latent channels M (default: N).
 
-    The weights are a function of the arguments alone: torch's global generator is seeded.
+    The weights depend only on the arguments: torch's global generator is seeded.
     Raises ModelError for an unknown name, or a width that the architecture cannot have.
     """
     arch = architecture(name)
@@ -51,9 +51,9 @@ def build(name: str, width: int, latent_width: int | None = None, seed: int = 0)
 
 
 class LatentTap:
-    """Captures y and z of each forward pass from the modules that make them (g_a, h_a).
+    """Captures y and z of each forward pass from the modules that compute them (g_a, h_a).
 
-    Use as a context manager around forward passes; the model itself is not changed.
+    Use as a context manager around forward passes; the model is not changed.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,9 +71,9 @@ class LatentTap:
         return keep
 
     def take(self) -> Latents:
-        """The latents of the last forward pass, with their graph; they are let go here."""
+        """Return and release the latents of the last forward pass, with their autograd graph."""
         if "g_a" not in self._captured:
-            raise ModelError("the model has no analysis transform g_a, so there is no latent y")
+            raise ModelError("the model has no analysis transform g_a, and so no latent y")
         latents = Latents(self._captured["g_a"], self._captured.get("h_a"))
         self._captured.clear()
         return latents

@@ -1,10 +1,10 @@
-"""What is used of CompressAI, imported without the rest of it.
+"""Imports the parts of CompressAI that are used, without the rest of it.
 
-`import compressai` also runs its data sets, point clouds, transforms and zoo, and with them torch_geometric,
-TorchDynamo, torchvision and pandas: seconds in every process that trains. Here its packages are put in place
-without being run (lic.run_later), and then the modules that are used. Whoever uses all of CompressAI, before
-or afterwards, has all of it, with the very same classes; models of a package that was not used yet are not in
-CompressAI's registry.
+`import compressai` also imports its data sets, point clouds, transforms and zoo, and with them
+torch_geometric, TorchDynamo, torchvision and pandas, which takes seconds in every training process. Here its
+packages are registered for lazy import (lic.run_later), and only the modules in use are imported. All of
+CompressAI can still be used, before or afterwards, with the same classes; only models of a package that is
+not imported yet are missing from CompressAI's registry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 
 from lic import run_later
 
-#: The packages in it that are run when they are needed.
+#: Subpackages that are imported lazily.
 _LATER = ("datasets", "losses", "models", "optimizers", "registry", "transforms", "zoo")
 
 #: The modules that register the models of lic.models.architectures.
@@ -23,12 +23,12 @@ _MODELS = ("google", "sensetime", "waseda")
 
 
 def _import_parts() -> None:
-    """Import CompressAI's models and nothing else; nor scipy.stats, which only coding needs, and which scipy
-    imports by itself when it is asked for it. Raises ImportError."""
+    """Import only CompressAI's models, and not scipy.stats, which only coding needs and which scipy imports
+    on first use. Raises ImportError."""
     run_later.put_in_place("compressai")
     for child in _LATER:
         run_later.put_in_place(f"compressai.{child}", sys.modules["compressai"].__path__)
-    # Its registry, but for that of torchvision's and torch_geometric's transforms.
+    # The registry, except that of torchvision's and torch_geometric's transforms.
     registry = vars(import_module("compressai.registry.torch"))
     known = {name: registry[name] for name in registry if name.isupper() or name.startswith("register_")}
     vars(sys.modules["compressai.registry"]).update(known)

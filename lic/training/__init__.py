@@ -1,1 +1,1 @@
-"""One model trained at one rate: the trainer, its optimizers, checkpoints' weights, and a trial's epochs."""
+"""Training of one model at one quality: trainer, optimizers, weights files, and the epochs of a trial."""

@@ -1,12 +1,12 @@
-"""SOAP's refresh: a step of orthogonal iteration for all eigenbases of a model at once.
+"""SOAP's refresh: one step of orthogonal iteration for all eigenbases of a model, batched.
 
 Each side of a weight has a symmetric statistic S of its gradients and a basis Q that follows the eigenvectors
 of S, the largest eigenvalue first: Q becomes the orthogonal factor of S Q (Vyas et al. 2024, arXiv
-2409.11321, algorithm 4). The library takes a QR decomposition of one matrix after the other, which on a GPU
-is nothing but waiting: 160 ms for all of the hyperprior's. Here matrices of one size are one batch, and the
+2409.11321, algorithm 4). The library decomposes one matrix after the other by QR, which on a GPU is mostly
+latency: 160 ms for all of the hyperprior's. Here matrices of equal size are one batch, and the
 orthogonal factor comes from two Cholesky factors (CholeskyQR2; Yamamoto et al. 2015, Electronic Transactions
 on Numerical Analysis 44), in fp64: as Q is nearly a basis of eigenvectors, the columns of S Q are nearly
-orthogonal, and, with a length of one, well-conditioned. A basis of which it cannot be taken stays as it is.
+orthogonal and, normalized, well-conditioned. A basis for which this fails is kept unchanged.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 
 @torch.no_grad()
 def refresh(states: Iterable[dict[str, Any]]) -> None:
-    """Refresh, in place, the bases ('Q') of SOAP's states by their statistics ('GG'), and reorder the second
-    moments ('exp_avg_sq') as their columns are."""
+    """Refresh in place the bases ('Q') of SOAP's states from their statistics ('GG'), and reorder the second
+    moments ('exp_avg_sq') like the columns."""
     by_size: dict[int, list[tuple[dict[str, Any], int]]] = defaultdict(list)
     for state in states:
         for side, basis in enumerate(state["Q"]):
@@ -40,8 +40,9 @@ def refresh(states: Iterable[dict[str, Any]]) -> None:
 
 
 def orthogonal(matrices: Tensor, otherwise: Tensor) -> Tensor:
-    """The orthogonal factor Q of each matrix = Q R, R with a positive diagonal; both are batches, B x n x n.
-    Where the columns are too near to being dependent, `otherwise`; a column of zeros is its column."""
+    """The orthogonal factor Q of each matrix = Q R, with a positive diagonal of R; batches of B x n x n.
+    Returns `otherwise` for matrices with nearly dependent columns; a zero column is replaced by that of
+    `otherwise`."""
     wide = matrices.double()
     lengths = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
     found = torch.where(lengths > 0, wide / lengths, otherwise.double())

@@ -1,10 +1,9 @@
-"""What moves the weights: Adam, or a library's optimiser that preconditions whole matrices of weights.
+"""Optimizers: Adam and AdamW, and SOAP and Muon, which precondition whole weight matrices.
 
-Adam and AdamW are torch's own, in one kernel that looks itself whether a step is finite. SOAP (Vyas et al.
-2024, arXiv 2409.11321: Adam in the slowly changing eigenbases of Shampoo's preconditioners) is
-pytorch-optimizer's, and Muon (Jordan 2024) is torch's. Neither of these two knows of CUDA graphs or of
-learning rates that lie on the device, nor Muon of convolutions; stand-ins for the weights make them fit: see
-Preconditioned.
+Adam and AdamW are torch's; their fused kernel checks on the device whether a step is finite. SOAP (Vyas et
+al. 2024, arXiv 2409.11321: Adam in the slowly changing eigenbases of Shampoo's preconditioners) is that of
+pytorch-optimizer, and Muon (Jordan 2024) is torch's. Neither supports CUDA graphs or learning rates on the
+device, and Muon does not support convolutions; `Preconditioned` adapts them with proxy tensors.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from torch import Tensor
 from lic.recipe import Optimizer
 from lic.training import eigenbases
 
-#: Of AdamW, on convolution kernels alone: biases, GDN and entropy models have bounds of their own.
+#: Weight decay of AdamW, for convolution kernels only: biases, GDN and entropy models have other constraints.
 _DECAY = 0.01
 
-#: SOAP: steps between two refreshes of the eigenbases, the longest side of a weight that gets one, and the
-#: decay of the first and second moments (docs/benchmarks.md, Optimisers).
+#: SOAP: steps between refreshes of the eigenbases, the largest side of a weight that has an eigenbasis, and
+#: the decay rates of the first and second moments (docs/benchmarks.md, Optimisers).
 _REFRESH_EVERY, _LONGEST_SIDE, _BETAS = 10, 1024, (0.95, 0.95)
 
-#: More steps than any training has.
+#: More steps than any training run has.
 _NEVER = 2**62
 
-#: CUDA streams that the weights are spread over; the update of each is a chain of small kernels.
+#: Number of CUDA streams for the weight updates; each update is a chain of small kernels.
 _STREAMS = 8
 
-#: Runs some work on the device, or replays it from a graph.
+#: Runs work on the device, or replays it as a graph.
 Run = Callable[[Callable[[], None]], object]
 
 
@@ -44,16 +43,16 @@ def _as_it_is(work: Callable[[], None]) -> None:
 
 
 def build(name: Optimizer, weights: Sequence[Tensor], fused: bool = True) -> Adam | Preconditioned:
-    """The optimiser of that name; `fused` is for Adam and AdamW alone."""
+    """Build an optimizer by name; `fused` applies only to Adam and AdamW."""
     if name in ("adam", "adamw"):
         return Adam(weights, _DECAY if name == "adamw" else 0.0, fused)
     return Preconditioned(name, weights)
 
 
 def state_bytes(name: Optimizer, weights: Sequence[Tensor]) -> int:
-    """Bytes that the optimiser keeps of these weights, in memory and in a checkpoint: moments as large as a
-    weight, and of SOAP a statistic and a basis of each side. In memory SOAP and Muon have stand-ins and their
-    gradients besides, two more weights."""
+    """Bytes of the optimizer state of these weights, in memory and in a checkpoint: moments of the weights'
+    sizes and, for SOAP, a statistic and a basis per side. In memory, SOAP and Muon also need proxy tensors
+    and their gradients, twice the size of the weights."""
     total = 0
     for weight in weights:
         moments = 1 if name == "muon" and weight.ndim == 4 else 2
@@ -63,7 +62,8 @@ def state_bytes(name: Optimizer, weights: Sequence[Tensor]) -> int:
 
 
 class Adam:
-    """torch's Adam or AdamW. Where it is fused it never asks the host: a whole step is one CUDA graph."""
+    """torch's Adam or AdamW. If fused, it never synchronizes with the host, so a whole step can be one CUDA
+    graph."""
 
     def __init__(self, weights: Sequence[Tensor], decay: float = 0.0, fused: bool = True) -> None:
         kernels = [w for w in weights if decay and w.ndim == 4]
@@ -76,16 +76,16 @@ class Adam:
         self.waits = not fused
 
     def lie_still(self) -> None:
-        """Let what a step reads lie on the device, where it lies from now on."""
+        """Move everything that a step reads to fixed addresses on the device."""
         for group in self._inner.param_groups:
             group["capturable"] = True
             group["lr"] = torch.tensor(float(group["lr"]), device=group["params"][0].device)
 
     def take_gradients(self) -> None:
-        """Nothing: torch's optimisers read the weights' own."""
+        """Does nothing: torch's optimizers read the gradients of the weights."""
 
     def set_rate(self, lr: float) -> None:
-        """The learning rate of the steps to come."""
+        """Set the learning rate of the next steps."""
         for group in self._inner.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
@@ -93,33 +93,33 @@ class Adam:
                 group["lr"] = lr
 
     def step(self, finite: Tensor | None = None, run: Run = _as_it_is) -> None:  # noqa: ARG002
-        """Move the weights by their gradients, unless it is said that those are not finite."""
-        # The kernel looks at this number itself, so that the host need not wait for it.
+        """Update the weights with their gradients, unless `finite` is false."""
+        # The kernel reads this value on the device, so that the host need not wait for it.
         self._inner.found_inf = None if finite is None else (~finite).float()  # type: ignore[attr-defined]
         self._inner.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, the same wherever it was computed."""
+        """The state, independent of the device."""
         state = self._inner.state_dict()
         groups = [{**group, "lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
         return {**state, "param_groups": groups}
 
     def load_state_dict(self, found: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. Raises ValueError if it belongs to another optimiser or other weights,
-        or anything at all if it was forged."""
+        """Load a `state_dict`. Raises ValueError if it belongs to another optimizer or other weights; a
+        forged one can raise any exception."""
         groups = self.state_dict()["param_groups"]
         if [{**g, "lr": 0} for g in found["param_groups"]] != [{**g, "lr": 0} for g in groups]:
-            raise ValueError("its optimiser is another")
+            raise ValueError("it has another optimizer")
         weights = [w for group in self._inner.param_groups for w in group["params"]]
-        for number, moments in found["state"].items():  # torch's loader believes all numbers and shapes
+        for number, moments in found["state"].items():  # torch's loader does not check numbers and shapes
             _check_shapes(moments, weights[number], _ADAM_MOMENTS)
         self._inner.load_state_dict(found)
 
 
 @dataclass(frozen=True)
 class _Stand:
-    """What stands in for a weight: a tensor that a library's optimiser moves with a learning rate of one.
-    `moments` names what of its state is shaped as it is; `factor` multiplies its move after so many steps."""
+    """The proxy of a weight: a tensor that the library's optimizer updates with a learning rate of 1.
+    `moments` names the state tensors of the same shape; `factor(steps)` scales the update."""
 
     tensor: Tensor
     optimiser: torch.optim.Optimizer
@@ -128,9 +128,9 @@ class _Stand:
 
 
 def _soap(weight: Tensor) -> _Stand:
-    """SOAP, without the library's correction of the moments' bias, which a captured step would not update,
-    and without its refresh (lic.training.eigenbases)."""
-    from pytorch_optimizer.optimizer.soap import SOAP  # brings a hundred others
+    """SOAP without the library's bias correction of the moments, which a captured step would not update, and
+    without its refresh (see lic.training.eigenbases)."""
+    from pytorch_optimizer.optimizer.soap import SOAP  # imports a hundred other optimizers
 
     tensor = weight.new_zeros(_sides(weight), requires_grad=False)
     inner = SOAP(
@@ -140,20 +140,20 @@ def _soap(weight: Tensor) -> _Stand:
     inner.param_groups[0]["step"] = 0
 
     def factor(steps: int) -> float:
-        # The first step only looks.
+        # The first step only initializes the statistics.
         return math.sqrt(1 - _BETAS[1] ** steps) / (1 - _BETAS[0] ** steps) if steps else 0.0
 
     return _Stand(tensor, inner, _ADAM_MOMENTS, factor)
 
 
 def _sides(weight: Tensor) -> tuple[int, ...]:
-    """The sides that get an eigenbasis: the places of a convolution kernel are one."""
+    """The sides that have an eigenbasis; the spatial positions of a convolution kernel form one side."""
     return (*weight.shape[:2], weight[0, 0].numel()) if weight.ndim == 4 else tuple(weight.shape)
 
 
 def _muon(weight: Tensor) -> _Stand:
-    """Muon for the convolution kernels, as matrices of one row for each first index, at the step size that
-    suits Adam (Liu et al. 2025, arXiv 2502.16982); Adam for the rest."""
+    """Muon for convolution kernels, as matrices with one row per output channel, scaled to Adam's step size
+    (Liu et al. 2025, arXiv 2502.16982); Adam for other weights."""
     if weight.ndim < 4:
         tensor = torch.zeros_like(weight, requires_grad=False)
         return _Stand(tensor, torch.optim.Adam([tensor], lr=1.0, fused=True), _ADAM_MOMENTS)
@@ -163,14 +163,13 @@ def _muon(weight: Tensor) -> _Stand:
 
 
 class Preconditioned:
-    """SOAP or Muon: each weight has an optimiser of the library, and moves by the learning rate times what
-    that makes of a stand-in.
+    """SOAP or Muon: each weight has its own library optimizer, which updates a proxy tensor; the weight moves
+    by the learning rate times the update.
 
-    The stand-in is zero before a step and has the weight's gradient. So the learning rate may lie on the
-    device, a convolution kernel may be the matrix that Muon wants, and a step is a list of kernels that a
-    CUDA graph holds; SOAP's refresh, every tenth step, is started beside it. All of it is fp32, whatever the
-    transforms' arithmetic. Before anything moves, the host waits to hear whether the gradient is finite, once
-    a step.
+    The proxy is zero before a step and has the weight's gradient. So the learning rate can be on the device,
+    a convolution kernel can be the matrix that Muon needs, and a step is a sequence of kernels that fits a
+    CUDA graph; SOAP's refresh, every tenth step, runs outside of it. All computation is in fp32, whatever the
+    training precision. Once per step, before the update, the host waits for whether the gradient is finite.
     """
 
     waits = True
@@ -184,12 +183,12 @@ class Preconditioned:
         for stand in self._stands:
             stand.tensor.grad = torch.zeros_like(stand.tensor)
         self._steps, self._rate = 0, 0.0
-        #: Of each weight, what its stand-in's move is multiplied by in the step that runs.
+        #: Factor of each weight's update in the current step.
         self._factors: list[Any] = [0.0] * len(self._weights)
         self._on_device: Tensor | None = None
 
     def lie_still(self) -> None:
-        """Let what a step reads lie on the device, where it lies from now on."""
+        """Move everything that a step reads to fixed addresses on the device."""
         self._on_device = torch.zeros(len(self._weights), device=self._weights[0].device)
         self._factors = list(self._on_device.unbind())
         for group in self._groups():
@@ -197,12 +196,12 @@ class Preconditioned:
                 group["capturable"] = True
 
     def set_rate(self, lr: float) -> None:
-        """The learning rate of the steps to come."""
+        """Set the learning rate of the next steps."""
         self._rate = lr
 
     @torch.no_grad()
     def take_gradients(self) -> None:
-        """Hand the weights' gradients to what stands in for them: the end of what measures them."""
+        """Copy the weights' gradients to the proxies, at the end of the backward pass."""
         for weight, stand in zip(self._weights, self._stands, strict=True):
             assert stand.tensor.grad is not None
             if weight.grad is None:
@@ -211,8 +210,8 @@ class Preconditioned:
                 stand.tensor.grad.view_as(weight).copy_(weight.grad)
 
     def step(self, finite: Tensor | None = None, run: Run = _as_it_is) -> None:  # noqa: ARG002
-        """Move the weights by the gradients that were taken. `run` runs what it is given, or replays it."""
-        self._count()  # a capture that failed has counted, too
+        """Update the weights with the copied gradients. `run` runs its argument, or replays it as a graph."""
+        self._count()  # undo the count of a failed capture
         factors: list[Any] = [self._rate * stand.factor(self._steps) for stand in self._stands]
         if self._on_device is None:
             self._factors = factors
@@ -220,7 +219,7 @@ class Preconditioned:
             self._on_device.copy_(torch.tensor(factors))
         if self._steps:
             run(self._move)
-        else:  # which makes the state
+        else:  # the first step creates the state
             self._move()
         if self._steps and self._steps % self._refresh_every == 0:
             eigenbases.refresh(self._states())
@@ -243,23 +242,23 @@ class Preconditioned:
         return [stand.optimiser.param_groups[0] for stand in self._stands]
 
     def _count(self) -> None:
-        """Let the libraries' own counts be this one: a graph that is replayed does not count."""
+        """Set the libraries' step counts: replaying a graph does not update them."""
         for group in self._groups():
             if "step" in group:
                 group["step"] = self._steps
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, the same wherever it was computed."""
+        """The state, independent of the device."""
         states = [stand.optimiser.state_dict()["state"].get(0, {}) for stand in self._stands]
         return {"rule": self._rule, "steps": self._steps, "state": states}
 
     def load_state_dict(self, found: dict[str, Any]) -> None:
-        """Go on from a `state_dict`. Raises ValueError if it belongs to another optimiser or other weights,
-        or anything at all if it was forged."""
+        """Load a `state_dict`. Raises ValueError if it belongs to another optimizer or other weights; a
+        forged one can raise any exception."""
         if found.get("rule") != self._rule or len(found["state"]) != len(self._stands):
-            raise ValueError("its optimiser is another")
+            raise ValueError("it has another optimizer")
         if type(found["steps"]) is not int or found["steps"] < 0:
-            raise ValueError("its optimiser's number of steps is none")
+            raise ValueError("its optimizer has an invalid number of steps")
         for state, stand in zip(found["state"], self._stands, strict=True):
             if found["steps"]:
                 _check_shapes(state, stand.tensor, stand.moments)
@@ -271,7 +270,7 @@ class Preconditioned:
 
 
 class _Fan:
-    """Chains of kernels, beside each other on a GPU and after each other elsewhere."""
+    """Runs chains of kernels, in parallel on a GPU and in sequence elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
         self._streams = _streams(device) if device.type == "cuda" else ()
@@ -300,12 +299,12 @@ _ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def _check_shapes(state: dict[str, Any], weight: Tensor, moments: tuple[str, ...]) -> None:
     if any(state[key].shape != weight.shape for key in moments):
-        raise ValueError("its optimiser is of another model")
+        raise ValueError("its optimizer state belongs to another model")
 
 
 def _check_sides(state: dict[str, Any], weight: Tensor) -> None:
-    """Of SOAP's state: that each side of a weight has a square matrix or none."""
+    """Check in SOAP's state that each side of a weight has a square matrix of its size, or none."""
     for key in {"GG", "Q"} & state.keys():
         sides = [len(part) and tuple(part.shape) for part in state[key]]
         if any(of not in (0, (side, side)) for of, side in zip(sides, weight.shape, strict=True)):
-            raise ValueError("its optimiser is of another model")
+            raise ValueError("its optimizer state belongs to another model")

@@ -34,31 +34,31 @@ from lic.training import optimizers
 
 _log = logging.getLogger(__name__)
 
-#: What a training step measures.
+#: Values that each training step measures.
 _COLUMNS = ("grad_norm", *TERMS)
 
 
 class DivergedError(RuntimeError):
-    """Too many steps of an epoch were not finite; the message says how many and what to do."""
+    """Too many steps of an epoch were not finite; the message has their number and what to do."""
 
 
 class CheckpointError(LictuneError):
-    """A checkpoint that cannot be read or belongs to another training; the message names it."""
+    """A checkpoint cannot be read or belongs to another training run; the message names it."""
 
 
 class CorruptCheckpointError(CheckpointError):
-    """A checkpoint that is not what was written: an earlier one may do in its place."""
+    """A checkpoint is damaged; an earlier one may be usable."""
 
 
 class Trainer:
     """Trains `model` in place with Adam, and a second Adam for the entropy bottleneck's quantiles.
 
-    Every step is a function of the state before it, the seed and the step's number: the batch
-    comes from `crops.batch(step)` and torch's generators are seeded per step. So model, optimiser
-    states and step number are the full state: the schedule and the random numbers follow from
-    them, and a resumed run equals an uninterrupted one bit for bit on the CPU.
+    Each step is a function of the previous state, the seed and the step number: the batch comes from
+    `crops.batch(step)`, and torch's generators are seeded per step. So the model, the optimizer states and
+    the step number are the full state, and on the CPU a resumed run equals an uninterrupted one bit for bit.
 
-    On a GPU the host only ever waits at an epoch's end: what the steps gave lies in a table on the device.
+    On a GPU the host waits only at the end of an epoch; until then the results of the steps stay on the
+    device.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Trainer:
         self._ready_for_graph()
 
     def _ready_for_graph(self) -> None:
-        """Let what a step reads and writes lie where it lies from now on, if graphs are to be made of it."""
-        #: By the name of the part of a step that each holds.
+        """If CUDA graphs are used, fix the addresses of everything that a step reads and writes."""
+        #: One graph per part of a step, by name.
         self._graphs: dict[str, StepGraph] = collections.defaultdict(StepGraph)
         if self.speed.graph:
             self.optimiser.lie_still()
@@ -99,16 +99,16 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Number of whole epochs trained."""
+        """Number of completed epochs."""
         return self.step // self.config.steps_per_epoch
 
     def run_epoch(self) -> dict[str, float]:
-        """Train to the end of the epoch. Returns the mean of each criterion term over its finite
-        steps, plus lr, grad_norm (before clipping), skipped_steps and train_seconds.
+        """Train one epoch. Returns the mean of each criterion term over the finite steps, and lr, grad_norm
+        (before clipping), skipped_steps and train_seconds.
 
-        A step with a loss or gradient that is not finite changes nothing; at the end of the epoch its batch
-        is done again in plain fp32, unless that is what it was done in. What fails then too is skipped.
-        Raises DivergedError when more than `max_skipped` of the steps are, or all.
+        A step whose loss or gradient is not finite changes nothing. If the precision is not fp32, its batch
+        is repeated in fp32 at the end of the epoch. Steps that fail again are skipped. Raises DivergedError
+        if more than `max_skipped` of the steps, or all steps, are skipped.
         """
         started, config, precision = time.perf_counter(), self.config, self.speed.precision
         steps = range(self.step, (self.epoch + 1) * config.steps_per_epoch)
@@ -123,26 +123,26 @@ class Trainer:
         self._check_skipped(skipped)
         self.step = steps.stop
         means = table[finite].double().mean(0).tolist()
-        readings = dict(zip(_COLUMNS, means, strict=True))
-        readings["lr"] = config.lr_at(self.step - 1)
-        readings["skipped_steps"] = skipped
-        readings["train_seconds"] = time.perf_counter() - started
-        return readings
+        metrics = dict(zip(_COLUMNS, means, strict=True))
+        metrics["lr"] = config.lr_at(self.step - 1)
+        metrics["skipped_steps"] = skipped
+        metrics["train_seconds"] = time.perf_counter() - started
+        return metrics
 
     def _train_steps(self, tap: LatentTap, steps: Sequence[int], precision: Precision) -> Tensor:
-        """Optimise by the batches of these steps; their `_COLUMNS`, a row a step, on the host."""
+        """Train these steps; returns their `_COLUMNS`, one row per step, on the host."""
         rows, lost = [], 0
         with matrix_units(precision == "tf32", self.speed.autotune):
             for step in steps:
                 rows.append(self._train_step(tap, step, precision))
-                # Where looking costs nothing, a training that is lost ends at once.
+                # On the CPU the check is free, so a diverged training run ends at once.
                 if self.device.type == "cpu" and precision == "fp32" and not _finite(rows[-1]):
                     lost += 1
                     self._check_skipped(lost)
         return torch.stack(rows).cpu()
 
     def _train_step(self, tap: LatentTap, step: int, precision: Precision) -> Tensor:
-        """One optimisation step; if it is not finite, nothing is changed. Its `_COLUMNS`, on the device."""
+        """One optimization step; does nothing if it is not finite. Returns its `_COLUMNS`, on the device."""
         self.optimiser.set_rate(self.config.lr_at(step))
         images = self.crops.batch(step).contiguous(memory_format=self.layout)
         torch.manual_seed(_step_seed(self.config.seed, step))
@@ -150,13 +150,13 @@ class Trainer:
             return self._optimise_on(tap, images, precision)
         except CaptureError as error:
             self._do_without("graph", error)
-        except compile_errors() as error:  # no weight has changed by then
+        except compile_errors() as error:  # no weight has changed yet
             self._do_without("compile", error)
         return self._train_step(tap, step, precision)
 
     def _optimise_on(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
-        """The step of a batch, with the learning rate and the generator as they are: in one part, or, if the
-        optimiser has to know what was measured before it moves anything, in three. A part may be a graph."""
+        """The step of a batch, with the current learning rate and generator. It has one part, or three if the
+        optimizer needs to know whether the gradient is finite; each part may be a CUDA graph."""
         in_graphs = self.speed.graph and precision == self.speed.precision
 
         def run(name: str, work: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
@@ -180,7 +180,7 @@ class Trainer:
 
     def _measure(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
         """The terms and the clipped gradients of a batch."""
-        # A batch that is done again in another precision is not worth compiling for.
+        # Do not compile for batches that are repeated in another precision.
         compiled = self.speed.compile and precision == self.speed.precision
         losses = _compiled() if compiled else _losses
         terms = losses(self.model, tap, self.criterion, images, precision)
@@ -191,20 +191,21 @@ class Trainer:
         return torch.stack([norm, *(terms[name].detach() for name in TERMS)])
 
     def _move_quantiles(self, finite: Tensor | None = None) -> None:
-        """After the main step and with gradients of their own: the rate's gradient reaches the quantiles too,
-        and must neither move them nor be clipped with the weights'."""
+        """Update the quantiles after the main step, with separate gradients: the gradient of the rate reaches
+        them too, but must neither move them nor be clipped with that of the weights."""
         if self.aux_optimiser is not None:
             _forget_gradients(self.quantiles)
             self.model.aux_loss().backward()  # type: ignore[operator]
             self.aux_optimiser.step(finite)
 
     def _do_without(self, switch: str, error: Exception) -> None:
-        """Turn off what cannot be had here; if it is off already, raise the error that is being handled."""
+        """Turn off an option that does not work here; if it is off already, raise the error."""
         if not getattr(self.speed, switch):
             raise error
-        what = {"compile": "compiled and runs as it is", "graph": "captured and is started kernel by kernel"}
+        what = {"compile": "torch.compile failed; training continues uncompiled",
+                "graph": "CUDA graph capture failed; training continues without graphs"}  # fmt: skip
         first = str(error).strip().partition("\n")[0]
-        _log.warning("the training step cannot be %s (%s)", what[switch], first)
+        _log.warning("%s (%s)", what[switch], first)
         off: dict[str, Any] = {switch: False}
         self.speed = dataclasses.replace(self.speed, **off)
 
@@ -214,12 +215,12 @@ class Trainer:
         if skipped > allowed:
             raise DivergedError(
                 f"{skipped} steps of epoch {self.epoch + 1} had a loss or gradient that is not finite "
-                f"(at most {allowed} may); lower --lr or --alpha-max"
+                f"(maximum {allowed}); lower --lr or --alpha-max"
             )
 
     def save(self, path: Path, **more: Any) -> None:
-        """Write the full state to `path`, so that a crash leaves the old file or the new, and `more` with it:
-        plain values and tensors. Raises OSError."""
+        """Write the full state and `more` (plain values and tensors) to `path`, atomically. Raises
+        OSError."""
         state = {
             "config": dataclasses.asdict(self.config),
             "step": self.step,
@@ -231,14 +232,14 @@ class Trainer:
         atomic_io.write(path, _sealed(state))
 
     def load(self, path: Path, other: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Go on from a file of `save`; its state. Raises CheckpointError if it is unreadable, which its class
-        CorruptCheckpointError tells apart, or belongs to a training with another configuration, save for the
-        fields in `other`."""
+        """Restore a file of `save`; returns its state. Raises CorruptCheckpointError if it is unreadable, and
+        CheckpointError if it belongs to a training run whose configuration differs in more than the fields in
+        `other`."""
         state = read_checkpoint(path)
         saved, own, step = state["config"], dataclasses.asdict(self.config), state["step"]
         if not isinstance(saved, dict) or type(step) is not int or not 0 <= step <= self.config.total_steps:
-            raise CheckpointError(f"the checkpoint {path} has a configuration or a step that cannot be")
-        saved = {"optimizer": "adam", **saved}  # before there was a choice
+            raise CheckpointError(f"the checkpoint {path} has an invalid configuration or step")
+        saved = {"optimizer": "adam", **saved}  # checkpoints from before the option existed
         if changed := sorted(key for key in own if key not in other and saved.get(key) != own[key]):
             key = changed[0]
             raise CheckpointError(
@@ -250,9 +251,9 @@ class Trainer:
             if self.aux_optimiser is not None:
                 self.aux_optimiser.load_state_dict(state["aux_optimiser"])
             self._ready_for_graph()
-        except Exception as error:  # what was forged can raise anything at all
+        except Exception as error:  # a forged file can raise anything
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"the checkpoint {path} is not one of this model ({first})") from error
+            raise CheckpointError(f"the checkpoint {path} does not fit this model ({first})") from error
         self.step = step
         return state
 
@@ -267,8 +268,8 @@ def _losses(
 
 @functools.cache
 def _compiled() -> Callable[..., dict[str, Tensor]]:
-    """`_losses`, compiled: of a function of the model, not of a model, so that every model of one shape that
-    this process trains runs the same code."""
+    """`_losses`, compiled. The model is an argument, so that all models of one shape in this process share
+    the compiled code."""
     return torch.compile(_losses, dynamic=False)
 
 
@@ -278,7 +279,7 @@ def _forget_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 def _finite(rows: Tensor) -> Tensor:
-    """Whether all that a step measured is finite, of one step or of each."""
+    """Whether all values of a step are finite, for one row or for each row."""
     return rows.isfinite().all(-1)
 
 
@@ -287,8 +288,8 @@ _SEAL = 64
 
 
 def _sealed(state: dict[str, Any]) -> bytes:
-    """What torch.save makes of a state, a zip archive, with the SHA-256 of all before it as the archive's
-    comment: torch and every zip tool read it as before."""
+    """Serialize a state with torch.save, a zip archive, and append the SHA-256 of its content as the
+    archive's comment; torch and zip tools can still read it."""
     archive = io.BytesIO()
     torch.save(state, archive)
     archive.seek(-2, io.SEEK_END)  # the length of the comment, which is empty, ends the archive
@@ -298,19 +299,19 @@ def _sealed(state: dict[str, Any]) -> bytes:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a file of `Trainer.save`, on the CPU. Raises CorruptCheckpointError if it is not what was
-    written, CheckpointError if it is no checkpoint at all."""
+    """Read the state of a file of `Trainer.save`, on the CPU. Raises CorruptCheckpointError if it is damaged,
+    CheckpointError if it is not a checkpoint."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CorruptCheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     if content[-_SEAL:] != hashlib.sha256(memoryview(content)[:-_SEAL]).hexdigest().encode():
         raise CorruptCheckpointError(
-            f"{path} is damaged, cut off, or no checkpoint of this program (its checksum does not fit)"
+            f"{path} is damaged, truncated, or not a checkpoint of this program (checksum mismatch)"
         )
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a forged file can raise anything at all
+    except Exception as error:  # a forged file can raise anything
         first = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} is not a readable checkpoint ({first})") from error
     if not isinstance(state, dict) or not {"config", "step", "model", "optimiser"} <= state.keys():
@@ -319,5 +320,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _step_seed(seed: int, step: int) -> int:
-    """A 64-bit seed in which neighbouring seeds and steps share nothing."""
+    """A 64-bit seed that is independent for neighbouring seeds and steps."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1

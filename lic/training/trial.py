@@ -1,6 +1,6 @@
-"""One model at one rate, trained epoch by epoch and measured after each: what a search schedules.
+"""A trial: one model at one quality, trained epoch by epoch and evaluated after each.
 
-A trial knows nothing of the search. Its readings are a function of its configuration alone.
+A trial does not depend on the search; its metrics are a function of its configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lic.training.weights import load_weights
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """Which images to train on, to select on ('val') and to report on (lic.data.sets)."""
+    """The training, validation ('val') and test images (see lic.data.sets)."""
 
     data: str | None
     kodak: str | None
@@ -40,9 +40,9 @@ class ImagesConfig:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Everything a trial depends on. `start` is a weights file, or None to train from scratch;
-    `val_epochs` and `test_epochs` are the epochs (from 1) after which each set is evaluated, and the first is
-    also after `rest_epoch`, to see whether the training had come to rest."""
+    """Everything a trial depends on. `start` is a weights file, or None to train from scratch. `val_epochs`
+    and `test_epochs` are the epochs (from 1) after which each set is evaluated; the validation set is also
+    evaluated after `rest_epoch`, to check whether the training run has converged."""
 
     model: str
     width: int
@@ -59,8 +59,8 @@ class TrialConfig:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch measured: figures by name ('train/loss', 'val/psnr', 'kodak/bpp', ...) and the
-    per-image columns behind those of the image sets, named alike."""
+    """The metrics of one epoch by name ('train/loss', 'val/psnr', 'kodak/bpp', ...), and for those of image
+    sets the values per image under the same names."""
 
     epoch: int
     figures: dict[str, float]
@@ -69,7 +69,7 @@ class EpochMetrics:
 
 @functools.lru_cache(maxsize=2)
 def open_images(config: ImagesConfig) -> tuple[ImageSet, ImageSet, ImageSet]:
-    """The training, validation and test sets; one process opens each only once."""
+    """The training, validation and test sets; cached per process."""
     cache = Path(config.cache)
     train, val = training_and_validation(config.data, config.val_images, cache)
     test = test_set(config.kodak, config.test, config.test_images, cache)
@@ -77,13 +77,14 @@ def open_images(config: ImagesConfig) -> tuple[ImageSet, ImageSet, ImageSet]:
 
 
 def check_start(config: TrialConfig) -> None:
-    """Make sure that a model can begin with the weights that it is to start from. Raises ModelError."""
+    """Check that the initial weights fit the model. Raises ModelError."""
     if config.start is not None:
         load_weights(build(config.model, config.width, config.latent_width), Path(config.start))
 
 
 class Trial:
-    """Trains and measures; `run_epoch` until `done`. Raises ModelError and ImageError on bad input."""
+    """Trains and evaluates a model: call `run_epoch` until `done`. Raises ModelError and ImageError on bad
+    input."""
 
     def __init__(self, config: TrialConfig) -> None:
         if config.device == "cpu":
@@ -100,7 +101,7 @@ class Trial:
             config.speed.resident_images,
         )  # fmt: skip
         self.trainer = Trainer(model, training, crops, config.device, config.speed)
-        #: What every epoch so far measured; a checkpoint holds it, too, and so all that a training found.
+        #: Metrics of all epochs so far; part of the checkpoint.
         self.readings: list[EpochMetrics] = []
 
     @property
@@ -108,7 +109,7 @@ class Trial:
         return self.trainer.epoch >= self.config.training.epochs
 
     def run_epoch(self) -> EpochMetrics:
-        """Train one epoch and measure it. Raises DivergedError if the model is lost."""
+        """Train and evaluate one epoch. Raises DivergedError if training has diverged."""
         terms = self.trainer.run_epoch()
         train_seconds = terms.pop("train_seconds")
         figures = {f"train/{name}": value for name, value in terms.items()}
@@ -134,16 +135,16 @@ class Trial:
         self.trainer.save(path, readings=[asdict(readings) for readings in self.readings])
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of `save`. Raises CheckpointError (see Trainer.load)."""
+        """Restore a checkpoint of `save`. Raises CheckpointError (see Trainer.load)."""
         state = self.trainer.load(path)
         try:
             self.readings = [EpochMetrics(**readings) for readings in state["readings"]]
         except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} lacks what its training measured ({error})") from error
+            raise CheckpointError(f"{path} lacks the metrics of its epochs ({error})") from error
 
     def fork(self, path: Path) -> None:
-        """Begin with the state of another training, of which only alpha and strategy may differ; its readings
-        stay its own. Raises CheckpointError (see Trainer.load)."""
+        """Start from the checkpoint of another training run, which may differ only in alpha and strategy; its
+        metrics are not taken over. Raises CheckpointError (see Trainer.load)."""
         self.trainer.load(path, other=("alpha", "strategy"))
 
     def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:

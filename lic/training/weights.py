@@ -1,4 +1,4 @@
-"""Weights in files: what a training can begin with, read and compared with its model, and written."""
+"""Reads, checks and writes weights files, which training can start from."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from lic.models.architectures import ARCHITECTURES, ModelError
 from lic.models.build import build
 from lic.training.trainer import CheckpointError, read_checkpoint
 
-#: How the names of buffers end, none of which is trained: the entropy coder's tables, and constants that a
-#: model makes itself and that other versions of CompressAI have not or have more of.
+#: Suffixes of buffer names, which are not trained: the entropy coder's tables, and constants that a model
+#: creates itself and that differ between versions of CompressAI.
 _BUFFERS = (
     "_quantized_cdf", "_offset", "_cdf_length", "scale_table", ".scale_bound", ".bound", ".pedestal", ".mask",
     ".target",
 )  # fmt: skip
 
-#: Values of a tensor that is a transform's weights; smaller ones can hold what half precision cannot.
+#: Minimum number of values of a tensor to store in float16; small tensors may hold values outside its range.
 _LARGE = 1024
 
-#: The largest file that is read, in bytes, and the widest model whose architecture is looked for.
+#: Maximum size of a file in bytes, and maximum width of a model whose architecture is guessed.
 _MOST_BYTES, _MOST_CHANNELS = 1 << 33, 1024
 
-#: How a file of torch.save begins: a zip archive, or, of a torch before 1.6, a pickle.
+#: First bytes of a file of torch.save: a zip archive or, before torch 1.6, a pickle.
 _TORCH = (b"PK", b"\x80\x02")
 
-#: Where a training's checkpoint has the weights: CompressAI's, this program's, CompressAI-Trainer's.
+#: Keys of the weights in checkpoints of CompressAI, this program and CompressAI-Trainer.
 _INSIDE = ("state_dict", "model", "model_state_dict")
 
-#: What torch puts before every name: DataParallel, torch.compile.
+#: Prefixes that DataParallel and torch.compile add to names.
 _PREFIXES = ("module.", "_orig_mod.")
 
 
 def save_weights(model: nn.Module, path: Path, half: bool = False) -> None:
-    """Write the parameters as safetensors; with `half` the large in half precision: half the file, and good
-    enough to begin a training with."""
+    """Write the parameters as safetensors; with `half`, large tensors in float16, which is precise enough as
+    initial weights."""
     from safetensors.torch import save_file
 
     state = {
@@ -54,19 +54,19 @@ def save_weights(model: nn.Module, path: Path, half: bool = False) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The parameters by name, on the CPU, in a file of safetensors (`save_weights`, a zoo) or of torch.save:
-    a bare state dictionary, as CompressAI publishes its models, or the checkpoint of a training, CompressAI's
-    or this program's. Nothing is run that is in the file. Raises ModelError."""
+    """Read parameters by name, on the CPU, from a file of safetensors (`save_weights`, a zoo) or torch.save:
+    a state dictionary, as CompressAI publishes its models, or a training checkpoint of CompressAI or this
+    program. Never executes code from the file. Raises ModelError."""
     try:
         content = read_regular(path, _MOST_BYTES)
     except FileNotFoundError as error:
-        raise ModelError(f"there are no weights at {path}") from error
+        raise ModelError(f"no weights at {path}") from error
     except OSError as error:
         raise ModelError(f"the weights at {path} cannot be read ({error.strerror})") from error
     found = _of_torch(content, path) if content.startswith(_TORCH) else _of_safetensors(content, path)
     weights = {_bare(key): value for key, value in found.items() if not key.endswith(_BUFFERS)}
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ModelError(f"{path} holds no weights: neither a state dictionary nor a training's checkpoint")
+        raise ModelError(f"{path} contains no weights: neither a state dictionary nor a training checkpoint")
     return weights
 
 
@@ -76,21 +76,21 @@ def _of_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
 
     try:
         return load(content)
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch has not
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type that torch lacks
         raise ModelError(
-            f"{path} is not a weights file: neither safetensors ({one_line(error)}) nor one of torch.save"
+            f"{path} is not a weights file: neither safetensors ({one_line(error)}) nor of torch.save"
         ) from error
 
 
 def _of_torch(content: bytes, path: Path) -> dict[str, Any]:
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or forged file can raise anything at all
+    except Exception as error:  # a damaged or forged file can raise anything
         first = one_line(str(error).strip().partition("\n")[0] or error)
         raise ModelError(f"{path} is not a readable weights file ({first})") from error
     if isinstance(found, dict) and {"config", "step", "model", "optimiser"} <= found.keys():
         try:
-            found = read_checkpoint(path)  # which compares the checksum as well
+            found = read_checkpoint(path)  # verifies the checksum as well
         except CheckpointError as error:
             raise ModelError(str(error)) from error
     if isinstance(found, dict):
@@ -106,24 +106,24 @@ def _bare(key: str) -> str:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a file that `read_weights` reads, also one with the names of CompressAI's older versions. Raises
-    ModelError if it cannot be read or is not of this model, with what it seems to be of."""
+    """Load a weights file into a model; names of older CompressAI versions are accepted. Raises ModelError if
+    it cannot be read or does not fit the model, with the architecture that it seems to belong to."""
     weights, needed = read_weights(path), dict(model.named_parameters())
     if needed.keys() - weights.keys():
         weights = _renamed(weights, needed)
     if wrong := _misfit(weights, needed):
         raise ModelError(
-            f"the weights at {path} are of another architecture or width: {wrong}; {_described(weights)}"
+            f"the weights at {path} have another architecture or width: {wrong}; {_described(weights)}"
         )
     for key, value in weights.items():
         if not value.isfinite().all():
-            raise ModelError(f"the weights at {path} are of no use: '{key}' has values that are not finite")
+            raise ModelError(f"the weights at {path} are unusable: '{key}' has values that are not finite")
     # nn.Module's own loader: CompressAI's insists on the entropy-coder tables.
     nn.Module.load_state_dict(model, weights, strict=False)
 
 
 def _renamed(weights: dict[str, Tensor], needed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an older CompressAI under the names that this one has for them."""
+    """Rename the weights of an older CompressAI to current names."""
     from compressai.models.utils import remap_old_keys
     from compressai.zoo.pretrained import load_pretrained
 
@@ -134,14 +134,14 @@ def _renamed(weights: dict[str, Tensor], needed: Mapping[str, Tensor]) -> dict[s
 
 
 def _misfit(weights: dict[str, Tensor], needed: Mapping[str, Tensor]) -> str:
-    """Why the weights are not those that a model needs; empty if they are."""
+    """Why the weights do not fit a model; empty if they do."""
     for key, value in needed.items():
         if key in weights and weights[key].shape != value.shape:
-            return f"'{key}' is {_size(weights[key])} there and {_size(value)} in the model"
+            return f"'{key}' is {_size(weights[key])} in the file and {_size(value)} in the model"
     if lacking := [key for key in needed if key not in weights]:
-        return f"'{lacking[0]}' is not among them"
+        return f"'{lacking[0]}' is missing"
     if more := [key for key in weights if key not in needed]:
-        return f"'{min(more)}' is none of the model's"  # a file's own order is that of a hash
+        return f"'{min(more)}' is not in the model"  # min: the order in a file is arbitrary
     return ""
 
 
@@ -150,8 +150,8 @@ def _size(value: Tensor) -> str:
 
 
 def widths_of(weights: dict[str, Tensor]) -> tuple[int, int] | None:
-    """Channels N and latent channels M of the model that has these weights: those of the first and the last
-    convolutions of its analysis transform g_a; None if it has none."""
+    """Channels N and latent channels M of the model with these weights: the output channels of the first and
+    the last convolution of the analysis transform g_a; None if there is none."""
     blocks: dict[int, int] = {}
     for key, value in weights.items():
         transform, number, *_ = f"{key}..".split(".")
@@ -161,14 +161,14 @@ def widths_of(weights: dict[str, Tensor]) -> tuple[int, int] | None:
 
 
 def _described(weights: dict[str, Tensor]) -> str:
-    """What weights seem to be of."""
+    """Describes the architecture that the weights seem to belong to."""
     widths = widths_of(weights)
     if widths is None or max(widths) > _MOST_CHANNELS:
-        return "they are of no architecture that is known here"
+        return "their architecture is unknown"
     size = f"width {widths[0]}" + (f" and latent width {widths[1]}" if widths[1] != widths[0] else "")
     seen = []
     for name in ARCHITECTURES:
-        with contextlib.suppress(ModelError):  # it cannot be of these widths
+        with contextlib.suppress(ModelError):  # the architecture cannot have these widths
             if not _misfit(weights, dict(build(name, *widths).named_parameters())):
                 seen.append(name)
-    return f"they seem to be of {' or '.join(seen) or 'an architecture not known here'}, {size}"
+    return f"they seem to belong to {' or '.join(seen) or 'an unknown architecture'}, {size}"

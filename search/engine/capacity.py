@@ -1,4 +1,4 @@
-"""How many trials at once this machine, or the cluster, is for."""
+"""The number of concurrent trials that this machine, or the cluster, has room for."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from search.settings.config import Settings
 if TYPE_CHECKING:
     from lic.training.trial import TrialConfig
 
-#: Bytes of the host's memory that a worker takes besides what grows with its batches: the peaks of the tiny
-#: preset, 1.0 GiB on the CPU and 2.1 on a GPU, with Ray's part of 0.3 (docs/benchmarks.md, Memory).
+#: Host memory of a worker in bytes, without the part that grows with the batch: peaks of the tiny preset,
+#: 1.0 GiB on the CPU and 2.1 GiB on a GPU, plus 0.3 GiB for Ray (docs/benchmarks.md, Memory).
 _WORKER = {"cpu": 1.3 * 2**30, "cuda": 2.4 * 2**30}
 
-#: Bytes on the CPU for every channel and pixel of a batch: of cheng in the paper's geometry, which takes the
-#: most, 30.5 were measured (ibid.).
+#: Bytes on the CPU per channel and pixel of a batch: 30.5 measured for cheng in the paper's geometry, the
+#: largest model (ibid.).
 _PER_VALUE = 32
 
-#: Bytes that the driver takes, with Ray's own processes and the report's (docs/results.md: 0.7 GiB of it).
+#: Memory of the driver, Ray's processes and the report in bytes (docs/results.md: 0.7 GiB of it).
 _DRIVER = 1.5 * 2**30
 
 
 def trial_memory(template: TrialConfig) -> float:
-    """Bytes of the host's memory that a trial takes at its peak, estimated."""
+    """Estimated peak host memory of a trial in bytes."""
     training = template.training
     values = training.batch * training.patch**2 * template.width if template.device == "cpu" else 0
     return _WORKER[template.device] + _PER_VALUE * values + _beyond_adam(template)
 
 
 def _beyond_adam(template: TrialConfig) -> float:
-    """Bytes that the optimiser takes more than Adam: its state, its stand-ins for the weights and their
-    gradients. On a GPU they are not the host's."""
+    """Additional host memory of the optimizer compared with Adam, in bytes: its state, proxy tensors and
+    their gradients. 0 on a GPU."""
     from lic.models.build import parameters_of
     from lic.training.optimizers import state_bytes
 
@@ -46,15 +46,15 @@ def _beyond_adam(template: TrialConfig) -> float:
 
 
 def cores(settings: Settings) -> int:
-    """CPU cores of the cluster, which must be joined, or those that this process may use here."""
+    """CPU cores of the cluster, which must be connected, or those that this process may use."""
     if settings.address:
         return max(1, int(cluster.resource("CPU")))
     return usable_cores()
 
 
 def default_workers(settings: Settings, template: TrialConfig, gpus: int, say: Callable[[str], None]) -> int:
-    """Trials at once: one for each core or share of a GPU, as long as they fit into this machine's memory,
-    which is said if they do not. Of a cluster's memory Ray takes care."""
+    """Number of concurrent trials: one per core or GPU share, limited by this machine's memory (with a
+    message). On a cluster, Ray manages memory."""
     most = max(1, gpus * settings.shares) if settings.shares else cores(settings)
     if settings.address:
         return most
@@ -63,7 +63,7 @@ def default_workers(settings: Settings, template: TrialConfig, gpus: int, say: C
     if fitting >= most:
         return most
     say(
-        f"{'memory':<12} {memory / 2**30:.1f} GiB are enough for {fitting} trials at once, of about "
-        f"{each / 2**30:.1f} GiB each; {most} would be possible otherwise (--workers sets it)"
+        f"{'memory':<12} {memory / 2**30:.1f} GiB limit the search to {fitting} concurrent trials of about "
+        f"{each / 2**30:.1f} GiB each instead of {most} (--workers overrides this)"
     )
     return fitting

@@ -1,4 +1,4 @@
-"""The Ray cluster that a search runs on: this machine, or one that is there."""
+"""The Ray cluster of a search: a local Ray on this machine, or an existing cluster."""
 
 from __future__ import annotations
 
@@ -28,66 +28,64 @@ from search.engine import devices, ray_internals
 if TYPE_CHECKING:
     from search.store.checkpoints import Checkpoints
 
-#: Seconds that a node has to answer whether it can take part.
+#: Seconds to wait for a node's check.
 _PATIENCE = 120.0
 
 
 class ClusterError(LictuneError):
-    """A cluster that a search cannot run on; the message names the address or the node."""
+    """The search cannot run on the cluster; the message has the address or the node."""
 
 
 class RayDiedError(ClusterError):
-    """The Ray that this process is connected to is no more, and nothing can be trained on it."""
+    """The Ray instance that this process is connected to has died."""
 
 
-#: The processes of the Ray that was started here, without which it cannot be.
+#: The vital processes of the local Ray.
 _own: list[psutil.Process] = []
 
 _VITAL = ("raylet", "gcs_server")
 
-#: What Ray puts behind the path of its folder for a socket, and how long that may be (sockaddr_un; macOS's).
+#: The path of a socket in Ray's folder, and the maximum length of a socket path (sockaddr_un on macOS).
 _SOCKET, _SOCKET_BYTES = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.999", 103
 
-#: How often it is tried to start Ray on this machine.
+#: Number of attempts to start Ray on this machine.
 _STARTS = 3
 
-#: Seconds between two questions whether Ray is still there, and after which a process that waits for a Ray
-#: that is not is ended: Ray's C++ code does so after 60 without a word.
+#: Seconds between checks whether Ray is alive, and until a process that waits for a dead Ray is ended (Ray's
+#: C++ code does this after 60 s without a message).
 _ASK_EVERY, _PATIENCE_WITH_RAY = 5.0, 30.0
 
 _DIED = "Ray on this machine has died, or was killed"
 
 
 def prepare(address: str | None) -> list[str]:
-    """Set the environment that Ray reads when it is imported; the names of variables that were set otherwise,
-    or would change what is started (search.base.foreign_variables), and are ignored."""
+    """Set the environment that Ray reads on import. Returns the names of ignored variables
+    (search.base.foreign_variables)."""
     ignored = ignore_foreign(os.environ, local=not address)
-    # Ray's own table of trials, its log files and its record of their states would only repeat what is in
-    # the results.
+    # Turn off Ray Tune's progress table, log files and state files, which duplicate the search's own.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are ours to answer
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # the driver handles signals
     os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
-    # All free places of a cluster are filled at once, not one after another; `TrialCapacity` counts
-    # them.
+    # Fill all free slots of a cluster at once instead of one by one; `TrialCapacity` counts them.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "100000"
     if not address:
-        # Ray's name for: this machine alone. Without it every port of Ray's is open to the network, and the
-        # address 127.0.0.1 is taken for a wish to be reached from outside.
+        # Restricts Ray to this machine. Otherwise all its ports are open to the network, and Ray takes the
+        # address 127.0.0.1 as a request to be reachable from outside.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if not address and "RAY_AUTH_MODE" not in os.environ:
-        # A token of our own, for this process and its workers. Left to itself Ray writes one to the
-        # home folder, which changes what a later `ray start` does.
+        # Use a token for this process and its workers. By default Ray writes one to the home folder, which
+        # affects a later `ray start`.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     return [name for name in ignored if name not in os.environ]
 
 
 def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
-    """Join the cluster at `address`, or start a Ray of its own on this machine, dashboard off, for `workers`;
-    nothing happens if that was done. Raises ClusterError."""
+    """Join the cluster at `address`, or start a local Ray without dashboard for `workers`; does nothing if
+    connected. Raises ClusterError."""
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return
     prepare(address)
@@ -97,12 +95,12 @@ def connect(address: str | None, workers: int = 0, gpus: float = 0) -> None:
     if address:
         _join(address, quiet)
     else:
-        # Ray puts the path of this Python, which may have blanks in it, into a shell's line as it is.
+        # Ray does not quote the path of this Python, which may contain blanks, in a shell command.
         quiet["runtime_env"] = {"py_executable": shlex.quote(sys.executable)}
-        # "local": also where the environment or a file in /tmp/ray names a Ray that is or was there.
+        # "local": ignore another Ray named in the environment or in /tmp/ray.
         _start({"address": "local", "num_cpus": workers, "num_gpus": gpus or None,
                 "include_dashboard": False, **quiet})  # fmt: skip
-    # What Ray logs goes where all libraries' logs go, not to the terminal.
+    # Ray's log goes to the log file of all libraries, not to the terminal.
     logging.getLogger("ray").handlers.clear()
     logging.getLogger("ray").propagate = True
     ray_internals.on_worker_output(_log_lines)
@@ -116,14 +114,14 @@ def _join(address: str, options: dict[str, Any]) -> None:
             ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ClusterError(
-            f"there is no Ray cluster to join at {address}, or its token is not that of RAY_AUTH_TOKEN or "
-            f"RAY_AUTH_TOKEN_PATH ({last_line(error)})"
+            f"cannot join a Ray cluster at {address}: it does not run, or needs another token in "
+            f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH ({last_line(error)})"
         ) from error
 
 
 def _start(options: dict[str, Any]) -> None:
-    """Start Ray on this machine. It gives its processes 30 seconds, and a machine that does much else can
-    need more; what else goes wrong is not tried again."""
+    """Start Ray on this machine; retry if its processes do not start within Ray's 30 seconds, as on a busy
+    machine."""
     import ray
 
     options = {**ray_internals.starting_options(_short_folder()), **options}
@@ -134,21 +132,21 @@ def _start(options: dict[str, Any]) -> None:
                 ray.init(**options)
             break
         except Exception as error:
-            if type(error) is not Exception:  # Ray raises it bare when the time is over
+            if type(error) is not Exception:  # Ray raises a bare Exception on a timeout
                 raise
             ray.shutdown()
             _kill(set(psutil.Process().children(recursive=True)) - before)
             if not tries_left:
                 raise ClusterError(
-                    f"Ray did not start on this machine in {_STARTS} tries ({last_line(error)}); try again "
-                    "when the machine does less"
+                    f"Ray did not start on this machine in {_STARTS} attempts ({last_line(error)}); try "
+                    "again when the machine is less busy"
                 ) from error
     _own[:] = [child for child in psutil.Process().children() if child.name() in _VITAL]
     threading.Thread(target=_watch, args=(list(_own),), name="Ray", daemon=True).start()
 
 
 def _watch(processes: list[psutil.Process]) -> None:
-    """End this process if it does not leave a Ray that has died: its calls to Ray would not return."""
+    """End this process if Ray has died and the process does not disconnect: its calls to Ray would hang."""
     while not any(map(_has_ended, processes)):
         time.sleep(1.0)
         if not processes or _own != processes:
@@ -166,7 +164,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 def _short_folder() -> str | None:
-    """Where Ray is to keep its sockets and logs, if its own choice (TMPDIR) is too long for a socket."""
+    """The folder for Ray's sockets and logs if its default (TMPDIR) is too long for a socket, else None."""
     longest = ray_internals.default_temp_dir() + _SOCKET
     return None if len(os.fsencode(longest)) <= _SOCKET_BYTES else "/tmp/ray"
 
@@ -178,12 +176,12 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def _log_lines(said: dict[str, Any], **_options: Any) -> None:
-    """In place of Ray's own, which prints the last words of its processes on the terminal."""
+    """Replaces Ray's function that prints the output of its processes to the terminal."""
     logging.getLogger("ray").warning("\n".join(said["lines"]))
 
 
 def disconnect() -> None:
-    """Leave the cluster; a Ray started here ends with all its processes."""
+    """Leave the cluster, or stop the local Ray."""
     import ray
 
     ray.shutdown()
@@ -191,7 +189,7 @@ def disconnect() -> None:
 
 
 class RayHealthCheck:
-    """Sees whether Ray is still there: Ray Tune would wait for it for ever. Raises RayDiedError if not."""
+    """Checks that Ray is alive, since Ray Tune would wait for a dead Ray forever. Raises RayDiedError."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -207,11 +205,11 @@ class RayHealthCheck:
         if not _own:
             here = ray.get_runtime_context().get_node_id()
             if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here):
-                raise RayDiedError("the node of the cluster that this process is on has died; start it again")
+                raise RayDiedError("the Ray node on this machine has died; restart it")
 
 
 def resource(name: str) -> float:
-    """How much of a resource ('CPU', 'GPU') all nodes have together. Ray must be connected."""
+    """The amount of a resource ('CPU', 'GPU') over all nodes. Ray must be connected."""
     import ray
 
     return float(ray.cluster_resources().get(name, 0))
@@ -227,8 +225,8 @@ def gpus(address: str | None) -> int:
 
 
 class TrialCapacity:
-    """How many trials the cluster has room for at the moment, as its nodes come and go, but `most` at the
-    most. Ray must be connected."""
+    """The number of trials that the cluster currently has room for, as nodes come and go, limited to `most`.
+    Ray must be connected."""
 
     def __init__(self, gpus_per_trial: float, most: int | None) -> None:
         self._share, self._most = gpus_per_trial, most
@@ -237,7 +235,7 @@ class TrialCapacity:
     def __call__(self) -> int:
         now = time.monotonic()
         if now >= self._until:
-            self._until = now + 1.0  # Ray's loop asks much more often
+            self._until = now + 1.0  # Ray's loop calls this much more often
             room = resource("CPU")
             if self._share:
                 room = min(room, resource("GPU") / self._share)
@@ -246,9 +244,9 @@ class TrialCapacity:
 
 
 def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path]) -> None:
-    """Make sure that every node has this package, sees what is `needed`, and can read from and write to the
-    place that all must share, which `setting` names. Raises ClusterError, which names the node and the place;
-    OSError if this process cannot write there."""
+    """Check that every node has this package, sees the `needed` paths, and can read and write the shared
+    storage given by `setting`. Raises ClusterError, naming the node; OSError if this process cannot write to
+    the storage."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -264,7 +262,7 @@ def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path]) -> Non
                 task = visit.options(scheduling_strategy=here)
                 visits[name] = task.remote(place, setting, token, seen, version("lictune"))
         if not visits:
-            raise ClusterError("no node of the cluster has a CPU for a trial; start one with ray start")
+            raise ClusterError("no node of the cluster has a CPU; start one with 'ray start'")
         for name, answer in visits.items():
             try:
                 trouble = ray.get(answer, timeout=_PATIENCE)
@@ -277,13 +275,13 @@ def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path]) -> Non
 
 
 def _visit(place: Checkpoints, setting: str, token: str, needed: list[str], expected: str) -> str:
-    """Runs on a node: why it cannot take part; empty if it can."""
+    """Runs on a node; returns why it cannot be used, or an empty string."""
     from lic.errors import StorageError
     from search.store.checkpoints import refusal
 
-    fix = f"{setting} must be on storage that every node mounts there"
+    fix = f"{setting} must be on storage that every node mounts at the same path"
     if not place.is_local:
-        fix = "every node needs the network, the credentials and the endpoint that the driver has"
+        fix = "every node needs the same network access, credentials and endpoint as the driver"
     try:
         if place.read(token) != token:
             return f"does not see {place}; {fix}"
@@ -292,20 +290,22 @@ def _visit(place: Checkpoints, setting: str, token: str, needed: list[str], expe
     except OSError as error:
         return f"cannot read {place} ({refusal(place.storage, error)}); {fix}"
     except StorageError as error:
-        return f"says: {error}; {fix}"
+        return f"reports: {error}; {fix}"
     try:
         place.write(f"{token}-{socket.gethostname()}-{os.getpid()}", "")
     except OSError as error:
         why = refusal(place.storage, error)
-        return f"cannot write to {place} ({why}); trials keep their checkpoints there"
+        return f"cannot write to {place} ({why}); trials write their checkpoints there"
     for name in needed:
         if not Path(name).exists():
             return f"does not see {name}; put it at the same path on every node"
     if version("lictune") != expected:
-        return f"has lictune {version('lictune')}, not {expected}; install the same version on every node"
+        return (
+            f"has lictune {version('lictune')} instead of {expected}; install the same version on every node"
+        )
     return ""
 
 
 def last_line(error: BaseException) -> str:
-    """What went wrong, by the last line of what Ray says."""
+    """The last line of an error of Ray."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, counted as torch counts them, without the seconds that importing torch takes."""
+"""Counts the GPUs of this machine like torch, without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def count() -> int:
-    """How many GPUs torch can use here."""
+    """The number of GPUs that torch can use."""
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
         return 0
     found = _by_the_driver()
@@ -22,8 +22,8 @@ def count() -> int:
 
 
 def _by_the_driver() -> int | None:
-    """The GPUs that NVIDIA's driver has, of those whose numbers CUDA_VISIBLE_DEVICES lists; None where only
-    torch can tell: other names are listed, torch is built without CUDA, or the driver does not answer."""
+    """The number of GPUs by NVIDIA's driver, restricted by CUDA_VISIBLE_DEVICES; None if only torch can tell:
+    the variable has other names than numbers, torch is built without CUDA, or the driver does not answer."""
     listed, torch = os.environ.get("CUDA_VISIBLE_DEVICES"), find_spec("torch")
     numbers = re.fullmatch(r"\d+(,\d+)*", listed) if listed is not None else None
     if torch is None or torch.origin is None or (listed is not None and numbers is None):
@@ -41,6 +41,6 @@ def _by_the_driver() -> int | None:
         return number.value
     order = [int(text) for text in listed.split(",")]
     if len(set(order)) < len(order):
-        return 0  # CUDA takes a list that repeats itself for none
+        return 0  # CUDA treats a list with duplicates as empty
     unknown = [place for place, each in enumerate(order) if each >= number.value]
-    return unknown[0] if unknown else len(order)  # it reads up to the first that is not there
+    return unknown[0] if unknown else len(order)  # CUDA reads up to the first invalid number

@@ -17,9 +17,9 @@ def on_worker_output(handler: Callable[..., None]) -> None:
 
 @contextlib.contextmanager
 def signals_are_ours() -> Iterator[None]:
-    """Start or join Ray such that this process answers its signals itself, and Ray's processes are where a
-    signal to this process's group, by which terminals, `timeout` and Slurm end a command, does not reach
-    them: they are needed to end the search properly, and end with this process anyway."""
+    """Start or join Ray so that this process keeps its signal handlers, and Ray's processes do not receive
+    signals to this process group (sent by terminals, `timeout` and Slurm): they are needed to end the search
+    properly, and end with this process."""
     from ray._private import services, utils
 
     open_to_change: Any = services  # where a class is put in another's place
@@ -45,8 +45,8 @@ def starting_options(temp_dir: str | None) -> dict[str, Any]:
 
 
 def keep_keys_here() -> None:
-    """Ray Tune hands the keys of an AWS account in this process's environment to its workers in a way that
-    Ray writes down in its log, for everybody to read. Workers have them from their own nodes."""
+    """Stop Ray Tune from passing AWS keys in the environment to workers, since Ray writes them to its log.
+    Workers use the keys of their own nodes."""
     from ray.tune.execution import class_cache
 
     handed_on = class_cache.ENV_VARS_TO_PROPAGATE

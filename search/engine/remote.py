@@ -1,7 +1,7 @@
-"""A search started from a machine that is no part of the cluster: `--address ray://HEAD:10001`.
+"""Runs a search from a machine outside the cluster (`--address ray://HEAD:10001`).
 
-Its driver runs on the cluster's head, where paths are looked up (relative ones from the home folder); here
-its lines are printed, and Ctrl-C is passed on. It goes on if this end loses the connection.
+The driver runs on the cluster's head node, where paths are resolved (relative ones from the home folder).
+This process prints its output and forwards Ctrl-C. The search continues if the connection is lost.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from search.settings.config import ENVIRONMENT
 
 SCHEME = "ray://"
 
-#: Seconds between two questions for new lines.
+#: Seconds between requests for new output.
 _ASK_EVERY = 1.0
 
 
 def remote_address(argv: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    """The ray:// address that the command line or the environment names, if one does."""
+    """The ray:// address on the command line or in the environment, if any."""
     address = _options(argv)[0].address or environment.get(f"{ENVIRONMENT}ADDRESS")
     return address if address and address.startswith(SCHEME) else None
 
 
 def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options that mean something else on the head, and all others."""
+    """The options that must be changed for the head node, and all others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--address")
     parser.add_argument("--config", type=path_argument)
@@ -44,7 +44,7 @@ def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 class Driver:
-    """The command on the head, as an actor."""
+    """The actor that runs the command on the head node."""
 
     def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
         self._lines: list[str] = []
@@ -62,7 +62,7 @@ class Driver:
             self._lines.append(line)
 
     def news(self, known: int) -> tuple[list[str], int | None]:
-        """The lines after the first `known`, and the exit status once there is one and all was read."""
+        """The lines after the first `known`, and the exit status once the command has ended."""
         status = None if self._reader.is_alive() else self._process.wait()
         return self._lines[known:], status
 
@@ -71,13 +71,13 @@ class Driver:
 
 
 def run_on_head(address: str, argv: Sequence[str]) -> int:
-    """Run the command on the head of the cluster, printing what it prints; its exit status. Raises
+    """Run the command on the cluster's head node and print its output; returns its exit status. Raises
     ClusterError, ConfigError."""
     options, environment = _for_head(argv)
     cluster.connect(address)
     import ray
 
-    # Detached: the search outlives a connection that breaks.
+    # Detached: the search survives a lost connection.
     place = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}, "lifetime": "detached"}
     driver: Any = ray.remote(Driver).options(**place).remote(options, environment)
     known = 0
@@ -92,8 +92,8 @@ def run_on_head(address: str, argv: Sequence[str]) -> int:
             ray.get(driver.interrupt.remote())
         except (ray.exceptions.RayError, ConnectionError) as error:
             raise ClusterError(
-                f"the connection to {address} is lost ({cluster.last_line(error)}); the search goes on "
-                "there as long as its head does, and can be gone on with by --resume if it ends"
+                f"lost the connection to {address} ({cluster.last_line(error)}); the search continues on the "
+                "head node; if it ends there, resume it with --resume"
             ) from error
     ray.kill(driver)
     cluster.disconnect()
@@ -101,12 +101,12 @@ def run_on_head(address: str, argv: Sequence[str]) -> int:
 
 
 def _for_head(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The command line for the head, and the settings in the environment here."""
+    """The command line for the head node, and this environment's settings."""
     known, rest = _options(argv)
     if known.config is not None:
         raise ConfigError(
-            f"--config {known.config} is a file of this machine, and the search runs on the cluster's head; "
-            "give its lines as options"
+            f"--config {known.config} is a file on this machine, but the search runs on the cluster's head "
+            "node; give its settings as options"
         )
     kept = ("PGPASSWORD", "MLFLOW_TRACKING_")
     environment = {k: v for k, v in os.environ.items() if k.startswith((ENVIRONMENT, *kept))}

@@ -1,4 +1,4 @@
-"""How many trials share a GPU: what `--trials-per-gpu auto` measures before anything is trained."""
+"""Measures how many trials can share a GPU (`--trials-per-gpu auto`)."""
 
 from __future__ import annotations
 
@@ -21,37 +21,38 @@ from search.engine.cluster import ClusterError, last_line
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
-#: How much of a GPU's memory trials may take, and what one trial more must add to the images per second.
+#: Maximum fraction of a GPU's memory for trials, and the minimum relative gain in images per second per added
+#: trial.
 _MEMORY, _GAIN = 0.9, 0.10
 
-#: Trials that are tried on one GPU at the most.
+#: Maximum number of trials per GPU.
 _MOST = 16
 
-#: Steps between two looks at the clock, during which a GPU never waits for the host, and seconds that every
-#: number of trials is timed.
+#: Steps between readings of the clock, during which a GPU never waits for the host, and seconds of each
+#: measurement.
 _STEPS, _SECONDS = {"cuda": 20, "cpu": 5}, 10.0
 
-#: Seconds that a probe has to start and to warm up: imports, images, the choice of CUDA's kernels.
+#: Seconds for a probe to start and warm up: imports, images, selection of CUDA kernels.
 _PATIENCE = 900.0
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of memory: what one trial takes at its peak, with its process, and what there is."""
+    """Memory in bytes: the peak of one trial with its process, and the total."""
 
     trial: int
     total: int
 
     @property
     def room(self) -> int:
-        """How many trials fit."""
+        """The number of trials that fit in memory."""
         return int(_MEMORY * self.total / self.trial)
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """What was measured: images per second of 1, 2, 3, ... trials at once, in sum; how many of them to run,
-    and why not more."""
+    """The measurement: total images per second of 1, 2, 3, ... concurrent trials; the number of trials to
+    run, and why not more."""
 
     speeds: tuple[float, ...]
     footprint: Footprint
@@ -60,26 +61,26 @@ class Sharing:
 
     @property
     def slowdown(self) -> float:
-        """How much longer a step takes than alone."""
+        """Time of a step relative to that of a single trial."""
         return self.trials * self.speeds[0] / self.speeds[self.trials - 1]
 
     def __str__(self) -> str:
         speeds = ", ".join(f"{count}: {speed:.1f}" for count, speed in enumerate(self.speeds, 1))
         trial, total = self.footprint.trial / 2**30, self.footprint.total / 2**30
         return (
-            f"{self.trials} on each GPU: {self.why} (images/s in sum by trials at once {speeds}; a trial "
-            f"takes {trial:.2f} of {total:.1f} GiB)"
+            f"{self.trials} trials per GPU: {self.why} (total images/s by number of trials {speeds}; one "
+            f"trial needs {trial:.2f} of {total:.1f} GiB)"
         )
 
 
 def choose(footprint: Footprint, cores: int, alone: float, speed: Callable[[int], float]) -> Sharing:
-    """The number of trials on one GPU: one more as long as it fits the memory, finds one of the `cores` that
-    there are for each GPU, and adds a tenth to the images per second, which are `alone` for one and which
-    `speed` measures for more at once, in sum; a ClusterError of it says that so many fail."""
+    """Choose the number of trials per GPU: add trials as long as they fit in memory, have one of the `cores`
+    per GPU, and increase the total images per second by a tenth. `alone` is the value of one trial; `speed`
+    measures more and raises ClusterError if they fail."""
     bounds = {
-        "no more fit its memory": footprint.room,
-        "there is no core for one more": cores,
-        "no more are tried": _MOST,
+        "memory is full": footprint.room,
+        "no CPU core left": cores,
+        "maximum reached": _MOST,
     }
     most = max(1, min(bounds.values()))
     speeds = [alone]
@@ -87,33 +88,33 @@ def choose(footprint: Footprint, cores: int, alone: float, speed: Callable[[int]
         try:
             speeds.append(speed(len(speeds) + 1))
         except ClusterError as error:
-            return Sharing(tuple(speeds), footprint, len(speeds), f"one more fails ({error})")
+            return Sharing(tuple(speeds), footprint, len(speeds), f"another trial fails ({error})")
         if speeds[-1] < (1 + _GAIN) * speeds[-2]:
-            why = f"one more adds less than {100 * _GAIN:.0f} %"
+            why = f"another trial adds less than {100 * _GAIN:.0f} %"
             return Sharing(tuple(speeds), footprint, len(speeds) - 1, why)
     return Sharing(tuple(speeds), footprint, most, min(bounds, key=lambda why: bounds[why]))
 
 
 class Probe:
-    """A trial on its share of the device, as an actor."""
+    """An actor that runs a trial on its share of the device."""
 
     def __init__(self, config: TrialConfig) -> None:
         self._trial = Trial(config)
 
     def warm_up(self) -> Footprint:
-        """Train and evaluate; the memory that took."""
+        """Train and evaluate; returns the memory used."""
         for _ in range(max(self._trial.config.test_epochs, default=1)):
             self._trial.run_epoch()
         if self._trial.config.device != "cuda":
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             return Footprint(peak, usable_memory())
         free, total = torch.cuda.mem_get_info()
-        # What torch has not reserved: CUDA's context and libraries, and whoever else is on this GPU.
+        # Memory not reserved by torch: CUDA's context and libraries, and other processes.
         context = total - free - torch.cuda.memory_reserved()
         return Footprint(torch.cuda.max_memory_reserved() + context, total)
 
     def train(self, seconds: float) -> float:
-        """Train for so long; images per second."""
+        """Train for this long; returns images per second."""
         training, steps, started = self._trial.config.training, 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < seconds:
             self._trial.trainer.run_epoch()
@@ -122,16 +123,18 @@ class Probe:
 
 
 def measure_sharing(template: TrialConfig, cores: int, seconds: float = _SECONDS) -> Sharing:
-    """Run 1, 2, 3, ... trials of the middle rate at once on one GPU of the cluster, or on a CPU if the
-    template is for one, and choose. Ray must be connected. Raises ClusterError if not even one runs."""
+    """Run 1, 2, 3, ... concurrent trials of the middle quality on one GPU of the cluster (or on a CPU, by the
+    template) and choose the number. Ray must be connected. Raises ClusterError if a single trial fails."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    # The whole device is set aside, so that all probes are on the same one and nobody else is.
+    # Reserve the whole device, so that all probes share it with nothing else.
     group = placement_group([{"GPU" if template.device == "cuda" else "CPU": 1}])
     try:
         if not group.wait(_PATIENCE):
-            raise ClusterError("no device of the cluster is free to measure how many trials share it")
+            raise ClusterError(
+                "no free device in the cluster to measure --trials-per-gpu auto; give a number"
+            )
         # At the middle quality, with the strategy that takes the most memory.
         point = SearchPoint(3, max(strategies(template.model), key=len), 1e-8)
         short = short_training(template, point, epochs=10**6, steps=_STEPS[template.device])
@@ -146,7 +149,7 @@ def measure_sharing(template: TrialConfig, cores: int, seconds: float = _SECONDS
 
         return choose(footprints[0], cores, speeds[0], speed)
     except ray.exceptions.RayError as error:
-        raise ClusterError(f"a trial cannot be measured on {template.device}: {last_line(error)}") from error
+        raise ClusterError(f"measuring a trial on {template.device} failed: {last_line(error)}") from error
     finally:
         remove_placement_group(group)
 
@@ -154,8 +157,8 @@ def measure_sharing(template: TrialConfig, cores: int, seconds: float = _SECONDS
 def _run_probes(
     group: PlacementGroup, count: int, config: TrialConfig, seconds: float
 ) -> tuple[list[Footprint], list[float]]:
-    """Train on the device that a placement group holds, so many at once: what each took, and its images per
-    second. Raises RayError."""
+    """Train this number of trials concurrently on the device of a placement group; returns the memory and the
+    images per second of each. Raises RayError."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

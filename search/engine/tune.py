@@ -1,4 +1,4 @@
-"""The Ray Tune engine: hands the core's candidates to workers and their readings to the core."""
+"""The Ray Tune engine: passes the core's candidates to workers, and their metrics to the core."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ from search.store.find import TRIALS_FOLDER
 
 _log = logging.getLogger(__name__)
 
-#: What a trial reports: its readings, with what is to be noted in the log, why it failed, or why no trial of
-#: the search can go on.
+#: Keys of a trial's report: metrics, notes for the log, why it failed, or why the whole search must stop.
 READINGS, NOTES, FAILURE, TROUBLE = "readings", "notes", "failure", "trouble"
 
 
 class TrialScheduler(Protocol):
-    """What the engine asks: the decision core, or a fixed list of trainings (search.records.confirm)."""
+    """The interface to the decision core, or to a fixed list of training runs (search.records.confirm)."""
 
     plan: Plan
 
@@ -66,62 +65,60 @@ class TrialScheduler(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """What a training has to do with the fork: the baseline that it begins from after `epoch`, if it is a
-    trial, or that others begin from it there. Epoch 0: nothing, trials begin by themselves."""
+    """The fork of a training run: the baseline whose checkpoint after `epoch` a trial starts from; for a
+    baseline, `baseline` is empty and trials start from it. Epoch 0: no fork."""
 
     epoch: int = 0
     baseline: str = ""
 
     @property
     def kept(self) -> int:
-        """The epoch whose checkpoint stays for others; 0 for none."""
+        """The epoch whose checkpoint must be kept for trials; 0 for none."""
         return 0 if self.baseline else self.epoch
 
 
 class RayTrial(tune.Trainable):
-    """A lic Trial as Ray Tune's actor; the actor, its imports and its images are used again for
-    the next trial.
+    """A `lic` trial as a Ray Tune actor; the actor, its imports and its images are reused for the next trial.
 
-    Every epoch is saved before it is reported, with all that was measured, so that whatever is killed, the
-    records are never ahead of the checkpoints, and an epoch that was saved is not trained again."""
+    Every epoch is saved with its metrics before it is reported. So after a kill the records are never ahead
+    of the checkpoints, and no saved epoch is trained again."""
 
     trial: Trial
 
     def setup(self, config: dict[str, Any]) -> None:
         if config["gpus"]:
-            # No trial on a shared GPU can take the memory of the others.
+            # No trial on a shared GPU may take the memory of the others.
             torch.cuda.set_per_process_memory_fraction(config["gpus"])
         self.checkpoints: Checkpoints = config["checkpoints"]
         self.training: str = config["training"]
         self.fork: Fork = config["fork"]
         self._told = 0
         self._notes: list[str] = []
-        #: Why the trial cannot begin, and could not if it were tried again.
+        #: Why the trial cannot start, permanently.
         self._lost = ""
         try:
             self.trial = Trial(config["trial"])
             self._go_on()
-        except (DamagedCacheError, StorageError):  # another process may find it mended
+        except (DamagedCacheError, StorageError):  # a retry may succeed
             raise
         except ValueError as error:  # such as a ModelError, ImageError or CheckpointError
             self._lost = str(error)
 
     def _go_on(self) -> None:
-        """From the last checkpoint, if there is one, or from the fork."""
+        """Load the last checkpoint, if any, or start from the fork."""
         for file in self.checkpoints.saved(self.training):
             try:
                 with file.local() as path:
                     self.trial.load(path)
                 break
             except CorruptCheckpointError as error:
-                self._notes.append(f"{error}; the one before it is used")
+                self._notes.append(f"{error}; using the previous one")
         else:
             if self.fork.baseline:
                 self._begin_at_fork(self.fork.baseline, self.fork.epoch)
 
     def _begin_at_fork(self, baseline: str, epoch: int) -> None:
-        """With the baseline's state after the epoch of the fork; none before it would be what the search says
-        that its trials begin with."""
+        """Load the baseline's checkpoint of the fork epoch; no other one is valid."""
         where = ""
         try:
             file = self.checkpoints.of_epoch(baseline, epoch)
@@ -130,15 +127,15 @@ class RayTrial(tune.Trainable):
                 self.trial.fork(path)
         except (CheckpointError, FileNotFoundError) as error:
             said = str(error).replace(where, str(file)) if where else str(error)
-            self._lost = f"its baseline's state cannot be had: {said}; start a new search to train it again"
+            self._lost = f"cannot load its baseline's checkpoint: {said}; start a new search"
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """All readings since the last step; of a training that goes on, first those of its checkpoint."""
-        if self._lost:  # trying again would find the same
+        """All metrics since the last step; after a resume, first those in the checkpoint."""
+        if self._lost:  # a retry would fail again
             return {FAILURE: self._lost}
         try:
             if len(self.trial.readings) == self._told:
@@ -148,12 +145,12 @@ class RayTrial(tune.Trainable):
         except DivergedError as error:
             if self.trial.config.device != "cpu":
                 raise
-            # No error to Ray: trained again from the checkpoint it would do the same, to the last bit.
+            # Do not raise: a retry from the checkpoint would diverge again, bit for bit.
             return {FAILURE: str(error)}
         except OSError as error:
             if not is_full(error):
                 raise
-            return {TROUBLE: f"the checkpoint of {self.training} cannot be written: {error.strerror}"}
+            return {TROUBLE: f"cannot write the checkpoint of {self.training}: {error.strerror}"}
         news = self.trial.readings[self._told :]
         self._told = len(self.trial.readings)
         notes, self._notes = self._notes, []
@@ -161,7 +158,7 @@ class RayTrial(tune.Trainable):
 
 
 class StopWithoutRay(tune.Callback):
-    """Ends Ray Tune's loop when Ray is gone."""
+    """Ends Ray Tune's loop when Ray has died."""
 
     def __init__(self, health: Callable[[], None]) -> None:
         self._pulse = health
@@ -171,15 +168,14 @@ class StopWithoutRay(tune.Callback):
 
 
 class _NotRestored:
-    """Ray saves its searcher and scheduler to restore them later; ours are made anew over Optuna's
-    storage, so there is nothing to save."""
+    """Makes Ray save nothing of a searcher or scheduler: they are rebuilt from Optuna's storage."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class CoreSearcher(_NotRestored, Searcher):
-    """Passes `suggest` on; Ray's own record of the trials is not needed."""
+    """Ray Tune's search algorithm: forwards `suggest` to the core."""
 
     def __init__(
         self,
@@ -217,7 +213,7 @@ class CoreSearcher(_NotRestored, Searcher):
 
 
 class CoreScheduler(_NotRestored, FIFOScheduler):
-    """Passes `observe` and `decide` on, and the end of a trial."""
+    """Ray Tune's scheduler: forwards results and errors of trials to the core."""
 
     def __init__(self, bridge: TuneBridge, health: Callable[[], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -229,29 +225,29 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
         return RayTrialScheduler.CONTINUE if goes_on else RayTrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Ray calls this whenever a trial breaks off, also if it is to be tried again; the searcher hears
-        only of the last time. With Ray itself gone it is no failure of the trial."""
+        """Called by Ray for every error of a trial, even if it will be retried; the searcher is only called
+        for the last one. If Ray itself has died, the error is not the trial's."""
         self.health()
         name, reason, share = trial.config["name"], _reason(trial), trial.config["gpus"]
         self.bridge.broken[trial.trial_id] = (name, reason)
-        tried_again = trial.status != "RUNNING"  # Ray has stopped it already, then
+        tried_again = trial.status != "RUNNING"  # Ray has already stopped it
         if tried_again and is_out_of_memory(reason) and 0 < share < 1:
-            # Fewer trials on the GPU for this one; nothing new begins until it has its place.
+            # Give this trial a larger share of the GPU; nothing new starts until it is placed.
             trial.config["gpus"] = share = min(1.0, 2 * share)
             trial.update_resources(resources(share))
             self.bridge.waiting.add(trial.trial_id)
 
 
 class TuneBridge:
-    """What happens between the core and Ray. Whatever goes wrong here ends the search, to be gone on with:
-    Ray would take it for a failure of the trial that it happened to, and try that again."""
+    """Connects the core and Ray. An error here stops the search, which can be resumed: Ray would treat it as
+    a failure of the current trial and retry that."""
 
     def __init__(self, core: TrialScheduler, changed: Callable[[], None], limits: Limits) -> None:
         self.core, self.changed, self.limits = core, changed, limits
         self.unfinished = core.unfinished()
-        #: By Ray's number the name of a trial that broke off, and why it did so the last time.
+        #: Ray's trial id -> name of a failed trial and the last reason.
         self.broken: dict[str, tuple[str, str]] = {}
-        #: Ray's numbers of trials that wait for a larger share of a GPU.
+        #: Ray's ids of trials that wait for a larger share of a GPU.
         self.waiting: set[str] = set()
         self.fault: Exception | None = None
 
@@ -264,7 +260,7 @@ class TuneBridge:
             self.limits.interrupted = True
 
     def next(self) -> Candidate | None:
-        """What to train next: first what an interrupted search left unfinished."""
+        """The next candidate: first those that an interrupted session left unfinished."""
         candidate = None
         with self._guarded():
             candidate = self.unfinished.pop(0) if self.unfinished else self.core.suggest()
@@ -274,13 +270,13 @@ class TuneBridge:
         return candidate
 
     def waits(self) -> bool:
-        """Whether there may be something to train later, where there is nothing now."""
+        """Whether there may be a candidate later although there is none now."""
         with self._guarded():
             return self.core.waits()
         return False
 
     def hear(self, name: str, result: dict[str, Any]) -> bool:
-        """Take what a trial reports; whether it goes on."""
+        """Process a trial's report; returns whether it continues."""
         goes_on = False
         for note in result.get(NOTES, ()):
             _log.warning(note)
@@ -308,7 +304,7 @@ class TuneBridge:
         return True
 
     def give_up(self, trial_id: str) -> None:
-        """The trial has broken off and is not tried again."""
+        """Record the failure of a trial that is not retried."""
         with self._guarded():
             self.waiting.discard(trial_id)
             name, reason = self.broken[trial_id]
@@ -321,7 +317,7 @@ class TuneBridge:
 
 
 def _reason(trial: Any) -> str:
-    """Why a trial broke off, in plain words: by the last line of what Ray wrote about it."""
+    """Why a trial failed, in plain words, from the last line of Ray's error file."""
     try:
         lines = Path(trial.error_file).read_text().strip().splitlines()
     except (OSError, TypeError):
@@ -330,7 +326,7 @@ def _reason(trial: Any) -> str:
     if is_out_of_memory(last):
         return f"out of memory: {last.partition(': ')[2] or last}"
     if not last or any("ActorDiedError" in line or "ActorUnavailableError" in line for line in lines[-40:]):
-        return "its worker died: it was killed, its machine was lost, or its memory did not suffice"
+        return "its worker died: it was killed, its node was lost, or it ran out of memory"
     return re.sub(r"^[\w.]+: ", "", last)  # the class of the exception
 
 
@@ -339,14 +335,14 @@ def is_out_of_memory(reason: str) -> bool:
 
 
 def resources(gpus: float) -> tune.PlacementGroupFactory:
-    """What a trial takes of a machine."""
+    """The resources of a trial."""
     return tune.PlacementGroupFactory([{"CPU": 1.0, **({"GPU": gpus} if gpus else {})}])
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How trainings are executed: where their checkpoints are; `capacity`, how many may run at once; the
-    share of a GPU that each gets (0: none); and how often one that breaks off is tried again."""
+    """How to execute training runs: the place of their checkpoints; `capacity`, the number of concurrent
+    runs; the fraction of a GPU per run (0: none); and the number of retries of a failed run."""
 
     checkpoints: Checkpoints
     capacity: Callable[[], int]
@@ -363,13 +359,13 @@ def run(
     subfolder: str = TRIALS_FOLDER,
     trainable: type[tune.Trainable] = RayTrial,
 ) -> None:
-    """Train until the core has nothing more to suggest or a limit is reached; first what an interrupted
-    search left unfinished, from its checkpoints, which are below `subfolder`.
+    """Train until the core has nothing more to suggest or a limit is reached; first the training runs that an
+    interrupted session left unfinished, from their checkpoints below `subfolder`.
 
-    `changed` is called in the driver's loop whenever something was proposed, measured or ended: it must be
-    quick. A training that breaks off is tried again from its last checkpoint, and with twice its share of a
-    GPU if it ran out of memory. Ray must be connected (search.engine.cluster). Raises RayDiedError, and what
-    the core and its storage raise."""
+    `changed` is called in the driver's loop after every proposal, result and end, and must be quick. A failed
+    training run is retried from its last checkpoint, with twice its share of a GPU if it ran out of memory.
+    Ray must be connected (search.engine.cluster). Raises RayDiedError, and exceptions of the core and its
+    storage."""
     bridge = TuneBridge(core, changed, limits)
 
     def details(candidate: Candidate) -> dict[str, Any]:
@@ -413,7 +409,9 @@ def _tuner(
             storage_filesystem=execution.checkpoints.filesystem,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=execution.retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_at_end=False
+            ),  # trials write their checkpoints themselves
             callbacks=[StopWithoutRay(health)],
         ),
     )
@@ -432,6 +430,6 @@ def training_config_of(candidate: Candidate, template: TrialConfig) -> TrialConf
         strategy=candidate.strategy or "y",
         seed=candidate.seed,
     )
-    # Whether it has come to rest is asked of a baseline.
+    # Only baselines are checked for convergence.
     rest = None if candidate.alpha else template.rest_epoch
     return dataclasses.replace(template, training=training, rest_epoch=rest)

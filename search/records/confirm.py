@@ -1,7 +1,7 @@
-"""Confirmation: the best points of a search and the baselines, trained again on fresh seeds.
+"""Confirmation: the best points of a search and the baselines, retrained on fresh seeds.
 
-A search picks the best of many noisy readings on one seed. What a paper can claim is what the picked
-points do on seeds that had no part in picking them.
+A search selects the best of many noisy measurements on one seed, which is optimistic. An unbiased result
+needs seeds that were not used for the selection.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def repeated_trial(candidate: Candidate) -> str:
 
 
 def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int) -> list[Candidate]:
-    """The trainings to do: for each of the next `seeds` seeds the baselines, then the `best` finished
-    trials of every rate, in the order of what is expected of them."""
+    """The training runs of a confirmation: for each of the next `seeds` seeds, the baselines and then the
+    `best` finished trials of each quality, ordered by their predicted rate change."""
     found = []
     for seed in range(plan.seed + 1, plan.seed + 1 + seeds):
         for quality in records.qualities:
@@ -62,8 +62,8 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
 
 
 class Confirmation:
-    """The verbs of the decision core for a fixed list of trainings, none of which is stopped or forked: what
-    a fork gained is checked on whole trainings."""
+    """A scheduler with the interface of the decision core for a fixed list of training runs, which are
+    neither stopped nor forked."""
 
     def __init__(
         self, storage: BaseStorage | str, name: str, plan: Plan, candidates: list[Candidate]
@@ -75,7 +75,7 @@ class Confirmation:
         )
 
     def suggest(self) -> Candidate | None:
-        """The next training that was not started."""
+        """The next training run that has not started, or None."""
         started = {trial.user_attrs["name"] for trial in self._trials()}
         for candidate in self.candidates:
             if candidate.name not in started:
@@ -85,11 +85,11 @@ class Confirmation:
         return None
 
     def waits(self) -> bool:
-        """Each of its trainings can begin at once."""
+        """False: all training runs can start at once."""
         return False
 
     def unfinished(self) -> list[Candidate]:
-        """The trainings that were started and have not ended."""
+        """The training runs that have started and not ended."""
         running = {t.user_attrs["name"] for t in self._trials() if t.state == TrialState.RUNNING}
         return [candidate for candidate in self.candidates if candidate.name in running]
 
@@ -107,7 +107,7 @@ class Confirmation:
             storage_of(self.study).set_trial_user_attr(id_of_trial(trial), key, value)
 
     def decide(self, name: str, epoch: int) -> bool:
-        """Whether the training goes on: until its full length."""
+        """Whether the training run continues: yes, until the last epoch."""
         trial = self._find(name)
         if trial.state.is_finished():
             return False
@@ -117,7 +117,7 @@ class Confirmation:
         return False
 
     def fail(self, name: str, reason: str) -> None:
-        """Record that a training broke off, and why."""
+        """Record that a training run failed, and why."""
         trial = self._find(name)
         if trial.state == TrialState.RUNNING:
             storage_of(self.study).set_trial_user_attr(id_of_trial(trial), "reason", reason)
@@ -126,7 +126,7 @@ class Confirmation:
     end = fail
 
     def close(self) -> None:
-        """Fail, by name, the trainings that did not get to their end."""
+        """Mark unfinished training runs as failed."""
         for trial in self._trials():
             if trial.state == TrialState.RUNNING:
                 self.fail(trial.user_attrs["name"], "interrupted")
@@ -138,16 +138,16 @@ class Confirmation:
         return next(trial for trial in self._trials() if trial.user_attrs["name"] == name)
 
     def per_image(self) -> dict[str, dict[str, list[float]]]:
-        """The per-image columns at full length of the trainings that got there, by name."""
+        """The final metrics per image of the complete training runs, by name."""
         done = [t for t in self._trials() if t.state == TrialState.COMPLETE]
         return {t.user_attrs["name"]: images_of(t)[self.plan.epochs] for t in done}
 
 
 @dataclass(frozen=True)
 class Confirmed(AtPoint):
-    """What one point does on fresh seeds: its rate change in percent, mean and 95 % interval over
-    seeds and images, on the reported set. `seeds` counts those that reached full length with their
-    baseline; the interval is over the images alone if that is one."""
+    """The result of one point on fresh seeds: its rate change on the test set in percent, as mean and 95 %
+    interval over seeds and images. `seeds` counts the seeds that are complete, with their baseline; with a
+    single seed the interval is over images only."""
 
     point: SearchPoint
     trial: str
@@ -177,9 +177,9 @@ def _baseline_of(candidate: Candidate) -> str:
 
 
 def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric: str) -> Interval:
-    """BD-rate in percent of the search's choice (the first point of every rate, or the baseline where
-    that was chosen) over the seeds that are complete, with its interval over seeds and images. `metric`
-    is search.records.PSNR or MS_SSIM. Raises CurveError."""
+    """BD-rate in percent of the selected points (the first point per quality, or the baseline if that was
+    selected) over the complete seeds, with its interval over seeds and images. `metric` is PSNR or MS_SSIM of
+    search.records.search_records. Raises CurveError."""
     columns = confirmation.per_image()
     kept = {q: records.best([*records.finished(q), b]) for q, b in sorted(records.baselines.items())}
     seeds = []
@@ -192,7 +192,7 @@ def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric
         if {*anchors, *tests} <= columns.keys():
             seeds.append(([columns[name] for name in anchors], [columns[name] for name in tests]))
     if not seeds:
-        raise CurveError("no seed has every point of the curve")
+        raise CurveError("no seed has all points of the curve")
     if metric == MS_SSIM and records.without_ms_ssim:
         raise CurveError(records.without_ms_ssim)
     anchor, test = curves_over_seeds(seeds, records.test_set, QUALITY_COLUMNS[metric])

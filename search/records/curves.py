@@ -1,4 +1,4 @@
-"""Curves and rate changes from per-image columns, over the images and over training seeds."""
+"""Curves and rate changes from per-image metrics, over images and training seeds."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lic.evaluation.bdrate import ImageCurve, Interval
 from lic.evaluation.decibels import ms_ssim_to_db
 from search.decide.objective import image_costs, rate_change_interval
 
-#: A training's figures of every image by name, such as 'kodak/bpp'.
+#: Metrics per image of a training run, by name, such as 'kodak/bpp'.
 Columns = Mapping[str, Sequence[float]]
 
-#: What a training and its baseline of the same seed measured.
+#: The metrics of a training run and of its baseline with the same seed.
 Pair = tuple[Columns, Columns]
 
 
 def image_curve(points: Sequence[Columns], image_set: str, column: str) -> ImageCurve:
-    """The per-image curve through these trainings by a quality column, psnr or ms_ssim (which becomes dB).
-    Raises CurveError."""
+    """The per-image curve through these training runs by a distortion column, psnr or ms_ssim (converted to
+    dB). Raises CurveError."""
     rate, quality = ([point[f"{image_set}/{name}"] for point in points] for name in ("bpp", column))
     return ImageCurve.of(rate, quality, *((ms_ssim_to_db,) if column == "ms_ssim" else ()))
 
@@ -28,8 +28,8 @@ def image_curve(points: Sequence[Columns], image_set: str, column: str) -> Image
 def curves_over_seeds(
     seeds: Sequence[tuple[Sequence[Columns], Sequence[Columns]]], image_set: str, column: str
 ) -> tuple[ImageCurve, ImageCurve]:
-    """The baselines' curve and that of the points, each with the images of one seed after the other's (see
-    ImageCurve.by_block). `seeds` holds the baselines and the points of each seed, in the same order of
+    """The curves of the baselines and of the points, with the images of all seeds as blocks (see
+    ImageCurve.by_block). `seeds` has the baselines and the points of each seed, in the same order of
     qualities. Raises CurveError."""
     anchors = [columns for seed, _ in seeds for columns in seed]
     tests = [columns for _, seed in seeds for columns in seed]
@@ -38,7 +38,7 @@ def curves_over_seeds(
 
 
 def costs_beyond(pair: Pair, image_set: str, lmbda: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """By how much J of every image exceeds that of the baseline, and the baseline's bits per pixel."""
+    """Difference of J to the baseline per image, and the baseline's bits per pixel."""
     own, base = pair
     more = image_costs(own, image_set, lmbda) - image_costs(base, image_set, lmbda)
     return more, np.asarray(base[f"{image_set}/bpp"])

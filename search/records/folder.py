@@ -1,4 +1,4 @@
-"""A search's results folder, read back: its settings, what it recorded, and its checkpoints."""
+"""Reads the results folder of a search: settings, records and checkpoints."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from search.store.storage import open_storage, open_to_read, sqlite_address, sql
 
 @dataclass(frozen=True)
 class SearchFolder:
-    """The folder of a search, whose settings were read once: where they put its trials and checkpoints."""
+    """The folder of a search with its settings, which locate its trials and checkpoints."""
 
     path: Path
     settings: Settings
 
     @staticmethod
     def read(path: Path) -> SearchFolder:
-        """The folder with the settings that are in it. Raises FolderError if they cannot be read: they may
-        name a database server and a storage, without which this would be another search."""
+        """Read the settings in a folder. Raises FolderError if they cannot be read: they may name a database
+        server and a storage, without which the trials cannot be found."""
         with _reading(path):
             return SearchFolder(path, Settings.model_validate(recorded_settings(path)))
 
     @property
     def name(self) -> str:
-        """The name that the search was given, which the folder may have lost since."""
+        """The name of the search; the folder may have been renamed since."""
         return self.settings.name or self.path.resolve().name
 
     @property
@@ -73,41 +73,40 @@ class SearchFolder:
 
     @functools.cached_property
     def environment(self) -> dict[str, str]:
-        """Where the search came from (search.store.provenance). Raises FolderError."""
+        """The provenance of the search (search.store.provenance). Raises FolderError."""
         with _reading(self.path):
             try:
                 found = json.loads(read_regular(self.path / ENVIRONMENT, plain_yaml.MOST_BYTES))
             except RecursionError as error:
                 raise ValueError(f"{ENVIRONMENT} is nested too deeply") from error
             if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-                raise ValueError(f"{ENVIRONMENT} does not hold texts by name")
+                raise ValueError(f"{ENVIRONMENT} is not a mapping of names to strings")
             return found
 
     def storage(self, **options: Any) -> BaseStorage:
-        """The search's Optuna storage, to write to (search.storage.open_storage): for its own driver. Raises
-        StorageError."""
+        """Open the search's Optuna storage for writing, as its driver (search.store.storage.open_storage).
+        Raises StorageError."""
         return open_storage(self.address, **options)
 
     def studies(self) -> tuple[Study, Study]:
-        """The studies of the search's trials and of its baselines, to read: nothing is made or changed.
-        Raises FolderError."""
+        """Open the studies of the search's trials and of its baselines for reading. Raises FolderError."""
         with _reading(self.path):
             storage = open_to_read(self.address)
             names = [name for name in optuna.get_all_study_names(storage) if "/" not in name]
             known = [name for name in (self.name, self.path.resolve().name) if name in names]
             if not known and len(names) != 1:
-                raise ValueError(f"its storage holds {len(names)} searches, none of them called {self.name}")
+                raise ValueError(f"its storage has {len(names)} searches, none of them named {self.name}")
             try:
                 return open_studies(storage, (known or names)[0])
             except KeyError as error:
-                raise ValueError("it was broken off before it had recorded anything") from error
+                raise ValueError("it was interrupted before it recorded anything") from error
 
     def trials(self) -> list[FrozenTrial]:
-        """The search's trials so far, all of which can be true (see check). Raises FolderError."""
+        """The search's trials so far, validated (see `check`). Raises FolderError."""
         return self._recorded(self.studies()[0])
 
     def baselines(self) -> list[FrozenTrial]:
-        """The same of its baselines."""
+        """The search's baselines so far, validated. Raises FolderError."""
         return self._recorded(self.studies()[1])
 
     def _recorded(self, study: Study) -> list[FrozenTrial]:
@@ -120,8 +119,7 @@ class SearchFolder:
 
 @contextlib.contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Whatever is raised within is a FolderError: a damaged file, or one of another program, can raise
-    anything at all."""
+    """Turn any exception into a FolderError: a damaged or foreign file can raise anything."""
     try:
         yield
     except FolderError:
@@ -137,7 +135,7 @@ def _reading(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class OpenedSearch:
-    """A search as its folder holds it; it may still be running, or have been broken off."""
+    """A search read from its folder; it may be finished, running or interrupted."""
 
     folder: Path
     settings: Settings
@@ -145,16 +143,17 @@ class OpenedSearch:
     records: SearchRecords
     environment: dict[str, str]
     model: SurrogateModel | None = field(default=None, repr=False)
-    #: What was confirmed on fresh seeds (search.records.confirm), a group for each seed.
+    #: Confirmation runs on fresh seeds (search.records.confirm), one group per seed.
     confirmed: list[SearchRecords] = field(default_factory=list, repr=False)
 
     @property
     def place(self) -> SearchFolder:
-        """Where its trials and checkpoints are."""
+        """The folder, which locates trials and checkpoints."""
         return SearchFolder(self.folder, self.settings)
 
     def response(self, quality: int, strategy: str, count: int = 61) -> dict[float, Prediction]:
-        """What the model expects at full length, by alpha over the searched range; empty without a model."""
+        """The surrogate model's prediction for full training, by alpha over the search range; empty without a
+        model."""
         if self.model is None:
             return {}
         alphas = np.geomspace(self.plan.alpha_min, self.plan.alpha_max, count).tolist()
@@ -162,20 +161,20 @@ class OpenedSearch:
 
     @property
     def ended(self) -> int:
-        """The number of trials that have ended, one way or another."""
+        """The number of trials that are not running any more."""
         return sum(trial.state != RUNNING for trial in self.records.trials)
 
     @property
     def complete(self) -> bool:
-        """Whether every trial of the budget has ended."""
+        """Whether all trials of the budget have ended."""
         return len(self.records.trials) >= self.plan.budget and not self.records.running()
 
 
 def fetch_folder(name: str, results: Path, storage: str) -> Path:
-    """Make the results folder of a search that was begun on another machine from what it keeps beside its
-    checkpoints; nothing is done if it is here. Raises FolderError, StorageError."""
+    """Create the results folder of a search started on another machine from the files beside its checkpoints,
+    unless the folder exists. Raises FolderError, StorageError."""
     if not is_name(name):
-        raise FolderError(f"{shown(name)} is no name of a search, so none is fetched")
+        raise FolderError(f"{shown(name)} is not a valid name of a search")
     folder, kept = results / name, Checkpoints(storage, name)
     if is_search(folder):
         return folder
@@ -186,20 +185,20 @@ def fetch_folder(name: str, results: Path, storage: str) -> Path:
         study = plain_yaml.parse(kept.read(SETTINGS)).get("study")
         if study is None or sqlite_file(study) is not None:
             raise FolderError(
-                f"the search at {kept} kept its trials in a SQLite file of its results folder, which is not "
-                f"at {folder}; go on where that folder is (with --study on a database server any host could)"
+                f"the search at {kept} has its trials in a SQLite file in its results folder, which is not "
+                f"at {folder}; resume on the host of that folder (use --study to resume on any host)"
             )
         folder.mkdir(parents=True, exist_ok=True)
         for file in reversed([file for file in found if file]):  # a folder with settings is a search
             file.copy_to(folder / Path(file.path).name)
     except (OSError, yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        raise FolderError(f"the search at {kept} cannot be fetched: {refusal(storage, error)}") from error
+        raise FolderError(f"cannot download the search at {kept}: {refusal(storage, error)}") from error
     return folder
 
 
 def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSearch:
-    """The search that `find_folder` finds. Unless `with_model` is off, what the model expects of the finished
-    trials is asked as well, which takes seconds. Nothing is written. Raises FolderError."""
+    """Open the search found by `find_folder`, read-only. With `with_model`, also fit the surrogate model and
+    predict the finished trials, which takes seconds. Raises FolderError."""
     opened = SearchFolder.read(find_folder(name, results))
     environment, pair = opened.environment, opened.studies()
     with _reading(opened.path):
@@ -219,8 +218,8 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
 
 
 def _test_set(opened: SearchFolder, records: SearchRecords) -> str:
-    """The set that the search reports on, as it recorded; of a folder that does not say, the one that was
-    measured besides the one that decides. Raises FolderError if the trainings were measured on another."""
+    """The recorded name of the test set or, in old folders without it, the measured set other than the
+    selection set. Raises FolderError if the training runs were measured on another set."""
     readings = [reading for record in records.everything() for reading in record.readings.items()]
     measured = {
         key.removesuffix("/bpp") for _, figures in readings for key in figures if key.endswith("/bpp")
@@ -230,8 +229,8 @@ def _test_set(opened: SearchFolder, records: SearchRecords) -> str:
         return min(measured - {records.selection}, default=records.selection)
     if any(f"{recorded}/bpp" not in figures for epoch, figures in readings if epoch == records.epochs):
         raise FolderError(
-            f"the search in {opened.path} cannot be read: by its {ENVIRONMENT} it reports on "
-            f"{shown(recorded)}, but its trainings were measured on {one_line(', '.join(sorted(measured)))}"
+            f"the search in {opened.path} cannot be read: its {ENVIRONMENT} names the test set "
+            f"{shown(recorded)}, but it was evaluated on {one_line(', '.join(sorted(measured)))}"
         )
     return recorded
 
@@ -243,7 +242,7 @@ def last_checkpoint(search: OpenedSearch, name: str) -> StoredFile:
 
 
 def _newest_state(search: OpenedSearch, name: str) -> tuple[dict[str, Any], str]:
-    """The state in the newest checkpoint of a trial, and where that is. Raises CheckpointError,
+    """The state in the newest checkpoint of a trial, and its location. Raises CheckpointError,
     FileNotFoundError."""
     from lic.training.trainer import CheckpointError, read_checkpoint
 
@@ -261,14 +260,14 @@ def _newest_state(search: OpenedSearch, name: str) -> tuple[dict[str, Any], str]
 
 
 def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
-    """The weights of a training at its end. Raises CheckpointError, FileNotFoundError."""
+    """The final weights of a training run. Raises CheckpointError, FileNotFoundError."""
     from lic.training.trainer import CheckpointError, read_checkpoint
 
     settings, kept = search.settings, search.folder / "best" / f"q{record.quality}.pt"
     try:
         state, path = _newest_state(search, record.name)
     except (CheckpointError, FileNotFoundError):
-        if not kept.is_file():  # a copy, once the search has ended
+        if not kept.is_file():  # the copy that exists once the search has ended
             raise
         state, path = read_checkpoint(kept), str(kept)
     point = {"lmbda": record.lmbda, "alpha": record.alpha, "seed": record.seed}
@@ -278,5 +277,5 @@ def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
         if state["config"].get(key) != value:
             raise CheckpointError(f"{path} was trained with {key} {state['config'].get(key)}, not {value}")
     if state["step"] != settings.epochs * settings.steps_per_epoch:
-        raise CheckpointError(f"{path} is of step {state['step']}, not of the end of the training")
+        raise CheckpointError(f"{path} is from step {state['step']}, not from the end of the training run")
     return state["model"]

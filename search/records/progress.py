@@ -1,4 +1,4 @@
-"""Where a search stands, computed from its records: what ended, the pace, the time left."""
+"""Progress of a search, computed from its records: ended runs, pace, time left."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from search.base.space import Plan
 from search.records.search_records import RUNNING, SearchRecords, TrialRecord
 
-#: Share of its epochs that a trial runs on the average, if poor ones are stopped (design.md).
+#: Average fraction of its epochs that a trial trains with early stopping.
 _EXPECTED_SHARE = 0.45
 
-#: How many trials that expectation weighs as much as: those that end first are the poor ones.
+#: Weight of this prior in trials: the trials that end first are poor ones.
 _PRIOR_TRIALS = 8
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`groups` are the records of the search and of each confirmation seed; `planned` counts their
-    trainings, `pace` is in epochs per second, `elapsed` and `left` in seconds; None before there is a pace.
-    `news` are the trainings that ended since the last look; `trouble` says why MLflow cannot be written
-    to."""
+    """`groups` are the records of the search and of each confirmation seed; `planned` is the number of their
+    training runs; `pace` is in epochs per second, `elapsed` and `left` in seconds (None until a pace is
+    known). `news` are the training runs that ended since the last update; `trouble` says why MLflow cannot be
+    written to."""
 
     groups: list[SearchRecords]
     planned: int
@@ -40,11 +40,11 @@ class Progress:
 
     @property
     def over(self) -> int:
-        """The number of trainings that have ended."""
+        """The number of training runs that have ended."""
         return sum(record.state != RUNNING for record in self.trainings)
 
     def group(self, record: TrialRecord) -> SearchRecords:
-        """The records that a training is compared within."""
+        """The group of records that a training run belongs to."""
         return next(group for group in self.groups if record in group.everything())
 
 
@@ -56,8 +56,8 @@ def progress_of(
     since: float,
     now: float,
 ) -> Progress:
-    """The progress at `now` of a search that started `since` (seconds since 1970) with `workers` trainings
-    at once, and goes on with `confirming` trainings of full length."""
+    """The progress at `now` of a search that started at `since` (seconds since 1970) with `workers`
+    concurrent training runs, followed by `confirming` full training runs."""
     reported = sorted(
         moment
         for group in groups
@@ -67,7 +67,7 @@ def progress_of(
     )
     pace = None
     if len(reported) > workers and now > reported[0]:
-        # The first report of every worker ends an epoch that began before the counting did.
+        # The first report of each worker ends an epoch that began before the measurement.
         pace = (len(reported) - min(workers, len(reported) - 1)) / (now - reported[0])
     left = None if pace is None else _epochs_left(groups, plan, confirming) / pace
     planned = plan.budget + len(plan.qualities) + confirming

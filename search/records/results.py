@@ -1,4 +1,4 @@
-"""The result of a search: the best point per rate, and Bjontegaard figures per strategy."""
+"""The results of a search: the best point per quality, and Bjontegaard deltas per strategy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OVERALL = "best of all"
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """One codec made of one checkpoint per rate against the baselines, at full length.
+    """A codec of one checkpoint per quality, compared with the baselines after full training.
 
-    `tuned` counts the rates at which it is a trial; at the others it is the baseline (alpha 0).
-    BD-rates in percent with their 95 % interval over images, BD-qualities in dB; None where the
-    figure was refused. `refused` is empty, or says which figures are missing, and why each is.
+    `tuned` counts the qualities whose checkpoint is a trial; the others use the baseline (alpha 0). BD-rates
+    are in percent with a 95 % interval over images, BD-PSNR and BD-MS-SSIM in dB; None if undefined.
+    `refused` says which values are undefined and why, or is empty.
     """
 
     strategy: str
@@ -35,8 +35,8 @@ class StrategyResult:
 
 
 def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
-    """The record to keep at every rate: the best finished trial (SearchRecords.best), or the baseline
-    (alpha 0) where none is expected to save bits. Rates without a baseline are left out."""
+    """The selected record per quality: the best finished trial (SearchRecords.best), or the baseline (alpha
+    0) if no trial is predicted to save bits. Omits qualities without a baseline."""
     chosen = {}
     for quality, baseline in records.baselines.items():
         if baseline.last_epoch < records.epochs:
@@ -47,7 +47,7 @@ def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
 
 
 def best_trial_per_rate(records: SearchRecords, strategy: str) -> dict[int, TrialRecord]:
-    """The best finished trial of a strategy at every rate that has one."""
+    """The best finished trial of a strategy per quality that has one."""
     found = {}
     for quality in records.qualities:
         rivals = [record for record in records.finished(quality) if record.strategy == strategy]
@@ -59,8 +59,8 @@ def best_trial_per_rate(records: SearchRecords, strategy: str) -> dict[int, Tria
 def strategy_results(
     records: SearchRecords, strategies: tuple[str, ...], intervals: bool = True
 ) -> list[StrategyResult]:
-    """Per strategy, and for the best of all, the layout of the paper's Table I; without `intervals`,
-    which take seconds, their ends are NaN."""
+    """Results per strategy, and for the best of all, as in the paper's Table I. Without `intervals`, which
+    take seconds to compute, their ends are NaN."""
     chosen = {strategy: best_trial_per_rate(records, strategy) for strategy in strategies}
     chosen[OVERALL] = best_per_rate(records)
     return [_strategy_result(records, strategy, points, intervals) for strategy, points in chosen.items()]
@@ -91,7 +91,7 @@ def _strategy_result(
 
 @dataclass
 class _Bjontegaard:
-    """BD-rate and BD-quality by one metric, and by the name of a figure why it is missing."""
+    """BD-rate and BD-quality by one metric; `refused`: name of an undefined value -> reason."""
 
     rate: Interval | None = None
     quality: float | None = None
@@ -127,7 +127,7 @@ def _bjontegaard(
 
 
 def rate_table(records: SearchRecords) -> pd.DataFrame:
-    """Per rate the kept point and its figures on the test set at full length."""
+    """The selected point per quality, with its metrics on the test set after full training."""
     rows = []
     for quality, record in best_per_rate(records).items():
         figures, epoch = record.readings[records.epochs], records.epochs
@@ -156,7 +156,7 @@ def rate_table(records: SearchRecords) -> pd.DataFrame:
 
 
 def strategy_table(results: list[StrategyResult]) -> pd.DataFrame:
-    """The Bjontegaard figures as a flat table."""
+    """The Bjontegaard deltas as a flat table."""
     rows = []
     for result in results:
         row: dict[str, object] = {"strategy": result.strategy, "tuned_rates": result.tuned}
@@ -171,8 +171,8 @@ def strategy_table(results: list[StrategyResult]) -> pd.DataFrame:
 
 
 def trial_table(records: SearchRecords) -> pd.DataFrame:
-    """Every training, one row, with its figures at its last epoch that has test readings, or, if it has none,
-    at its last."""
+    """One row per training run, with the metrics of the last epoch evaluated on the test set, or of the last
+    epoch if there is none."""
     rows = []
     for record in records.everything():
         measured = [e for e in record.readings if f"{records.test_set}/bpp" in record.readings[e]]
@@ -199,9 +199,9 @@ def trial_table(records: SearchRecords) -> pd.DataFrame:
 def best_so_far(
     records: SearchRecords, finished: list[TrialRecord], strategies: tuple[str, ...]
 ) -> dict[str, float]:
-    """By metric name, how good the search's result was when the last of these trials had finished: the
-    lowest reading per rate (0 where that is the baseline), and the Bjontegaard figures where the baselines
-    allow them. A function of what had ended by then, whenever it is asked."""
+    """The search's result, by metric name, at the time when the last of these trials finished: the lowest
+    measured rate change per quality (0 for the baseline), and the Bjontegaard deltas if all baselines had
+    ended. Depends only on what had ended by then."""
     moment = max(trial.ended or 0.0 for trial in finished)
     there = {q: b for q, b in records.baselines.items() if b.ended is not None and b.ended <= moment}
     then = replace(records, trials=finished, baselines=there, expected={})
@@ -216,7 +216,7 @@ def best_so_far(
 
 
 def write_tables(records: SearchRecords, by_strategy: list[StrategyResult], folder: Path) -> None:
-    """The three tables as CSV files in a folder. Raises OSError."""
+    """Write the three tables as CSV files. Raises OSError."""
     tables = {"rates": rate_table(records), "strategies": strategy_table(by_strategy),
               "trials": trial_table(records)}  # fmt: skip
     for name, table in tables.items():
@@ -224,7 +224,7 @@ def write_tables(records: SearchRecords, by_strategy: list[StrategyResult], fold
 
 
 def parent_figures(results: list[StrategyResult], test_set: str) -> dict[str, float]:
-    """The Bjontegaard figures by metric name, for the search as a whole."""
+    """The Bjontegaard deltas of the whole search, by metric name."""
     figures = {}
     for result in results:
         name = "best" if result.strategy == OVERALL else result.strategy.replace("+", "_")
@@ -235,5 +235,5 @@ def parent_figures(results: list[StrategyResult], test_set: str) -> dict[str, fl
 
 
 def bd_rate_text(row: StrategyResult, figure: Interval | None) -> str:
-    """A BD-rate of a strategy with its interval; that of the baselines themselves is no measurement."""
+    """A BD-rate with its interval; '0 (baseline)' if the strategy consists of baselines only."""
     return interval(figure) if row.tuned or figure is None else NONE_BETTER

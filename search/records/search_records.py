@@ -1,4 +1,4 @@
-"""What a search recorded, read from Optuna's storage, and the figures that follow from it."""
+"""The records of a search, read from Optuna's storage, and metrics derived from them."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _STATES = {
     TrialState.FAIL: FAILED,
 }
 
-#: Quality metric -> the figure that holds it, in dB.
+#: Names of the distortion metrics, in dB.
 PSNR, MS_SSIM = "psnr", "ms_ssim_db"
 
 #: Quality metric -> the per-image column that it is made of.
 QUALITY_COLUMNS = {PSNR: "psnr", MS_SSIM: "ms_ssim"}
 
-#: The figure that holds when an epoch was measured, in seconds since 1970.
+#: The metric with the time of measurement of an epoch, in seconds since 1970.
 MEASURED_AT = "time/measured_at"
 
 Images = dict[str, list[float]]
@@ -66,12 +66,12 @@ class TrialRecord(AtPoint):
     reason: str
     readings: dict[int, dict[str, float]] = field(repr=False)
     images: dict[int, Images] = field(repr=False)
-    #: The search that a baseline was taken from; empty if it was trained in this one.
+    #: The search that a baseline was reused from; empty if it was trained in this one.
     source: str = ""
     #: When it was proposed and when it ended, in seconds since 1970.
     began: float = 0.0
     ended: float | None = None
-    #: The epoch at which it left its baseline, whose the epochs before were; 0: it trained all by itself.
+    #: The epoch of its baseline whose checkpoint it started from; 0: it trained in full.
     fork: int = 0
 
     @property
@@ -80,7 +80,7 @@ class TrialRecord(AtPoint):
 
     @property
     def trained(self) -> int:
-        """The number of epochs that were its own."""
+        """The number of epochs that it trained itself."""
         return self.last_epoch - self.fork
 
     def measured_at(self, epoch: int) -> float:
@@ -90,10 +90,10 @@ class TrialRecord(AtPoint):
 
 @dataclass(frozen=True)
 class SearchRecords:
-    """All trainings of one search so far; `qualities` are the rates it plans, `epochs` the full
-    length, `selection` and `test_set` name the image sets that decide and that are reported.
-    `expected` holds what the model expects of the finished trials by name, once it was asked;
-    `without_ms_ssim` says why the test set has no MS-SSIM, if that was recorded."""
+    """All training runs of a search so far. `qualities` are the planned quality levels, `epochs` the number
+    of epochs of full training; `selection` and `test_set` name the selection and test images. `expected` has
+    the surrogate model's predictions for finished trials by name, if computed; `without_ms_ssim` says why
+    MS-SSIM is undefined for the test set, if it is."""
 
     name: str
     qualities: tuple[int, ...]
@@ -109,11 +109,12 @@ class SearchRecords:
         return [*self.baselines.values(), *self.trials]
 
     def running(self) -> list[TrialRecord]:
-        """The trainings that have not ended."""
+        """The training runs that have not ended."""
         return [record for record in self.everything() if record.state == RUNNING]
 
     def rate_change(self, record: TrialRecord, epoch: int, image_set: str) -> float | None:
-        """The record's rate change in percent on an image set; None without both readings."""
+        """The record's rate change in percent on an image set; None unless it and its baseline were
+        measured."""
         baseline = self.baselines.get(record.quality)
         own = record.readings.get(epoch, {})
         other = baseline.readings.get(epoch, {}) if baseline else {}
@@ -122,12 +123,12 @@ class SearchRecords:
         return rate_change(own, other, image_set, record.lmbda)
 
     def bd_rate(self, record: TrialRecord, epoch: int, metric: str) -> float | None:
-        """The single-trial BD-rate in percent on the test set, against the baselines at the same
-        epoch; None until all of them that have not failed are there.
+        """The single-trial BD-rate in percent on the test set, against the baselines at the same epoch; None
+        until all baselines that have not failed are measured.
 
-        Early in a training neighbouring baselines can lie in the wrong order. A baseline that another
-        beats in bits and quality is no part of what the codec can do, and is left out here (not in
-        the BD-rate of a search, which is refused). Raises CurveError if fewer than two are left.
+        Early in training, the baselines' curve may not be monotone. Baselines that another one dominates in
+        rate and distortion are dropped here (the BD-rate of a search is undefined in this case). Raises
+        CurveError if fewer than two are left.
         """
         own, points = self._point(record, epoch, metric), []
         for quality in self.qualities:
@@ -141,8 +142,8 @@ class SearchRecords:
         return point_bd_rate(Curve.front(*zip(*there, strict=True)), *own)
 
     def comparable(self, record: TrialRecord, epoch: int) -> bool:
-        """Whether every baseline that the record's reading is compared with is there: that of its own
-        rate, and all that have not failed where the test set was measured. Then `derived` is final."""
+        """Whether all baselines needed by `derived` are measured: that of the same quality and, if the test
+        set was measured, all that have not failed. Then `derived` is final."""
         tested = f"{self.test_set}/bpp" in record.readings[epoch]
         for quality in self.qualities if tested else (record.quality,):
             baseline = self.baselines.get(quality)
@@ -158,7 +159,7 @@ class SearchRecords:
         return figures[rate], figures[quality]
 
     def derived(self, record: TrialRecord, epoch: int) -> dict[str, float]:
-        """Every figure that compares this reading with the baselines, as far as they are there."""
+        """All metrics that compare this epoch with the baselines, as far as those are measured."""
         named = {
             f"{self.selection}/rate_change": self.rate_change(record, epoch, self.selection),
             f"{self.test_set}/rate_change": self.rate_change(record, epoch, self.test_set),
@@ -167,16 +168,16 @@ class SearchRecords:
             try:
                 named[f"{self.test_set}/{label}"] = self.bd_rate(record, epoch, metric)
             except CurveError:
-                continue  # refused: a figure of a broken curve would mislead
+                continue  # undefined for a curve that is not monotone
         return {name: value for name, value in named.items() if value is not None}
 
     def trained_here(self) -> list[TrialRecord]:
-        """The trainings that were not taken over from another search."""
+        """The training runs of this search, without reused baselines."""
         return [record for record in self.everything() if not record.source]
 
     def seconds(self, kind: str, since: float = 0.0) -> float:
-        """The time that all trainings of this search took for 'train' or 'eval', in the epochs measured since
-        a moment (seconds since 1970)."""
+        """Total time of this search's training runs for 'train' or 'eval', over the epochs measured since a
+        moment (seconds since 1970)."""
         return sum(
             figures.get(f"time/{kind}_seconds", 0.0)
             for record in self.trained_here()
@@ -185,13 +186,12 @@ class SearchRecords:
         )
 
     def finished(self, quality: int | None = None) -> list[TrialRecord]:
-        """The trials, of one rate or of all, trained at full length that have a baseline to be
-        compared with."""
+        """The trials trained in full, of one quality or of all."""
         return [t for t in self.trials if t.state == FINISHED and quality in (None, t.quality)]
 
     def best(self, candidates: Iterable[TrialRecord]) -> TrialRecord | None:
-        """The one of which the lowest rate change at full length is expected; without a model, the
-        one with the lowest reading on the selection images."""
+        """The record with the lowest predicted rate change after full training; without predictions, the one
+        with the lowest measured rate change on the selection images."""
         scored = [
             (value, record.name, record)
             for record in candidates
@@ -200,12 +200,12 @@ class SearchRecords:
         return min(scored)[2] if scored else None
 
     def best_observed(self, quality: int) -> TrialRecord | None:
-        """The finished trial of a rate with the lowest reading on the selection images."""
+        """The finished trial of a quality with the lowest measured rate change on the selection images."""
         return replace(self, expected={}).best(self.finished(quality))
 
     def curve(self, points: list[TrialRecord], metric: str) -> ImageCurve:
-        """The per-image curve through these trainings at full length, on the test set. Raises CurveError,
-        also where the set has no MS-SSIM."""
+        """The per-image curve through these fully trained points on the test set. Raises CurveError, also if
+        MS-SSIM is undefined for the set."""
         if metric == MS_SSIM and self.without_ms_ssim:
             raise CurveError(self.without_ms_ssim)
         columns = [point.images[self.epochs] for point in points]
@@ -218,8 +218,8 @@ class SearchRecords:
 
 
 class RecordReader:
-    """Reads the records of a search's two studies (search.core.studies), and of its confirmation, again
-    and again, those of ended trainings only once; nothing is written."""
+    """Reads the records of a search's two studies and of its confirmation repeatedly; records of ended
+    training runs are read only once. Read-only."""
 
     def __init__(self, studies: tuple[Study, Study], plan: Plan, test_set: str) -> None:
         self._studies, self._plan, self._test_set = studies, plan, test_set
@@ -231,11 +231,10 @@ class RecordReader:
         return self._group(baselines, trials)
 
     def read_confirmation(self) -> list[SearchRecords]:
-        """The trainings of the search's confirmation (search.records.confirm), if there is one, as one group
-        for each seed."""
+        """The confirmation runs of the search (search.records.confirm), if any, one group per seed."""
         trials = self._studies[0]
         try:
-            # Over the connection that is there: a new one for every look would be slow.
+            # Reuse the connection: opening one for each read would be slow.
             study = load_study(study_name=confirmation_name(trials.study_name), storage=storage_of(trials))
         except KeyError:
             return []
@@ -298,7 +297,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
 
 
 def check(record: TrialRecord) -> None:
-    """Raise ValueError if the record, read from a database that anybody may have written, cannot be true."""
+    """Raise ValueError if the record, which may come from a foreign database, is invalid."""
     fits = {
         "name": re.fullmatch(r"[a-z][a-z0-9-]{0,99}", str(record.name)) is not None,
         "role": record.role in (BASELINE, TRIAL, CONFIRMATION),
@@ -314,7 +313,7 @@ def check(record: TrialRecord) -> None:
     }
     for key, fit in fits.items():
         if not fit:
-            raise ValueError(f"{shown(record.name)} has {key} {shown(getattr(record, key))}, which cannot be")
+            raise ValueError(f"{shown(record.name)} has an invalid {key}: {shown(getattr(record, key))}")
 
 
 def _is_number(value: object) -> bool:
@@ -326,7 +325,7 @@ def _are_figures(found: object) -> bool:
 
 
 def _are_columns(found: object) -> bool:
-    """Whether these are columns of numbers; that of an image may be infinite (PSNR) or NaN (MS-SSIM)."""
+    """Whether these are columns of numbers; values may be infinite (PSNR) or NaN (MS-SSIM)."""
     if not isinstance(found, dict) or not all(isinstance(column, list) for column in found.values()):
         return False
     numbers = all(isinstance(value, int | float) for column in found.values() for value in column)
@@ -334,5 +333,5 @@ def _are_columns(found: object) -> bool:
 
 
 def _seconds(moment: datetime.datetime | None) -> float | None:
-    # Optuna's times are the machine's local ones.
+    # Optuna stores local times.
     return None if moment is None else moment.timestamp()

@@ -1,8 +1,8 @@
-"""The paper's protocol, trained and told as it comes out: `python -m search.reproduce`.
+"""Reproduces the paper's protocol (`python -m search.reproduce`).
 
-    protocol     what is trained: models, rates, strategies, alphas, seeds; and what is next
-    trainings    the trainings themselves, several at once, in slices that go on where the last ended
-    evidence     the paper's tables and what else follows from the records, in pandas
+    protocol     what to train: models, qualities, strategies, alphas, seeds; and what comes next
+    trainings    the training runs, several in parallel, in slices that can be resumed
+    evidence     the paper's tables and further statistics from the records, in pandas
     report       the tables as text and the figures as PNG
 
 None of it needs Ray, Optuna or MLflow.
@@ -10,5 +10,5 @@ None of it needs Ray, Optuna or MLflow.
 
 from __future__ import annotations
 
-#: The fraction of the paper's steps that a model is trained without a GPU, where it is not given.
+#: Default fraction of the paper's steps without a GPU.
 FRACTION_ON_CPU = 0.03

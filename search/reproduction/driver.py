@@ -1,4 +1,4 @@
-"""What `python -m search.reproduce` does: prepares the protocol, trains, and draws tables and figures."""
+"""Runs `python -m search.reproduce`: prepares the protocol, trains, and writes tables and figures."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from search.reproduction.protocol import PROTOCOL_FILE, Protocol, Records, Repro
 
 DONE = 0
 
-#: How often a training is saved, and a baseline measured on the validation images.
+#: Number of epochs: how often a training run is saved, and a baseline evaluated on the validation images.
 _EPOCHS = 10
 
-#: Settings of a training that only make sense with the others of their preset.
+#: Training settings taken from the preset.
 _SHARED = ("scale", "batch", "patch", "lr", "aux_lr", "clip", "decay_at", "decay_to")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is left of the protocol, or draw its tables and figures; returns the exit status. Raises
+    """Train the rest of the protocol, or only write its tables and figures; returns the exit status. Raises
     ReproductionError, ModelError, ImageError, OSError."""
     state = args.state or Path("results") / f"reproduction-{args.model}"
     if args.tables:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         with FileLock(state / ".lock").acquire(timeout=0):
             return _reproduce(args, state)
     except Timeout as error:
-        raise ReproductionError(f"another process is at work in {state}; wait for its end") from error
+        raise ReproductionError(f"another process uses {state}; wait until it ends") from error
 
 
 def _reproduce(args: argparse.Namespace, state: Path) -> int:
@@ -87,13 +87,13 @@ def _reproduce(args: argparse.Namespace, state: Path) -> int:
     print(f"tables in {state / report.TABLES}, figures in {state / report.FIGURES}")
     if not everything:
         left = trainings.expected(protocol, records) - len(records)
-        why = "interrupted" if limits.interrupted else "the time is over"
-        print(f"{why}: about {left} trainings are left; the same command goes on")
+        why = "interrupted" if limits.interrupted else "time limit reached"
+        print(f"{why}: about {left} training runs are left; run the same command to resume")
     return INTERRUPTED if limits.interrupted else DONE
 
 
 def _adam(values: dict[str, Any]) -> dict[str, Any]:
-    """Learning rate and decay for Adam, with which the paper trains, if the preset's are for another."""
+    """Learning rate and decay for Adam, the paper's optimizer, if the preset has another one."""
     if values.get("optimizer", "adam") == "adam":
         return {}
     return {"lr": learning_rate("adam", values["start"]), "decay_to": TrainingConfig.decay_to}
@@ -104,7 +104,7 @@ def _absolute(path: Path | None) -> str | None:
 
 
 def _start(values: dict[str, Any], model: str) -> str | None:
-    """The weights file to begin with, or None. Raises ModelError."""
+    """The file of initial weights, or None for training from scratch. Raises ModelError."""
     size = values["width"], values.get("latent_width")
     start = starting_weights(str(values["start"]), model, *size)
     if start == "scratch":
@@ -153,11 +153,11 @@ def _introduced(protocol: Protocol, records: Records, machine: trainings.Machine
         },
         "training": f"{protocol.steps:,} steps ({100 * protocol.fraction:g} % of the paper's) of {patches}, "
         f"from {Path(machine.start).name if machine.start else 'scratch'}",
-        "device": f"{machine.device}, {machine.at_once} at once",
-        "train on": train.source,
-        "select on": val.source,
-        "report on": f"{test.name}: {test.source}",
-        "trainings": f"about {total}, {len(records)} of them done",
+        "device": f"{machine.device}, {machine.at_once} training runs in parallel",
+        "train images": train.source,
+        "val images": val.source,
+        "test images": f"{test.name}: {test.source}",
+        "runs": f"about {total}, {len(records)} of them done",
         "state": str(state),
     }
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())

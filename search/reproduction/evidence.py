@@ -1,5 +1,5 @@
-"""What follows from the records of a reproduction: the paper's tables with intervals over seeds and images,
-and what they rest on. Every function is one of records and protocol alone."""
+"""Statistics from the records of a reproduction: the paper's tables, with intervals over seeds and images,
+and supporting tables. All functions depend only on records and protocol."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from search.reproduction.protocol import (
 )
 from search.reproduction.training_time import TrainingTime, training_times
 
-#: The strategy that takes the best point of every rate, or the baseline where no point beats it.
+#: The pseudo-strategy with the best point per quality, or the baseline where no point beats it.
 BEST = "best"
 
 METRICS = ("psnr", "ms_ssim")
 
 _RESAMPLES = 1000
 
-#: A point by quality, which may be the baseline.
+#: A point per quality; it may be the baseline.
 Chosen = dict[int, SearchPoint]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a choice of points does on some seeds, by a metric: BD-rate in percent over seeds and images, of
-    each seed by itself, BD-PSNR (or BD-MS-SSIM) in dB of the mean curves; or why there is none."""
+    """The result of selected points on some seeds, by one metric: BD-rate in percent over seeds and images,
+    BD-rate of each seed, and BD-PSNR (or BD-MS-SSIM) in dB of the mean curves; or why there is none."""
 
     interval: Interval | None
     by_seed: list[float]
@@ -55,7 +55,7 @@ class Verdict:
 
 
 def chosen(records: Records, protocol: Protocol, image_set: str) -> dict[str, Chosen]:
-    """By strategy, and for BEST, the points with the lowest rate change on an image set (seed CHOSEN_ON)."""
+    """Per strategy, and for BEST, the points with the lowest rate change on an image set (seed CHOSEN_ON)."""
     found: dict[str, Chosen] = {strategy: {} for strategy in (*protocol.strategies, BEST)}
     for (quality, strategy), record in choice(records, image_set).items():
         found[strategy][quality] = record.point
@@ -70,19 +70,19 @@ def chosen(records: Records, protocol: Protocol, image_set: str) -> dict[str, Ch
 
 
 def curve(records: Sequence[Record], image_set: str, metric: str) -> ImageCurve:
-    """The per-image curve through these trainings. Raises CurveError."""
+    """The per-image curve through these training runs. Raises CurveError."""
     return image_curve([record.images for record in records], image_set, metric)
 
 
 def trained(records: Records, point: SearchPoint, seed: int) -> Record | None:
-    """The training of a point on a seed; None if it has not ended well."""
+    """The training run of a point on a seed; None unless it ended without failure."""
     return records.ended(trial(point, seed) if point.strategy else baseline(point.quality, seed))
 
 
 def verdict(
     records: Records, protocol: Protocol, points: Chosen, seeds: Sequence[int], metric: str
 ) -> Verdict:
-    """What these points do against the baselines of the same seeds, on the reported images."""
+    """Compare points with the baselines of the same seeds, on the test images."""
     by_seed: list[float] = []
     there = []
     rates = sorted(points)
@@ -95,7 +95,7 @@ def verdict(
                 by_seed.append(bd_rate(anchor.over(slice(None)), test.over(slice(None))))
                 there.append(([r.images for r in base], [r.images for r in own]))
         if not there:
-            return Verdict(None, [], None, "its points were not trained on these seeds yet")
+            return Verdict(None, [], None, "its points are not trained on these seeds yet")
         anchor, test = curves_over_seeds(there, protocol.test_set, metric)
         interval = bd_rate_interval(anchor, test, blocks=len(there))
         gained = bd_quality(anchor.over(slice(None)), test.over(slice(None)))
@@ -105,14 +105,14 @@ def verdict(
 
 
 def _all(records: Iterable[Record | None]) -> list[Record]:
-    """The records, if every one of them is there; else none."""
+    """The records if all of them exist, else an empty list."""
     found = list(records)
     return [] if None in found else [record for record in found if record is not None]
 
 
 def verdicts(records: Records, protocol: Protocol, image_set: str = SELECTION) -> pd.DataFrame:
-    """Tables I and II: per strategy, metric and set of seeds (the one that was chosen on, and the fresh ones)
-    the BD-rate with its interval, BD-PSNR, and the BD-rate of each seed."""
+    """Tables I and II: BD-rate with its interval, BD-PSNR, and the BD-rate of each seed, per strategy, metric
+    and set of seeds (the selection seed, and the fresh seeds)."""
     fresh = range(CHOSEN_ON + 1, protocol.seeds)
     rows = []
     for strategy, points in chosen(records, protocol, image_set).items():
@@ -130,8 +130,8 @@ def verdicts(records: Records, protocol: Protocol, image_set: str = SELECTION) -
 
 
 def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> pd.DataFrame:
-    """Per rate and strategy the chosen point: alpha, rate change on the validation and the reported images of
-    the seed it was chosen on, and the mean over fresh seeds with a 95 % interval over seeds and images."""
+    """The selected point per quality and strategy: alpha, rate change on the validation and test images on
+    the selection seed, and the mean over fresh seeds with a 95 % interval over seeds and images."""
     rows = []
     fresh = range(CHOSEN_ON + 1, protocol.seeds)
     for (quality, strategy), record in choice(records, image_set).items():
@@ -151,8 +151,8 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
 
 
 def response(records: Records, protocol: Protocol) -> pd.DataFrame:
-    """Every point of the search: rate change on both image sets, and the mean over the paper's images of the
-    summed correlation of its channels over the baseline's."""
+    """All points of the search: rate change on both image sets, and for the paper's images the ratio of
+    summed channel correlation to the baseline's."""
     rows = []
     for record in records.of(TRIAL):
         base = records.baseline(record.quality, record.seed)
@@ -166,12 +166,12 @@ def response(records: Records, protocol: Protocol) -> pd.DataFrame:
     return _sorted(pd.DataFrame(rows, columns=None if rows else list(_PLACE)), protocol)
 
 
-#: What tells points apart, in the order of the tables.
+#: The columns that identify a point, in order.
 _PLACE = ("quality", "strategy", "alpha")
 
 
 def _sorted(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """By rate, strategy in the protocol's order, and alpha."""
+    """Sort by quality, strategy in the protocol's order, and alpha."""
     order = {strategy: number for number, strategy in enumerate(protocol.strategies)}
     by = [name for name in _PLACE if name in table]
     return table.sort_values(by, key=lambda c: c.map(order) if c.name == "strategy" else c, ignore_index=True)
@@ -187,9 +187,9 @@ def _ratios(record: Record, base: Record) -> dict[str, float]:
 
 
 def relation(table: pd.DataFrame) -> pd.DataFrame:
-    """Of a table of `response`: Spearman's rank correlation between correlation ratio and rate change on the
-    validation images, per strategy and over all, with its p; of the points that are not harmful (below
-    +5 %) the same."""
+    """From a table of `response`: Spearman's rank correlation between correlation ratio and rate change on
+    the validation images, with its p value, per strategy and over all; for all points and for those below +5
+    %."""
     columns = [name for name in table if str(name).startswith("correlation ")]
     rows = []
     for strategy in (*dict.fromkeys(table["strategy"]), "all") if columns else ():
@@ -206,9 +206,9 @@ def relation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def seed_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
-    """BD-rate in percent between baselines that differ in nothing but the seed, of every two seeds: what two
-    equal codecs differ by. `mixed`: each rate draws its two seeds by itself, since those of one seed see the
-    same batches at all rates; the root mean square over draws."""
+    """BD-rate in percent between baselines that differ only in the seed, for all pairs of seeds. `mixed`: the
+    root mean square over draws in which each quality draws its two seeds independently, since runs of one
+    seed see the same batches at all qualities."""
     rows = []
     for metric in METRICS:
         pairs = {}
@@ -246,8 +246,8 @@ def _mixed_noise(records: Records, protocol: Protocol, metric: str) -> float:
 
 
 def baselines(records: Records, protocol: Protocol) -> pd.DataFrame:
-    """Per rate the baselines' rate and quality on the reported images, the mean over seeds, and the standard
-    deviation between them (NaN of one seed)."""
+    """Rate and distortion of the baselines on the test images per quality: mean over seeds, and standard
+    deviation (NaN for a single seed)."""
     rows = []
     for quality in protocol.rates:
         there = [r for r in records.of(BASELINE) if r.quality == quality]
@@ -262,8 +262,8 @@ def baselines(records: Records, protocol: Protocol) -> pd.DataFrame:
 
 
 def rate_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
-    """Per rate the rate changes in percent of the baselines of the other seeds against that of CHOSEN_ON, on
-    both image sets, and of the reported image that they differ on the most."""
+    """Per quality, the rate changes in percent of the baselines of other seeds against that of CHOSEN_ON, on
+    both image sets, and on the test image with the largest difference."""
     rows = []
     for quality in protocol.rates:
         first = records.baseline(quality, CHOSEN_ON)
@@ -282,29 +282,28 @@ def rate_noise(records: Records, protocol: Protocol) -> pd.DataFrame:
 
 
 def _more(record: Record, base: Record, image_set: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """By how much J of every image exceeds that of the baseline, and the baseline's bits per pixel."""
+    """Difference of J to the baseline, per image, and the baseline's bits per pixel."""
     return costs_beyond((record.images, base.images), image_set, record.lmbda)
 
 
 def times(records: Records) -> list[TrainingTime]:
-    """Table III, in seconds of a step. Where slices ran on several devices, those of the one with the most
-    trainings count."""
+    """Table III, in seconds per step. If slices ran on several devices, only the one with the most training
+    runs is used."""
     there = [*records.of(BASELINE), *records.of(TRIAL), *records.of(CONFIRMATION)]
     devices = Counter(record.device for record in there)
     most = max(devices, key=lambda device: devices[device], default="")
     fastest: dict[str, list[float]] = {}
     for record in [record for record in there if record.device == most]:
-        seconds = min(figures["seconds"] for figures in record.curve.values())
+        seconds = min(metrics["seconds"] for metrics in record.curve.values())
         steps = record.steps / len(record.curve)
         fastest.setdefault(record.strategy_name, []).append(seconds / steps)
     return training_times(fastest)
 
 
 def flatness(records: Records, protocol: Protocol) -> pd.DataFrame:
-    """Whether the baselines' own J has flattened: per rate its mean over seeds on the validation images at a
-    quarter, half, three quarters and the end of the training, as percent of the final rate above the final
-    J; and where a baseline was trained `longer` times as long, the rate change that this brings on both
-    image sets."""
+    """Convergence of the baselines: per quality, the mean J over seeds on the validation images at a quarter,
+    half and three quarters of the training, above the final J in percent of the final rate; and, where a
+    baseline was trained `longer` times as long, the resulting rate change on both image sets."""
     rows, epochs = [], protocol.epochs
     for quality in protocol.rates:
         there = [r for r in records.of(BASELINE) if r.quality == quality]
@@ -329,10 +328,10 @@ def flatness(records: Records, protocol: Protocol) -> pd.DataFrame:
 
 
 def optimism(records: Records, protocol: Protocol) -> pd.DataFrame:
-    """What tuning on the test set flatters by: the mean over the rates of the best point's rate change on the
-    reported images (0 where the baseline stays), for points chosen on the validation images and on the
-    reported ones; on the seed they were chosen on and on fresh seeds. And over random halves of the
-    reported images: chosen on one half, measured there and on the other."""
+    """Optimism of selecting on the test set: the mean over qualities of the best point's rate change on the
+    test images (0 where the baseline is best), for points selected on the validation images and on the test
+    images; on the selection seed and on fresh seeds. Also with random halves of the test images: selected on
+    one half, measured on both."""
     fresh = range(CHOSEN_ON + 1, protocol.seeds)
     rows = []
     for image_set in (SELECTION, protocol.test_set):
@@ -361,7 +360,7 @@ def _mean_change(records: Records, protocol: Protocol, best: Chosen, seeds: Sequ
 
 
 def _halves(records: Records, protocol: Protocol, draws: int = 200) -> tuple[float, float]:
-    """The mean rate change of the best points on the half that they were chosen on, and on the other one."""
+    """The mean rate change of the best points on the half used for selection, and on the other half."""
     changes: dict[int, list[NDArray[np.float64]]] = {}
     rates: dict[int, NDArray[np.float64]] = {}
     for record in records.of(TRIAL):
@@ -375,7 +374,7 @@ def _halves(records: Records, protocol: Protocol, draws: int = 200) -> tuple[flo
         order = draw.permutation(len(next(iter(rates.values()))))
         halves = np.array_split(order, 2)
         for quality, rows in changes.items():
-            table = np.array([np.zeros_like(rates[quality]), *rows])  # the baseline is a choice, too
+            table = np.array([np.zeros_like(rates[quality]), *rows])  # the baseline can be selected, too
             own, other = (100 * table[:, half].mean(1) / rates[quality][half].mean() for half in halves)
             best = int(own.argmin())
             found.append((own[best], other[best]))

@@ -1,4 +1,4 @@
-"""What a reproduction trains, and what is next: a function of what has been trained."""
+"""The protocol of a reproduction: what to train next is a function of what has been trained."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from lic.training.trial import ImagesConfig, TrialConfig
 from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate, SearchPoint
 from search.decide.objective import rate_change
 
-#: Role of a baseline that is trained longer than all others, to see what is left to gain by training alone.
+#: Role of a baseline that is trained longer, to measure what longer training alone gains.
 LONGER = "longer"
 
-#: The search's own seed: what is chosen is chosen on it; the seeds after it had no part in that.
+#: The seed on which points are selected; later seeds are fresh.
 CHOSEN_ON = 0
 
-#: The image set that the search selects on, and its columns in a record.
+#: The image set used for selection, and the prefix of its columns in a record.
 SELECTION = "val"
 
 PROTOCOL_FILE, RECORDS_FILE = "protocol.json", "records.jsonl"
 
 
 class ReproductionError(LictuneError):
-    """A state that cannot be gone on with; one sentence with what to do."""
+    """The state folder cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """All that decides what the trainings give, but the machine. `alphas` is the grid by strategy;
-    `training` are the fields of TrainingConfig that all share; `start` is the SHA-256 of the file of weights
-    that they begin with, empty for none; the images are told by their fingerprints. `longer` is how many
-    times the steps of the others the longer baselines (seed 0) train."""
+    """Everything that determines the results, except the machine. `alphas` is the grid per strategy;
+    `training` has the fields of TrainingConfig that all training runs share; `start` is the SHA-256 of the
+    initial weights file, or empty; `fingerprints` identify the images. The longer baselines (seed 0) train
+    `longer` times the usual number of steps."""
 
     model: str
     width: int
@@ -60,48 +60,50 @@ class Protocol:
 
     @property
     def epochs(self) -> int:
-        """How often a training is saved, and a baseline measured on the validation images."""
+        """Number of epochs: how often a training run is saved, and a baseline evaluated on the validation
+        images."""
         return int(self.training["epochs"])
 
     @property
     def steps(self) -> int:
-        """Steps of a training."""
+        """Number of steps of a training run."""
         return int(self.training["epochs"] * self.training["steps_per_epoch"])
 
     def save(self, state: Path) -> None:
-        """Write it into the folder of the state. Raises OSError."""
+        """Write the protocol to the state folder. Raises OSError."""
         atomic_io.write(state / PROTOCOL_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     @staticmethod
     def load(state: Path) -> Protocol:
-        """That of a folder. Raises ReproductionError."""
+        """Read the protocol of a state folder. Raises ReproductionError."""
         path = state / PROTOCOL_FILE
         try:
             found = json.loads(path.read_text())
             lists = {name: tuple(found[name]) for name in ("rates", "strategies")}
             return Protocol(**{**found, **lists})
         except FileNotFoundError:
-            raise ReproductionError(f"{state} holds no reproduction; nothing was trained there") from None
+            raise ReproductionError(f"{state} is not the state folder of a reproduction") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ReproductionError(
-                f"{path} cannot be read ({error}); take another --state folder"
+                f"{path} cannot be read ({error}); give another --state folder"
             ) from error
 
     def check_same(self, other: Protocol, state: Path) -> None:
-        """Raise ReproductionError, naming the first difference, unless this is what was begun in `state`."""
+        """Raise ReproductionError, naming the first difference, unless the protocol in `state` is the
+        same."""
         begun = asdict(other)
         for name, own in asdict(self).items():
             if (there := begun[name]) != own:
                 raise ReproductionError(
-                    f"{state} was begun with {name} {shown(there)}, not {shown(own)}; give what it was begun "
-                    "with, or another --state folder"
+                    f"{state} was started with {name} {shown(there)}, not {shown(own)}; give the same "
+                    "options, or another --state folder"
                 )
 
     def trial_config(
         self, candidate: Candidate, images: ImagesConfig, start: str | None, device: str
     ) -> TrialConfig:
-        """The training of a candidate on this machine, measured at its end. Baselines are measured on the
-        validation images after every epoch, which shows whether they have converged."""
+        """The configuration of a training run on this machine, evaluated at its end. Baselines are also
+        evaluated on the validation images after every epoch, to check convergence."""
         times = self.longer if candidate.role == LONGER else 1
         own = {
             "lmbda": candidate.lmbda, "alpha": candidate.alpha, "seed": candidate.seed,
@@ -118,36 +120,37 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Record(Candidate):
-    """What one training gave, of `steps` steps on a `device` (lic.models.acceleration.device_name). `curve`
-    holds by epoch the seconds of its steps and, where they were measured, the validation images' means (bpp,
-    mse); `images` at the end the columns per image of both sets ('val/bpp', 'kodak/psnr', ...); `correlation`
-    by image the summed correlation of y's channels (lic.evaluation.latents.correlation_sum)."""
+    """The result of one training run of `steps` steps on a `device` (lic.models.acceleration.device_name).
+    `curve` has, by epoch, the seconds of its steps and, if measured, the means over the validation images
+    (bpp, mse). `images` has the final values per image of both sets ('val/bpp', 'kodak/psnr', ...).
+    `correlation` has, by image, the summed channel correlation of y
+    (lic.evaluation.latents.correlation_sum)."""
 
     steps: int
     curve: dict[int, dict[str, float]]
     images: dict[str, list[float]]
     correlation: dict[str, float]
     device: str
-    #: Why the training could not be finished; then it has neither curve nor images.
+    #: Why the training run failed; then it has neither curve nor images.
     failure: str = ""
 
     def mean(self, column: str) -> float:
-        """The mean over the images of a column."""
+        """Mean of a column over the images."""
         return math.fsum(self.images[column]) / len(self.images[column])
 
-    def figures(self, image_set: str) -> dict[str, float]:
-        """What search.objective reads of a set."""
+    def metrics(self, image_set: str) -> dict[str, float]:
+        """The metrics of an image set that search.decide.objective reads."""
         names = [f"{image_set}/{name}" for name in ("bpp", "mse")]
         return {name: self.mean(name) for name in names}
 
     def line(self) -> str:
-        """It as a line of JSON, figures to seven digits."""
+        """The record as a line of JSON, numbers with seven digits."""
         return json.dumps(_rounded(self.as_row()), separators=(",", ":"))
 
     @staticmethod
     def of_line(text: str) -> Record:
         found = json.loads(text)
-        found["curve"] = {int(epoch): figures for epoch, figures in found["curve"].items()}
+        found["curve"] = {int(epoch): metrics for epoch, metrics in found["curve"].items()}
         point = SearchPoint.of_row({key: found.pop(key) for key in ("quality", "alpha", "strategy")})
         return Record(point=point, **found)
 
@@ -161,25 +164,25 @@ def _rounded(value: Any) -> Any:
 
 
 class Records(Mapping[str, Record]):
-    """The trainings that have ended by name, in that order; a line each in records.jsonl."""
+    """The ended training runs by name, in order of their end; one line each in records.jsonl."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self._found = {record.name: record for record in records}
 
     @staticmethod
     def load(state: Path) -> Records:
-        """Those of a folder; none, if nothing has ended there. Raises ReproductionError."""
+        """Read the records of a state folder; empty if nothing has ended yet. Raises ReproductionError."""
         path = state / RECORDS_FILE
         try:
             return Records(Record.of_line(line) for line in path.read_text().splitlines())
         except FileNotFoundError:
             return Records()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ReproductionError(f"{path} cannot be read ({error}); take it from a copy") from error
+            raise ReproductionError(f"{path} cannot be read ({error}); restore it from a copy") from error
 
     def add(self, record: Record, state: Path) -> None:
-        """Keep one more, on disk as well. Raises OSError."""
-        # With the digits that a later slice will read, so that it decides alike.
+        """Add a record, on disk as well. Raises OSError."""
+        # Rounded as on disk, so that a later slice makes the same decisions.
         self._found[record.name] = Record.of_line(record.line())
         atomic_io.write(state / RECORDS_FILE, "".join(f"{found.line()}\n" for found in self._found.values()))
 
@@ -193,25 +196,25 @@ class Records(Mapping[str, Record]):
         return len(self._found)
 
     def of(self, role: str) -> list[Record]:
-        """Those of a role that did not fail."""
+        """The records of a role that did not fail."""
         return [record for record in self._found.values() if record.role == role and not record.failure]
 
     def ended(self, candidate: Candidate) -> Record | None:
-        """The record of a training, if it has ended well."""
+        """The record of a training run that ended without failure, or None."""
         found = self.get(candidate.name)
         return None if found is None or found.failure else found
 
     def baseline(self, quality: int, seed: int) -> Record | None:
-        """The baseline of a rate and seed, if it has ended well."""
+        """The baseline of a quality and seed that ended without failure, or None."""
         return self.ended(baseline(quality, seed))
 
     def rate_change(self, record: Record, image_set: str) -> float | None:
-        """The record's rate change at the end in percent on an image set (search.objective.rate_change); None
-        without a baseline of its rate and seed."""
+        """The record's final rate change in percent on an image set (search.decide.objective.rate_change);
+        None without a baseline of its quality and seed."""
         base = self.baseline(record.quality, record.seed)
         if base is None or record.failure:
             return None
-        return rate_change(record.figures(image_set), base.figures(image_set), image_set, record.lmbda)
+        return rate_change(record.metrics(image_set), base.metrics(image_set), image_set, record.lmbda)
 
 
 def baseline(quality: int, seed: int) -> Candidate:
@@ -223,17 +226,16 @@ def longer(quality: int) -> Candidate:
 
 
 def trial(point: SearchPoint, seed: int = CHOSEN_ON) -> Candidate:
-    """The training of a point of the search, or on another seed its confirmation."""
+    """The training run of a point of the search or, on another seed, its confirmation."""
     role = TRIAL if seed == CHOSEN_ON else CONFIRMATION
     name = f"q{point.quality}-{point.strategy_name}-{point.alpha:.3g}-s{seed}"
     return Candidate(name, role, point, seed)
 
 
 def planned(protocol: Protocol, records: Records) -> list[Candidate]:
-    """All trainings that are known to be needed by now, the first first: baselines, the grid of alphas at
-    every rate and strategy, alphas between the best of it and its neighbours, baselines on fresh seeds,
-    longer baselines, and on the fresh seeds again what was chosen, and then what the reported images would
-    have chosen."""
+    """All training runs known to be needed so far, in order: baselines; the grid of alphas per quality and
+    strategy; alphas between the best grid point and its neighbours; baselines on fresh seeds; longer
+    baselines; and, on fresh seeds, the selected points and those that the test images would select."""
     rates, fresh = protocol.rates, range(CHOSEN_ON + 1, protocol.seeds)
     found = [baseline(quality, CHOSEN_ON) for quality in rates]
     found += [
@@ -255,13 +257,13 @@ def planned(protocol: Protocol, records: Records) -> list[Candidate]:
 
 
 def _some(rates: Sequence[int]) -> list[int]:
-    """The lowest, the middle and the highest of the rates."""
+    """The lowest, middle and highest quality."""
     return sorted({rates[0], rates[len(rates) // 2], rates[-1]})
 
 
 def refinements(protocol: Protocol, records: Records) -> list[Candidate]:
-    """For every rate and strategy whose grid is done, `refined` alphas on each side of its best, evenly
-    between it and its neighbours on the logarithmic axis; those inside the grid alone."""
+    """For each quality and strategy with a complete grid, `refined` alphas on each side of the best grid
+    point, evenly spaced towards its neighbours on a logarithmic axis, within the grid."""
     found = []
     for quality, strategy in itertools.product(protocol.rates, protocol.strategies):
         grid = protocol.alphas[strategy]
@@ -285,7 +287,7 @@ def _or_worst(change: float | None) -> float:
 
 
 def choice(records: Records, image_set: str) -> dict[tuple[int, str], Record]:
-    """By rate and strategy the point of the search with the lowest rate change on an image set."""
+    """Per quality and strategy, the point of the search with the lowest rate change on an image set."""
     found: dict[tuple[int, str], tuple[float, str]] = {}
     for record in records.of(TRIAL):
         change = records.rate_change(record, image_set)
@@ -296,7 +298,7 @@ def choice(records: Records, image_set: str) -> dict[tuple[int, str], Record]:
 
 
 def best(records: Records, image_set: str) -> dict[int, Record]:
-    """By rate the point of the search, of whatever strategy, with the lowest rate change on an image set."""
+    """Per quality, the point of the search of any strategy with the lowest rate change on an image set."""
     found: dict[int, Record] = {}
     chosen = choice(records, image_set).values()
     for record in sorted(chosen, key=lambda record: _or_worst(records.rate_change(record, image_set))):

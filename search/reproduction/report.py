@@ -1,6 +1,6 @@
-"""What a reproduction ends with: the paper's Tables I to III and figures 2 to 4 from its records, its own
-numbers beside the paper's, and what they rest on. Needs the state's records alone; figures 3 and 4 come from
-examples.npz, which a run leaves there."""
+"""The results of a reproduction: the paper's Tables I to III and figures 2 to 4, with the paper's numbers
+beside the new ones, and supporting tables. Needs only the records in the state folder; figures 3 and 4 come
+from examples.npz, which a run writes there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from search.reproduction.training_time import TrainingTime
 TABLES, FIGURES, EXAMPLES = "tables.md", "figures", "examples.npz"
 
 
-#: What the tables are made of: sentences and tables in turn.
+#: Sentences and tables, in order.
 Parts = list[str | TextTable]
 
 
@@ -59,7 +59,7 @@ def markdown(parts: Parts) -> str:
 
 
 def show(parts: Parts) -> None:
-    """Print sentences and tables: in a terminal so that they fit it, elsewhere as Markdown."""
+    """Print sentences and tables: fitted to the terminal, or as Markdown if redirected."""
     console = text_console()
     if not console.is_terminal:
         print(markdown(parts))
@@ -72,13 +72,13 @@ def show(parts: Parts) -> None:
 
 
 def tables(protocol: Protocol, records: Records) -> Parts:
-    """All tables, with what is to be said between them."""
+    """All tables, with the sentences between them."""
     fresh = protocol.seeds - CHOSEN_ON - 1
     head = (
-        f"{architecture(protocol.model)}, {protocol.width} channels: {len(records)} trainings of "
+        f"{architecture(protocol.model)}, {protocol.width} channels: {len(records)} training runs of "
         f"{protocol.steps:,} steps ({100 * protocol.fraction:g} % of the paper's), batches of "
         f"{protocol.training['batch']} patches of {protocol.training['patch']}x{protocol.training['patch']}, "
-        f"seed {CHOSEN_ON} to choose on and {fresh} fresh."
+        f"seed {CHOSEN_ON} for selection and {fresh} fresh seeds."
     )
     verdicts = evidence.verdicts(records, protocol)
     found = evidence.response(records, protocol)
@@ -88,32 +88,32 @@ def tables(protocol: Protocol, records: Records) -> Parts:
         _answer(verdicts),
         _table("Table III: training time", _times(evidence.times(records))),
         _table(
-            f"The baselines on {protocol.test_set}, means over seeds and standard deviations between them",
+            f"Baselines on {protocol.test_set}: mean and standard deviation over seeds",
             _baselines(evidence.baselines(records, protocol)),
         ),
         _table(
-            "The chosen points (rate change in percent)",
+            "Selected points (rate change in percent)",
             _renamed(evidence.points(records, protocol), protocol),
         ),
-        _table("The response to alpha (rate change in percent on the validation images)", _wide(found)),
+        _table("Rate change by alpha (percent, on the validation images)", _wide(found)),
         _table(
-            "What two equal codecs differ by: BD-rate in percent between the baselines of two seeds",
+            "Seed noise: BD-rate in percent between baselines that differ only in the seed",
             evidence.seed_noise(records, protocol),
         ),
-        "The same as rate changes per rate against the baseline of the first seed, of both sets and of the "
-        f"one image of {protocol.test_set} that differs most:",
+        "Seed noise per quality: rate change in percent against the baseline of the first seed, on both "
+        f"image sets and on the image of {protocol.test_set} with the largest difference:",
         _table("", evidence.rate_noise(records, protocol)),
         _table(
-            "Has the baselines' own J flattened? (percent of the rate above the final J)",
+            "Convergence of the baselines: J above its final value, in percent of the final rate",
             evidence.flatness(records, protocol),
         ),
         _table(
-            "Channel correlation, tuned over baseline, and the rate change",
+            "Channel correlation (tuned / baseline) and rate change",
             _renamed(_correlations(found), protocol),
         ),
         _table("", evidence.relation(found)),
         _table(
-            "Tuning on the validation images against tuning on the test set (mean rate change in percent)",
+            "Selection on the validation images or on the test images (mean rate change in percent)",
             evidence.optimism(records, protocol),
         ),
     ]
@@ -121,7 +121,7 @@ def tables(protocol: Protocol, records: Records) -> Parts:
 
 
 def _bd_rates(protocol: Protocol, found: pd.DataFrame) -> Parts:
-    """Table I (cheng) or II (hyperprior): a table for each metric."""
+    """Table I (cheng) or II (hyperprior), one table per metric."""
     number = "II" if "hyperprior" in architecture(protocol.model) else "I"
     paper = BD_RATES.get(architecture(protocol.model), {})
     parts: Parts = []
@@ -129,32 +129,36 @@ def _bd_rates(protocol: Protocol, found: pd.DataFrame) -> Parts:
         rows = []
         for strategy, part in found[found["metric"] == metric].groupby("strategy", sort=False):
             by = {row["seeds"]: row for row in part.to_dict("records")}
-            ours = by["fresh"]
+            fresh = by["fresh"]
             reported = paper.get(str(strategy))
             rows.append({
                 "strategy": strategy,
-                "BD-rate, seed chosen on": _interval(by["chosen on"]),
-                "BD-rate, fresh seeds": _interval(ours),
-                "each": ", ".join(f"{value:+.2f}" for value in ours["by_seed"]) or "-",
-                f"BD-{name}": "-" if math.isnan(ours["bd_quality"]) else f"{ours['bd_quality']:+.3f} dB",
-                "the paper": "-" if reported is None else f"{reported[place]:+.2f} %",
+                "BD-rate, selection seed": _interval(by["chosen on"]),
+                "BD-rate, fresh seeds": _interval(fresh),
+                "per seed": ", ".join(f"{value:+.2f}" for value in fresh["by_seed"]) or "-",
+                f"BD-{name}": "-" if math.isnan(fresh["bd_quality"]) else f"{fresh['bd_quality']:+.3f} dB",
+                "paper": "-" if reported is None else f"{reported[place]:+.2f} %",
             })  # fmt: skip
         parts.append(_table(f"Table {number}: BD-rate on {protocol.test_set} by {name}", pd.DataFrame(rows)))
     reasons = dict.fromkeys(reason for reason in found["refused"] if reason)
-    return [*parts, *(f"Without a figure: {reason}." for reason in reasons)]
+    return [*parts, *(f"No value: {reason}." for reason in reasons)]
 
 
 def _answer(found: pd.DataFrame) -> str:
-    """Whether any strategy saves bits beyond what seeds and images differ by, in words."""
+    """Whether any strategy saves bits beyond the variation over seeds and images, in words."""
     sentences = []
     for row in found[(found["metric"] == "psnr") & (found["seeds"] == "fresh")].to_dict("records"):
         if not math.isnan(row["bd_rate"]):
             below = (
-                "below zero" if row["high"] < 0 else "above zero" if row["low"] > 0 else "not told from zero"
+                "below zero"
+                if row["high"] < 0
+                else "above zero"
+                if row["low"] > 0
+                else "not different from zero"
             )
             sentences.append(f"{row['strategy']}: {below} ({_interval(row)})")
     return (
-        f"BD-rate by PSNR on fresh seeds, over seeds and images: {'; '.join(sentences)}." if sentences else ""
+        f"BD-rate (PSNR) on fresh seeds, over seeds and images: {'; '.join(sentences)}." if sentences else ""
     )
 
 
@@ -181,17 +185,17 @@ def _interval(row: dict[Hashable, Any]) -> str:
 def _times(found: list[TrainingTime]) -> pd.DataFrame:
     rows = [
         {
-            "strategy": row.strategy, "trainings": str(row.trainings),
-            "ms a step": f"{1000 * row.seconds:.1f}", "increase": interval(row.increase, 1),
+            "strategy": row.strategy, "training runs": str(row.trainings),
+            "ms per step": f"{1000 * row.seconds:.1f}", "increase": interval(row.increase, 1),
         }
         for row in found
     ]  # fmt: skip
     low, high = TRAINING_TIME
-    return pd.DataFrame([*rows, {"strategy": "the paper", "increase": f"+{low:g} to +{high:g} %"}])
+    return pd.DataFrame([*rows, {"strategy": "paper", "increase": f"+{low:g} to +{high:g} %"}])
 
 
 def _wide(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each rate and strategy, a column for each alpha."""
+    """One row per quality and strategy, one column per alpha."""
     if table.empty:
         return table
     wide = table.pivot_table(
@@ -203,7 +207,8 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """Of the chosen points by rate and strategy; the paper's last."""
+    """Correlation ratios of the selected points per quality and strategy, with the paper's in the column
+    titles."""
     named = {
         f"correlation {name}": f"{name} ({ratio:g} in the paper)"
         for name, ratio in CORRELATION_RATIOS.items()
@@ -212,21 +217,21 @@ def _correlations(table: pd.DataFrame) -> pd.DataFrame:
     if table.empty or not columns:
         return pd.DataFrame()
     best = table.loc[table.groupby(["quality", "strategy"], sort=False)["on_selection"].idxmin()].copy()
-    for name in columns:  # ratios, and so without a sign
+    for name in columns:  # ratios have no sign
         best[name] = [f"{ratio:.2f}" for ratio in best[name]]
     return best[["quality", "strategy", "alpha", "on_selection", *columns]].rename(columns=named)
 
 
 def _renamed(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    """With the image sets' names as those of the columns."""
+    """Rename the columns for display."""
     names = {"on_selection": "rate change, val", "on_test": protocol.test_set, "fresh": "fresh seeds"}
     return table.rename(columns=names)
 
 
 def _table(title: str, table: pd.DataFrame) -> TextTable:
-    """A table of text; figures to two digits behind the point, weights as powers of ten."""
+    """A text table: numbers with two decimals, alphas in scientific notation."""
     rows = [[_cell(name, value) for name, value in row.items()] for row in table.to_dict("records")]
-    # Where rates and strategies have a row each, both name it.
+    # Quality and strategy together identify a row.
     names = 2 if "strategy" in table.columns[1:2] else 1
     return TextTable(title, [str(name) for name in table.columns], rows, names)
 
@@ -242,7 +247,7 @@ def _cell(name: object, value: object) -> str:
 
 
 def rd_curves(protocol: Protocol, records: Records) -> Figure:
-    """Figure 2: the baselines' and every strategy's curve, each the mean over the seeds that have it."""
+    """Figure 2: the curves of the baselines and of each strategy, as means over the available seeds."""
     anchors = {quality: SearchPoint(quality) for quality in protocol.rates}
     curves = [_mean_curve(protocol, records, BASELINE, anchors, figures.BASELINE_STYLE)]
     for strategy, points in evidence.chosen(records, protocol, SELECTION).items():
@@ -272,7 +277,7 @@ def _mean_curve(
 
 
 def response(protocol: Protocol, records: Records) -> Figure:
-    """Rate change over alpha, a pane a rate, on validation and reported images."""
+    """Rate change over alpha, one pane per quality, on validation and test images."""
     table, columns = evidence.response(records, protocol), min(3, len(protocol.rates))
     rows = -(-len(protocol.rates) // columns)
     figure = Figure(figsize=(11, 3.1 * rows + 0.5), layout="constrained")
@@ -303,13 +308,13 @@ def response(protocol: Protocol, records: Records) -> Figure:
 
 
 def _percent(pane: Axes) -> None:
-    """Gains of less than a percent beside harm of hundreds: linear up to 5 %, then logarithmic."""
+    """A scale for gains below one percent and losses of hundreds: linear up to 5 %, then logarithmic."""
     pane.set_yscale("symlog", linthresh=5)
     pane.yaxis.set_major_formatter("{x:+g}")
 
 
 def correlation(protocol: Protocol, records: Records) -> Figure:
-    """Rate change over the correlation ratio, every point of the search."""
+    """Rate change over the correlation ratio, for all points of the search."""
     table = evidence.response(records, protocol)
     columns = [name for name in table if str(name).startswith("correlation ")]
     figure = Figure(figsize=(6.5, 4.6), layout="constrained")
@@ -329,7 +334,7 @@ def correlation(protocol: Protocol, records: Records) -> Figure:
 
 
 def save_examples(found: tuple[Record, list[Example]], state: Path) -> None:
-    """Keep what figures 3 and 4 show: crops, feature maps, correlations, figures. Raises OSError."""
+    """Save the content of figures 3 and 4: crops, feature maps, correlations, metrics. Raises OSError."""
     record, examples = found
     arrays: dict[str, NDArray[Any]] = {"subject": np.array(_subject(record))}
     for number, example in enumerate(examples):
@@ -337,8 +342,8 @@ def save_examples(found: tuple[Record, list[Example]], state: Path) -> None:
         arrays[f"{number}/original"] = example.original[example.crop]
         for role, seen in (("baseline", example.baseline), ("tuned", example.tuned)):
             for key, value in asdict(seen).items():
-                if key == "figures":
-                    arrays[f"{number}/{role}/figures"] = np.array([seen.figures[k] for k in _SHOWN])
+                if key == "metrics":
+                    arrays[f"{number}/{role}/figures"] = np.array([seen.metrics[k] for k in _SHOWN])
                 else:
                     part = value[example.crop] if key == "decoded" else value
                     arrays[f"{number}/{role}/{key}"] = (
@@ -348,12 +353,12 @@ def save_examples(found: tuple[Record, list[Example]], state: Path) -> None:
         np.savez_compressed(partial, **arrays)
 
 
-#: The figures of an image that are shown.
+#: The metrics of an image that are shown.
 _SHOWN = ("bpp", "psnr", "ms_ssim")
 
 
 def load_examples(state: Path) -> tuple[str, list[Example]] | None:
-    """What `save_examples` kept: subject and examples; None if there is nothing."""
+    """Load what `save_examples` saved: subject and examples; None if there is nothing."""
     try:
         kept = np.load(state / EXAMPLES, allow_pickle=False)
     except (OSError, ValueError):
@@ -368,7 +373,7 @@ def load_examples(state: Path) -> tuple[str, list[Example]] | None:
                 for key in ("decoded", "feature_map", "correlation", "channel_bits")
             }
             shown = dict(zip(_SHOWN, kept[f"{at}/{role}/figures"].tolist(), strict=True))
-            models.append(Examined(figures=shown, **parts))
+            models.append(Examined(metrics=shown, **parts))
         original = kept[f"{at}/original"]
         whole = (slice(0, original.shape[0]), slice(0, original.shape[1]))
         found.append(Example(str(kept[f"{at}/name"]), original, models[0], models[1], whole))

@@ -1,4 +1,4 @@
-"""By how much decorrelation lengthens a training: the paper's Table III."""
+"""The increase of training time by the decorrelation loss: the paper's Table III."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class TrainingTime:
-    """How long the trainings of a strategy, or the baselines, take.
+    """The training time of a strategy, or of the baselines.
 
-    `seconds` is the median over the trainings, of each its fastest epoch. `increase` is by how many percent
-    that exceeds the baselines', with its 95 % interval by bootstrap over the trainings; None of the baselines
-    themselves, and where a strategy or the baselines have fewer than two trainings.
+    `seconds` is the median over training runs of their fastest epoch. `increase` is its increase over the
+    baselines in percent, with a 95 % interval by bootstrap over training runs; None for the baselines, and if
+    the strategy or the baselines have fewer than two training runs.
     """
 
     strategy: str
@@ -29,17 +29,17 @@ class TrainingTime:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval of the increase leaves out 0."""
+        """Whether the interval of the increase excludes 0."""
         return self.increase is not None and (self.increase.low > 0 or self.increase.high < 0)
 
 
 def training_times(fastest: Mapping[str, Sequence[float]]) -> list[TrainingTime]:
-    """Table III of Pakdaman and Gabbouj (2024) from the seconds of the fastest epoch (or of a step of it) of
-    every training, by strategy and for BASELINE.
+    """Table III of Pakdaman and Gabbouj (2024), from the seconds of the fastest epoch (or of one of its
+    steps) of each training run, by strategy and for BASELINE.
 
-    The fastest epoch is the one in which whatever else the machine did weighs least; medians over all epochs
-    compare busy hours with idle ones. The trainings must be of the same length, since the fastest of many
-    epochs is faster than that of few, and of the same kind of device.
+    The fastest epoch is the one least affected by other load on the machine; medians over all epochs would
+    compare busy hours with idle ones. The training runs must have the same length, since the fastest of many
+    epochs is faster than the fastest of few, and run on the same kind of device.
     """
     draw, plain = np.random.default_rng(0), np.array(fastest.get(BASELINE, ()))
     found = []

@@ -1,13 +1,13 @@
-"""The trainings of a reproduction: several at once, each saved after every epoch, so that any slice goes on
-where the one before it ended.
+"""The training runs of a reproduction: several in parallel, each saved after every epoch, so that the next
+slice resumes where the last one ended.
 
-    STATE/protocol.json                     what is trained (search.reproduction.protocol)
-          records.jsonl                     what has been trained, a line each
-          checkpoints/NAME.e03.0of1.pt      of a training that has not ended, after its third epoch
-          weights/NAME.e10.0of1.safetensors of the baselines, and of the best point of every rate so far
-          examples.npz, tables.md, figures/ what it all ends with (search.reproduction.report)
+    STATE/protocol.json                     the protocol (search.reproduction.protocol)
+          records.jsonl                     ended training runs, one per line
+          checkpoints/NAME.e03.0of1.pt      an unfinished training run after its third epoch
+          weights/NAME.e10.0of1.safetensors the baselines, and the best point per quality so far
+          examples.npz, tables.md, figures/ the results (search.reproduction.report)
 
-No file of it but records.jsonl is larger than PART, so that it can be carried where files are limited.
+No file except records.jsonl is larger than PART, for systems that limit the size of files.
 """
 
 from __future__ import annotations
@@ -52,30 +52,30 @@ from search.reproduction.protocol import (
     planned,
 )
 
-#: Bytes of a file at the most.
+#: Maximum size of a file in bytes.
 PART = 15 * 2**20
 
 CHECKPOINTS, WEIGHTS = "checkpoints", "weights"
 
-#: Of a training's readings what its record keeps of every epoch.
+#: The metrics of every epoch that a record keeps.
 _CURVE = {"bpp": f"{SELECTION}/bpp", "mse": f"{SELECTION}/mse", "seconds": "time/train_seconds"}
 
 _PART_NAME = re.compile(r"\.e(\d+)\.(\d+)of(\d+)\.\w+")
 
-#: Set when the trainings are to end after their epoch.
+#: Set to stop the training runs after their current epoch.
 _stop: Event
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A file of a training in parts of at most PART bytes, for each of the epochs that are there."""
+    """A file of a training run, split into parts of at most PART bytes, for each saved epoch."""
 
     folder: Path
     name: str
     suffix: str
 
     def write(self, epoch: int, content: bytes) -> None:
-        """Put the file of an epoch there, then remove those of other epochs. Raises OSError."""
+        """Write the file of an epoch, then remove those of other epochs. Raises OSError."""
         parts = [content[start : start + PART] for start in range(0, len(content), PART)]
         for number, part in enumerate(parts):
             name = f"{self.name}.e{epoch:02d}.{number}of{len(parts)}.{self.suffix}"
@@ -83,7 +83,7 @@ class Parts:
         self.remove(but=epoch)
 
     def newest(self) -> bytes | None:
-        """The file of the last epoch of which every part is there. Raises OSError."""
+        """The file of the last epoch that has all its parts, or None. Raises OSError."""
         for _, paths in sorted(self._epochs().items(), reverse=True):
             if len(paths) == int(_place(paths[0])[2]):
                 return b"".join(path.read_bytes() for path in paths)
@@ -118,8 +118,8 @@ def weights_of(state: Path, name: str) -> Parts:
 
 
 def train(candidate: Candidate, config: TrialConfig, state: Path) -> Record | None:
-    """Train to the end and say what came out, or, if the trainings are told to end before that, save it and
-    return None."""
+    """Train to the end and return the record; if stopped before, the state is saved and the result is
+    None."""
     trial, saved = Trial(config), checkpoint_of(state, candidate.name)
     with tempfile.TemporaryDirectory(prefix="lictune-") as folder:
         local = Path(folder) / "checkpoint.pt"
@@ -127,8 +127,8 @@ def train(candidate: Candidate, config: TrialConfig, state: Path) -> Record | No
             local.write_bytes(content)
             try:
                 trial.load(local)
-            except CheckpointError as error:  # nothing is lost but time: it is trained again
-                print(f"{candidate.name} begins again, since its checkpoint is no good: {error}", flush=True)
+            except CheckpointError as error:
+                print(f"{candidate.name}: restarting, its checkpoint is unusable: {error}", flush=True)
         try:
             while not trial.done:
                 if _stop.is_set():
@@ -150,7 +150,7 @@ def train(candidate: Candidate, config: TrialConfig, state: Path) -> Record | No
 def _record(candidate: Candidate, config: TrialConfig, trial: Trial, model: nn.Module) -> Record:
     curve = {
         readings.epoch: {
-            name: readings.figures[figure] for name, figure in _CURVE.items() if figure in readings.figures
+            name: readings.figures[metric] for name, metric in _CURVE.items() if metric in readings.figures
         }
         for readings in trial.readings
     }
@@ -175,20 +175,20 @@ def _failed(candidate: Candidate, config: TrialConfig, reason: str) -> Record:
 
 
 def _begin(stop: Event) -> None:
-    """What every worker does first."""
+    """Initialize a worker process."""
     global _stop
     _stop = stop
     for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)  # it is for the driver, which then sets `stop`
+        signal.signal(number, signal.SIG_IGN)  # the driver handles signals and sets `stop`
 
 
-#: Seconds between two looks at whether a limit is reached.
+#: Seconds between checks of the limits.
 _LOOK_EVERY = 1.0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and with which files a slice runs."""
+    """The device and the files of a slice."""
 
     images: ImagesConfig
     start: str | None
@@ -199,10 +199,10 @@ class Machine:
 def run(
     protocol: Protocol, state: Path, machine: Machine, limits: Limits, say: Callable[[str], None]
 ) -> bool:
-    """Train all that is planned, until a limit is reached or Ctrl-C; whether all was trained.
+    """Train everything that is planned, until a limit is reached or Ctrl-C; returns whether all is trained.
 
-    A training that is not ended is saved and goes on in the next slice; what ended is in the records at once.
-    Raises ReproductionError where a worker was killed, OSError."""
+    Unfinished training runs are saved and continue in the next slice; ended ones are recorded at once. Raises
+    ReproductionError if a worker was killed, OSError."""
     records, began, ended = Records.load(state), time.monotonic(), 0
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
@@ -237,11 +237,11 @@ def run(
                     say(_said(record, records, protocol, pace))
     except BrokenProcessPool as error:
         raise ReproductionError(
-            "a training's process was killed, most likely for lack of memory; the same command goes on, with "
-            "--at-once 1 it needs the least"
+            "a training process was killed, most likely out of memory; run the same command to resume, with "
+            "a smaller --at-once"
         ) from error
     finally:
-        for process in multiprocessing.active_children():  # none, unless it is to end at once
+        for process in multiprocessing.active_children():  # none, unless interrupted
             if running:
                 process.kill()
         pool.shutdown(cancel_futures=True)
@@ -249,7 +249,7 @@ def run(
 
 
 def _keep_best(records: Records, state: Path) -> None:
-    """Remove the weights of points that are not the best of their rate."""
+    """Remove the weights of points that are not the best of their quality."""
     kept = {record.name for record in best(records, SELECTION).values()}
     for record in records.of(TRIAL):
         if record.name not in kept and records.baseline(record.quality, record.seed) is not None:
@@ -257,7 +257,7 @@ def _keep_best(records: Records, state: Path) -> None:
 
 
 def _said(record: Record, records: Records, protocol: Protocol, pace: float) -> str:
-    """A line about a training that has ended: `pace` is seconds for each of this slice."""
+    """The line to print for an ended training run; `pace`: seconds per training run in this slice."""
     count, total = len(records), expected(protocol, records)
     left = max(0.0, total - count) * pace / 60
     if record.failure:
@@ -271,7 +271,7 @@ def _said(record: Record, records: Records, protocol: Protocol, pace: float) -> 
 
 
 def expected(protocol: Protocol, records: Records) -> int:
-    """How many trainings there will be, as far as it can be told by now."""
+    """Estimated total number of training runs."""
     now = planned(protocol, records)
     points = len(protocol.rates) * len(protocol.strategies)
     chosen_yet = any(candidate.role not in (BASELINE, TRIAL) and candidate.alpha for candidate in now)
@@ -284,8 +284,8 @@ def expected(protocol: Protocol, records: Records) -> int:
 def examples(
     protocol: Protocol, records: Records, state: Path, images: ImagesConfig
 ) -> tuple[Record, list[Example]] | None:
-    """The paper's images through the baseline and the best point of the rate where that saves most, and the
-    point; None where there are no such images or weights."""
+    """The point that saves most, and the paper's images coded by it and its baseline; None if the images or
+    weights are missing."""
     found = [
         (change, record)
         for record in choice(records, SELECTION).values()

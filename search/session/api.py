@@ -1,7 +1,7 @@
-"""The search from Python: `search.tune`, `search.resume`, `search.load` and `search.Simulation`.
+"""The Python API: `search.tune`, `search.resume`, `search.load` and `search.Simulation`.
 
-A search runs in a process of its own, the same as `python -m search.run`, so that it works in a notebook,
-under pytest and in a thread, answers Ctrl-C as the command does, and leaves no process behind.
+A search runs `python -m search.run` in a separate process. So it works in a notebook, under pytest and in a
+thread, handles Ctrl-C like the command, and leaves no process behind.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 
-#: Seconds that a search which is interrupted has to save its epochs and end.
+#: Seconds that an interrupted search gets to save its epochs and end.
 _GRACE = 40.0
 
 
 class SearchError(LictuneError):
-    """A search that ended without a result: the sentence that the command says."""
+    """A search ended without a result; the message is that of the command."""
 
 
 class SearchInterruptedError(SearchError):
-    """A search that was interrupted; `search.resume` goes on with it."""
+    """A search was interrupted; continue it with `search.resume`."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search that was opened: finished, running or broken off."""
+    """An opened search: finished, running or interrupted."""
 
     opened: OpenedSearch
 
@@ -71,23 +71,23 @@ class Search:
 
     @cached_property
     def best(self) -> dict[int, TrialRecord]:
-        """By quality the training that is kept, with `alpha` (0: the baseline), `strategy` and `lmbda`."""
+        """The selected training run per quality, with `alpha` (0: the baseline), `strategy` and `lmbda`."""
         return best_per_rate(self.opened.records)
 
     def table(self, name: Literal["rates", "strategies", "trials"] = "rates") -> pd.DataFrame:
-        """What is kept per rate, the Bjontegaard figures per strategy, or every training: the tables of the
-        results folder. Raises ValueError for another name."""
+        """A table of the results folder: the selected points per quality ('rates'), Bjontegaard deltas per
+        strategy ('strategies'), or all training runs ('trials'). Raises ValueError for another name."""
         if name == "rates":
             return rate_table(self.opened.records)
         if name == "strategies":
             return strategy_table(self._strategies)
         if name == "trials":
             return trial_table(self.opened.records)
-        raise ValueError(f"there is no table {name!r}; choose rates, strategies or trials")
+        raise ValueError(f"unknown table {name!r}; choose rates, strategies or trials")
 
     def bd_rate(self, strategy: str = OVERALL, metric: Literal["psnr", "msssim"] = "psnr") -> Interval:
         """The BD-rate in percent (negative saves bits) of a strategy's best points against the baselines,
-        with its 95 % interval over images. Raises CurveError, which says why, where there is none."""
+        with its 95 % interval over images. Raises CurveError, with the reason, if it is undefined."""
         for result in self._strategies:
             if result.strategy == strategy:
                 figure: Interval | None = getattr(result, f"bd_rate_{metric}")
@@ -95,7 +95,7 @@ class Search:
                     raise CurveError(result.refused or f"{strategy} has no trial that was trained in full")
                 return figure
         known = ", ".join(result.strategy for result in self._strategies)
-        raise ValueError(f"there is no strategy {strategy!r}; choose among {known}")
+        raise ValueError(f"unknown strategy {strategy!r}; choose from {known}")
 
     @cached_property
     def _strategies(self) -> list[Any]:
@@ -106,18 +106,19 @@ class Search:
         from search.records.figures import rd_plot
 
         if name != "rd":
-            raise ValueError(f"there is no plot {name!r}; choose rd")
+            raise ValueError(f"unknown plot {name!r}; choose rd")
         return rd_plot(self.opened.records, self.opened.plan.strategies)
 
     def export(self, out: Path | str = "zoo", **options: Any) -> Path:
-        """Write the best model of every rate as a zoo into a folder, with the options of `search.export`
-        (`verify=True`, `overwrite=True`, ...); the zoo's folder. Raises SearchError."""
+        """Export the best model per quality as a zoo, with the options of `search.export` (`verify=True`,
+        `overwrite=True`, ...); returns the zoo's folder. Raises SearchError."""
         _run("search.export", [str(self.folder.resolve()), "--out", str(out), *_options(options)])
         return Path(out) / architecture(self.opened.settings.model)
 
 
 def load(name: str = "last", results: Path | str = "results") -> Search:
-    """A search by its name in the folder of results, by its folder, or the last one. Raises FolderError."""
+    """Open a search by its name in the results folder, by its folder, or the newest ('last'). Raises
+    FolderError."""
     return Search(open_search(str(name), Path(results)))
 
 
@@ -174,7 +175,7 @@ def _last_sentence(text: str) -> str:
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:
-    """Keyword arguments as a command line has them."""
+    """Keyword arguments as command-line options."""
     found = []
     for key, value in options.items():
         option = f"--{key.replace('_', '-')}"

@@ -43,7 +43,7 @@ def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.
     parser.add_argument(
         "--plan",
         action="store_true",
-        help="measure a few steps, print the estimated time and memory, then exit",
+        help="measure a few steps, print the estimated time and cost, then exit",
     )
     parser.add_argument(
         "--price-per-gpu-hour",

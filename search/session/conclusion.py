@@ -1,4 +1,4 @@
-"""What a driver session leaves once its trainings have ended: tables, checkpoints, confirmation, report."""
+"""The results of a driver session after training: tables, checkpoints, confirmation, report."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def all_failed(records: SearchRecords) -> str | None:
     """A sentence with the first reason if every trial failed, or every baseline; else None."""
     for kind, trained in (("trial", records.trials), ("baseline", [*records.baselines.values()])):
         if trained and all(record.state == FAILED for record in trained):
-            return f"every {kind} failed; the first said: {trained[0].reason}"
+            return f"all {kind}s failed; the first reason: {trained[0].reason}"
     return None
 
 
 def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> list[str]:
-    """Copy the last checkpoint of the kept point of every quality to best/qN.pt, with an index of them; of
-    every quality that lacks one, a sentence. What an earlier session kept of the same point stays."""
+    """Copy the last checkpoint of the selected point per quality to best/qN.pt, with an index. Returns a
+    sentence for each quality without a checkpoint. A copy that an earlier session made of the same point is
+    kept."""
     best.mkdir(exist_ok=True)
     listed = best / "index.json"
     try:
@@ -60,24 +61,24 @@ def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> l
 def _cannot_copy(name: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError) and error.errno is None:
         return str(error)  # what Checkpoints.newest says
-    return f"that of {name} cannot be copied ({error})"
+    return f"cannot copy the checkpoint of {name} ({error})"
 
 
 def conclude_confirmation(
     folder: Path, confirmation: Confirmation, records: SearchRecords, console: Console
 ) -> None:
-    """The confirmed points: table, file, and BD-rates over seeds and images."""
+    """Write and print the table of confirmed points, and the BD-rates over seeds and images."""
     found = confirm.confirmed(confirmation, records.test_set)
     table = confirm.table_of(found).to_csv(index=False)
     atomic_io.write(folder / "tables" / "confirmation.csv", table)
     console.print(summary.confirmation(found, records.test_set))
     for label, figure in confirm.bd_rates(confirmation, records).items():
         text = figure if isinstance(figure, str) else interval(figure)
-        console.print(f"{label} of the search's choice on fresh seeds: {text}", markup=False)
+        console.print(f"{label} of the selected points on fresh seeds: {text}", markup=False)
 
 
 def make_report(folder: Path) -> bool:
-    """Make the report of a search that has ended; whether there is one."""
+    """Write the report of an ended search; returns whether this succeeded."""
     with start_report(folder) as process:
         try:
             return process.wait() == 0
@@ -87,7 +88,7 @@ def make_report(folder: Path) -> bool:
 
 
 def store_results(opened: SearchFolder, say: Callable[[str], None]) -> None:
-    """Put what the search found beside its checkpoints, if those are elsewhere."""
+    """Copy the results to the checkpoints' storage, if that is not the results folder."""
     place = opened.checkpoints
     try:
         place.keep(opened.path, "tables", "best", "report.html")
@@ -97,9 +98,9 @@ def store_results(opened: SearchFolder, say: Callable[[str], None]) -> None:
 
 
 def next_steps(folder: Path, has_report: bool) -> str:
-    """Where the report is, and the commands that go on from the results."""
-    report = f"report in {folder / 'report.html'}, its figures in {folder / 'figures'}"
-    lacking = f"the report could not be made; see {folder / 'search.log'}"
+    """The path of the report, and the next commands."""
+    report = f"report: {folder / 'report.html'}, figures: {folder / 'figures'}"
+    lacking = f"cannot write the report; see {folder / 'search.log'}"
     return (
         f"{report if has_report else lacking}\n"
         f"next: {command('dashboards.open', folder)}\n"

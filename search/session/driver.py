@@ -1,4 +1,4 @@
-"""What `python -m search.run` does once its settings are known to be good: the plan, or the whole search."""
+"""Runs a search, or shows its plan, once the settings of `python -m search.run` are validated."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ if TYPE_CHECKING:
 
 
 def new_folder(settings: Settings) -> Path:
-    """The folder for a new search. Raises ConfigError if it is taken."""
+    """The folder for a new search. Raises ConfigError if it exists."""
     name = settings.name
     if name is None:
         now = datetime.datetime.now().astimezone()
         name = f"{settings.model}-{now:%Y%m%d-%H%M%S}"
     folder = Path(settings.results) / name
     if folder.exists() and not _is_empty(folder):
-        raise ConfigError(f"{folder} is there already; choose another --name, or move it away")
+        raise ConfigError(f"{folder} exists; choose another --name, resume it with --resume, or move it away")
     return folder
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether it is a folder in which no search has begun: one was killed before it wrote its settings."""
+    """Whether the folder has no search yet, such as after a kill before the settings were written."""
     return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _complete(resolved: Resolved, folder: Path) -> Resolved:
-    """With the name that the search goes by, and without the password of its database."""
+    """The settings with the name of the search, and without the password of its database."""
     study = resolved.settings.study
     found = {"name": folder.name, "study": study and keep_password(study)}
     return replace(resolved, settings=resolved.settings.model_copy(update=found))
 
 
 def show_plan(resolved: Resolved, price: float | None) -> int:
-    """Print what the search would take on this machine, without starting it."""
+    """Print the estimated time and cost of the search on this machine, without starting it."""
     from lic.training.trial import check_start, open_images
     from search.engine.capacity import default_workers
     from search.session.estimate import estimate, measure
@@ -80,30 +80,30 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     prepared = _Prepared(resolved, images, gpus, sharing, new=True)
     for label, text in _choices(prepared, plan, workers).items():
         print(f"{label:<12} {text}")
-    print("measuring a few steps ...", flush=True)
+    print("measuring the time of a few steps ...", flush=True)
     pace = measure(template)
     if sharing is not None:
         pace = replace(pace, step=pace.step * sharing.slowdown)
     expected = estimate(plan, template, pace, workers, settings.gpus_per_trial)
     share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
     print(
-        f"{'measured':<12} {1000 * pace.step:.1f} ms a step, "
-        f"{pace.val:.1f} s on the {len(images[1].images)} images to select on, "
-        f"{pace.test:.1f} s on the {len(images[2].images)} to report on, for one training\n"
-        f"{'expected':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training) and "
-        f"{expected.baseline_epochs} of baselines, as simulated; start-up not counted"
+        f"{'measured':<12} {1000 * pace.step:.1f} ms per step; evaluation takes "
+        f"{pace.val:.1f} s on {len(images[1].images)} validation images and "
+        f"{pace.test:.1f} s on {len(images[2].images)} test images\n"
+        f"{'estimated':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training), "
+        f"{expected.baseline_epochs} epochs of baselines, by simulation; without start-up time"
     )
-    print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} trials at once")
+    print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} concurrent trials")
     if settings.gpus_per_trial:
-        money = "" if price is None else f", {price * expected.gpu_hours:.2f} at {price:g} an hour"
+        money = "" if price is None else f"; cost {price * expected.gpu_hours:.2f} at {price:g} per hour"
         print(f"{'GPU hours':<12} {expected.gpu_hours:.2f}{money}")
     return 0
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A search that can begin or go on: its settings as they came out, the images (training, validation,
-    test), this machine's GPUs, what was measured for sharing them, and whether the search is a new one."""
+    """A search that is ready to start or resume: its resolved settings, the images (training, validation,
+    test), the number of GPUs, the measurement for sharing them, and whether the search is new."""
 
     resolved: Resolved
     images: tuple[ImageSet, ...]
@@ -113,8 +113,7 @@ class _Prepared:
 
 
 def search(resolved: Resolved, folder: Path) -> int:
-    """The whole search, from the first line it prints to the last; resumes the one in this folder, if there
-    is one. Returns the exit status."""
+    """Run a search in this folder, or resume the one in it; returns the exit status."""
     resolved = _complete(resolved, folder)
     ignored = cluster.prepare(resolved.settings.address)
     from search.base.text_table import text_console
@@ -130,7 +129,7 @@ def search(resolved: Resolved, folder: Path) -> int:
     for label, text in _choices(prepared, experiment.plan, resources.workers).items():
         say(f"{label:<12} {text}")
     if ignored:
-        say(f"{'ignored':<12} {', '.join(ignored)}: they are in the environment, and no settings of a search")
+        say(f"{'ignored':<12} environment variables {', '.join(ignored)}")
     say(f"{'results':<12} {folder}\n{'disk':<12} {space}\n{'MLflow':<12} {public(uri)}")
     with only_driver(folder):
         opened, tracker = _begin(prepared, folder, uri, resources)
@@ -141,7 +140,7 @@ def search(resolved: Resolved, folder: Path) -> int:
 
 def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _Prepared:
     """Check what a search needs before anything is written: weights, storage, images, cluster, GPUs. Raises
-    LictuneError of many kinds."""
+    LictuneError."""
     from lic.training.trial import check_start, open_images
     from search.settings.plan import template_of
 
@@ -155,7 +154,7 @@ def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _P
     images = open_images(template_of(settings).images)
     if settings.select_on == "kodak" and images[2].name != "kodak":
         raise ConfigError(
-            f"--select-on kodak needs the Kodak images, not {images[2].source}; give --kodak DIR"
+            f"--select-on kodak needs the Kodak images, but found {images[2].source}; give --kodak DIR"
         )
     gpus = cluster.gpus(settings.address)  # joins the cluster, if there is one
     if new:
@@ -165,7 +164,7 @@ def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _P
 
 
 def _plan(prepared: _Prepared, say: Callable[[str], None]) -> tuple[Experiment, Resources]:
-    """What is trained, and with what."""
+    """The experiment and its resources."""
     from search.engine.capacity import default_workers
     from search.session.reuse import setup_of
     from search.session.session import Experiment, Resources
@@ -180,8 +179,8 @@ def _plan(prepared: _Prepared, say: Callable[[str], None]) -> tuple[Experiment, 
 
 
 def _begin(prepared: _Prepared, folder: Path, uri: str, resources: Resources) -> tuple[SearchFolder, Tracker]:
-    """Write the folder's first files, begin or go on with the MLflow run, and connect to Ray. Where that
-    fails a new search leaves nothing behind."""
+    """Write the folder's first files, start or resume the MLflow run, and connect to Ray. On failure, a new
+    search leaves nothing behind."""
     settings = prepared.resolved.settings
     check_inside(folder, "best", "tables", "figures", "search.log", "error.log")
     _record_start(prepared.resolved, folder, prepared.images)
@@ -202,8 +201,7 @@ def _begin(prepared: _Prepared, folder: Path, uri: str, resources: Resources) ->
 
 
 def _join_cluster(settings: Settings, folder: Path) -> None:
-    """Be on the cluster that the settings name, all of whose nodes must be fit for the search in this folder.
-    Raises ClusterError."""
+    """Join the cluster given in the settings, and check its nodes. Raises ClusterError."""
     cluster.connect(settings.address)
     given = (settings.data, settings.kodak, settings.test, settings.start)
     setting = "--storage" if settings.storage else "--results"
@@ -212,17 +210,17 @@ def _join_cluster(settings: Settings, folder: Path) -> None:
 
 
 def _log_to(path: Path) -> None:
-    """Send what libraries have to say to a file: the terminal is for the search."""
+    """Write the log of all libraries to a file: the terminal is for the search."""
     handler = logging.FileHandler(path)
     handler.setFormatter(PublicFormatter("%(asctime)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a log that cannot be written is no reason to fill the terminal
+    logging.raiseExceptions = False  # do not fill the terminal if the log cannot be written
 
 
 def _with_earlier(resolved: Resolved) -> Resolved:
-    """The settings with the own name of the search to start warm from: once this one is there, it is itself
-    the last. Raises FolderError if its trials cannot be read, before anything is begun."""
+    """Resolve 'last' in --warm-start to a name, before this search itself is the last one. Raises FolderError
+    if the trials of the earlier search cannot be read."""
     wanted = resolved.settings.warm_start
     if wanted is None:
         return resolved
@@ -235,8 +233,8 @@ def _with_earlier(resolved: Resolved) -> Resolved:
 def _with_sharing(
     resolved: Resolved, gpus: int, say: Callable[[str], None]
 ) -> tuple[Resolved, Sharing | None]:
-    """The settings with the number of trials on each GPU in place of 'auto', and what was measured for it;
-    the same settings where that is known already. Raises ClusterError."""
+    """Resolve --trials-per-gpu auto by measuring; returns the settings and the measurement, or None if it was
+    not needed. Raises ClusterError."""
     settings = resolved.settings
     if settings.trials_per_gpu != "auto":
         return resolved, None
@@ -244,7 +242,7 @@ def _with_sharing(
     from search.engine.sharing import measure_sharing
     from search.settings.plan import template_of
 
-    say("measuring how many trials share a GPU ...")
+    say("measuring how many trials can share a GPU ...")
     there = cores(settings)
     cluster.connect(settings.address, max(there, settings.workers or 1), gpus)  # and for the search
     sharing = measure_sharing(template_of(settings), max(1, there // gpus))
@@ -254,39 +252,37 @@ def _with_sharing(
 
 
 def _check_new(settings: Settings, name: str) -> None:
-    """Raises ConfigError if the storage or the database holds a search of this name, StorageError if one
-    cannot be used."""
+    """Raises ConfigError if the storage or the database has a search with this name, StorageError if one of
+    them cannot be used."""
     if settings.storage and (there := Checkpoints(settings.storage, name)).kept(SETTINGS):
-        raise ConfigError(
-            f"there is a search at {there} already; choose another --name, or go on by --resume"
-        )
+        raise ConfigError(f"a search exists at {there}; choose another --name, or resume it with --resume")
     study = settings.study
     if study and name in optuna.get_all_study_names(open_storage(study)):
         raise ConfigError(
-            f"the database at {public(study)} holds a search called {name} already; choose another --name, "
-            "or go on with it by --resume"
+            f"the database at {public(study)} has a search named {name}; choose another --name, "
+            "or resume it with --resume"
         )
 
 
 def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
-    """What the search chose, by label, for its first lines."""
+    """The resolved settings for the first lines of output, by label."""
     resolved, sharing = prepared.resolved, prepared.sharing
     settings, (train, val, test) = resolved.settings, prepared.images
     lacking = without_ms_ssim(test)
-    stops = f"poor trials stop after epoch {', '.join(map(str, plan.rungs))}"
-    forks = f"; trials begin with their baseline's state after epoch {plan.fork}" if plan.fork else ""
+    stops = f"rungs for early stopping at epoch {', '.join(map(str, plan.rungs))}"
+    forks = f"; trials start from their baseline's checkpoint of epoch {plan.fork}" if plan.fork else ""
     return {
         "searching": f"{architecture(settings.model)}, {settings.width} channels: qualities "
         f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
         f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale)",
-        "preset": f"{settings.preset}, from {resolved.sources['preset']}",
-        "device": f"{_device(settings, prepared.gpus)}, {workers} trials at once",
+        "preset": f"{settings.preset}, source: {resolved.sources['preset']}",
+        "device": f"{_device(settings, prepared.gpus)}, {workers} concurrent trials",
         **({"measured": str(sharing)} if sharing else {}),
         "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
         f"{settings.patch}x{settings.patch}, from {_shown_start(settings.start)}{forks}",
-        "train on": train.source,
-        "select on": val.source if plan.selection == "val" else test.source,
-        "report on": f"{test.name}: {test.source}{f'; {lacking}' if lacking else ''}",
+        "train images": train.source,
+        "selection": val.source if plan.selection == "val" else test.source,
+        "test images": f"{test.name}: {test.source}{f'; {lacking}' if lacking else ''}",
         "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines; "
         f"{stops if plan.rungs else 'no early stopping'}",
         **({"checkpoints": settings.storage} if settings.storage else {}),
@@ -294,8 +290,8 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
 
 
 def _record_start(resolved: Resolved, folder: Path, images: tuple[ImageSet, ...]) -> None:
-    """Make the results folder with the settings and where everything came from; of a search that goes on,
-    only the settings can be new."""
+    """Write the settings and the provenance to the results folder; on resume, only the settings can
+    change."""
     if not (folder / ENVIRONMENT).exists():
         atomic_io.write(folder / ENVIRONMENT, json.dumps(provenance(images), indent=2) + "\n")
     atomic_io.write(folder / SETTINGS, public(resolved.report()) + "\n")
@@ -303,20 +299,21 @@ def _record_start(resolved: Resolved, folder: Path, images: tuple[ImageSet, ...]
 
 
 def _keep_start(opened: SearchFolder) -> None:
-    """Keep what another machine needs to go on beside the checkpoints. Raises StorageError."""
+    """Copy the files that another machine needs to resume to the checkpoints' storage. Raises
+    StorageError."""
     place = opened.checkpoints
     try:
         place.keep(opened.path, SETTINGS, ENVIRONMENT)
     except OSError as error:
-        raise StorageError(f"{place} cannot be written to: {refusal(place.storage, error)}") from error
+        raise StorageError(f"cannot write to {place}: {refusal(place.storage, error)}") from error
 
 
 def _shown_start(start: str) -> str:
-    """The weights to begin with: those of this package by their name, others by their path."""
+    """The initial weights: starter weights by file name, others by path."""
     return Path(start).name if Path(start).parent == STARTERS else start
 
 
 def _device(settings: Settings, gpus: int) -> str:
     if not settings.gpus_per_trial:
-        return "CPU" if gpus else "CPU (there is no GPU)"
-    return f"{gpus} GPU, {settings.shares} trials on each"
+        return "CPU" if gpus else "CPU (no GPU found)"
+    return f"{gpus} GPU, {settings.shares} trials per GPU"

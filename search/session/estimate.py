@@ -1,4 +1,4 @@
-"""What a search will take, before it is started: `python -m search.run --plan`."""
+"""Estimates the time and cost of a search (`python -m search.run --plan`)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from search.engine.sharing import short_training
 from search.simulation.simulator import SELECTION, simulate
 from search.simulation.surfaces import Family
 
-#: Steps that are timed, after as many that warm up.
+#: Number of timed steps, after as many warm-up steps.
 _STEPS = 4
 
-#: Simulated searches whose epochs are averaged.
+#: Number of simulated searches to average.
 _MEMBERS = 3
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that one training took here, alone: a step, and an evaluation of each image set."""
+    """Measured seconds of a single training run: per step, and per evaluation of each image set."""
 
     step: float
     val: float
@@ -33,7 +33,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What to expect: epochs of trials and of baselines, hours of wall time and of GPUs."""
+    """The estimate: epochs of trials and of baselines, hours of wall time and GPU hours."""
 
     trial_epochs: float
     baseline_epochs: int
@@ -42,7 +42,7 @@ class Estimate:
 
 
 def measure(template: TrialConfig) -> Pace:
-    """Train and evaluate a few steps of the middle rate, here and now."""
+    """Time a few steps of training and evaluation of the middle quality on this machine."""
     trial = Trial(short_training(template, SearchPoint(3, "y", 1e-7), epochs=3, steps=_STEPS))
     readings = [trial.run_epoch().figures for _ in range(3)]
     step = min(figures["time/train_seconds"] for figures in readings[1:]) / _STEPS
@@ -50,7 +50,7 @@ def measure(template: TrialConfig) -> Pace:
 
 
 def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_per_trial: float) -> Estimate:
-    """The search simulated on members of the parametric family, at the measured pace."""
+    """Simulate the search on synthetic response surfaces, at the measured pace."""
     epochs, waits, tests = [], [], []
     for member in range(_MEMBERS):
         simulated = dataclasses.replace(plan, selection=SELECTION)

@@ -1,4 +1,4 @@
-"""Where a search stands as gauges, which Ray exports beside its own figures of the nodes, for Prometheus."""
+"""Prometheus metrics of a search, exported by Ray beside its own node metrics."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from search.records.progress import Progress
 from search.records.results import best_per_rate
 from search.records.search_records import FAILED, FINISHED, RUNNING, STOPPED
 
-#: Name -> what it is, and its tags besides `search`. Ray puts `ray_` before the name.
+#: Name -> description, and tags besides `search`. Ray adds the prefix `ray_` to the name.
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "lictune_trainings": ("trainings of the search and its confirmation, by state", ("state",)),
-    "lictune_trainings_planned": ("trainings that are planned in all", ()),
+    "lictune_trainings": ("training runs of the search and its confirmation, by state", ("state",)),
+    "lictune_trainings_planned": ("planned number of training runs", ()),
     "lictune_epochs": ("epochs trained so far", ()),
-    "lictune_patches_per_second": ("training patches in a second, all trainings together", ()),
-    "lictune_left_seconds": ("time that the search is expected to take still", ()),
-    "lictune_best_rate_change": ("rate change of the point kept so far, percent, by rate", ("quality",)),
-    "lictune_training_memory_bytes": ("largest peak of host memory of a running training", ()),
-    "lictune_mlflow_behind_seconds": ("time since when MLflow lacks records; 0 if it has all", ()),
+    "lictune_patches_per_second": ("training patches per second, over all training runs", ()),
+    "lictune_left_seconds": ("estimated seconds remaining", ()),
+    "lictune_best_rate_change": ("rate change of the best point so far, percent, by quality", ("quality",)),
+    "lictune_training_memory_bytes": ("largest peak of host memory of a running training run", ()),
+    "lictune_mlflow_behind_seconds": ("seconds since MLflow lacks records; 0 if up to date", ()),
 }
 
 
 def label_of(search: str) -> str:
-    """What the metrics call a search: Ray takes ASCII alone, so where its name has other letters, those that
-    have an ASCII form ('e' for 'é') and a mark of the name."""
+    """The label of a search in the metrics. Ray allows only ASCII: other names are reduced to their ASCII
+    letters ('e' for 'é') and a hash."""
     if search.isascii():
         return search
     plain = unicodedata.normalize("NFKD", search).encode("ascii", "ignore").decode().strip()
@@ -35,10 +35,10 @@ def label_of(search: str) -> str:
 
 
 class Gauges:
-    """The gauges of one search. Only what is set while Ray is connected reaches anybody."""
+    """The gauges of one search; they are exported only while Ray is connected."""
 
     def __init__(self, search: str, patches_per_epoch: int) -> None:
-        #: The tag that tells its gauges from those of other searches.
+        #: The value of the tag `search`.
         self.label = label_of(search)
         self._patches_per_epoch = patches_per_epoch
         self._refused = False
@@ -50,12 +50,12 @@ class Gauges:
         }
 
     def show(self, progress: Progress, behind: float) -> None:
-        """Set all of them; `behind` is in seconds. Never raises: the figures are for looking on only."""
+        """Set all gauges; `behind` is in seconds. Never raises: the metrics are only for monitoring."""
         try:
             self._show(progress, behind)
         except Exception as error:
             if not self._refused:
-                logging.getLogger(__name__).warning("the metrics cannot be set: %s", error)
+                logging.getLogger(__name__).warning("cannot set the metrics: %s", error)
             self._refused = True
 
     def _show(self, progress: Progress, behind: float) -> None:

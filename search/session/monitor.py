@@ -1,4 +1,4 @@
-"""Follows a running search from its records: shows it, brings it to MLflow, keeps its report fresh."""
+"""Monitors a running search from its records: shows progress, writes to MLflow, updates the report."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from search.tracking.publishing import Publisher
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the records, and between two at the memory in use.
+#: Seconds between reads of the records, and between measurements of memory.
 _LOOK_EVERY, _MEMORY_EVERY = 1.0, 60.0
 
-#: Seconds between two times that the gauges are set: Ray forgets one that was not set for 20.
+#: Seconds between updates of the gauges; Ray drops a gauge that was not set for 20 s.
 _GAUGES_EVERY = 5.0
 
-#: Reading the records takes no more than one part in so many of the time, the report of the machine's.
+#: Reading the records takes at most 1/20 of the time, writing the report 1/200 of the machine's.
 _READING, _REPORTING = 20, 200
 
-#: Processor seconds that a report is expected to take before one was made.
+#: Assumed processor seconds of the first report.
 _FIRST_REPORT = 30.0
 
 
 @dataclass(frozen=True)
 class Followed:
-    """The search that is followed: its open folder, its plan, the image set that it reports on, and how many
-    trainings run at once."""
+    """The monitored search: its folder, its plan, the name of the test set, and the number of concurrent
+    training runs."""
 
     opened: SearchFolder
     plan: Plan
@@ -50,14 +50,14 @@ class Followed:
     workers: int
 
     def reader(self) -> RecordReader:
-        """A reader of its records, over a connection of its own."""
+        """A reader of its records, with its own connection."""
         return RecordReader(self.opened.studies(), self.plan, self.test_set)
 
 
 class Monitor:
-    """Reads the records in a thread of its own, over a connection of its own, whenever the engine says that
-    something `changed`, and passes them to the terminal, to MLflow, to the gauges, to the report and to
-    the retention of checkpoints; nothing in the engine's loop waits for it. `watch` is called first."""
+    """Reads the records in its own thread, over its own connection, whenever the engine reports that
+    something `changed`, and passes them to the terminal, MLflow, the gauges, the report and the retention of
+    checkpoints. The engine's loop never waits for it. `watch` is called first."""
 
     def __init__(
         self,
@@ -72,10 +72,10 @@ class Monitor:
         self._retention, self._gauges, self._watch = retention, gauges, watch
         self._progress: Progress | None = None
         self._reader = followed.reader()
-        #: How many trainings are planned to confirm what the search found.
+        #: The number of planned confirmation runs.
         self.confirming = 0
         self._memory_seen = 0.0
-        #: When the following began, in seconds since 1970.
+        #: Start of monitoring, in seconds since 1970.
         self.since = time.time()
         before = self.records()
         self._told = {record.name for record in before.everything() if record.state != RUNNING}
@@ -122,8 +122,8 @@ class Monitor:
     def _try_to_look(self) -> None:
         try:
             self._look()
-        except Exception:  # the search goes on: what it finds is in Optuna's storage
-            _log.exception("the search could not be followed")
+        except Exception:  # the search continues: its results are in Optuna's storage
+            _log.exception("the monitor failed")
 
     def _look(self) -> None:
         self._watch()
@@ -151,7 +151,7 @@ class Monitor:
 
 
 class _Report:
-    """The search's report, made again now and then by a process of the lowest priority."""
+    """Rewrites the report from time to time, in a process of the lowest priority."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -179,7 +179,7 @@ class _Report:
 
 
 def start_report(folder: Path) -> subprocess.Popen[bytes]:
-    """Start making the report of the search in this folder; what it has to say goes to search.log."""
+    """Start a process that writes the report of the search; its output goes to search.log."""
     with (folder / "search.log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "dashboards.report", str(folder)], stdin=subprocess.DEVNULL, stdout=log,
@@ -188,12 +188,12 @@ def start_report(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def tree_memory() -> float:
-    """Memory of this process and all below it, MiB: the sum of their proportional set sizes, in
-    which a page that several share counts once."""
+    """Memory of this process and its descendants in MiB: the sum of proportional set sizes, which count
+    shared pages once."""
     own, total = psutil.Process(), 0
     for process in (own, *own.children(recursive=True)):
         try:
             total += process.memory_full_info().pss
         except psutil.Error:
-            continue  # ended meanwhile
+            continue  # it has ended
     return total / 2**20

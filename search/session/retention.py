@@ -1,4 +1,4 @@
-"""Which checkpoints a search keeps, and the thread that deletes the others."""
+"""Deletes the checkpoints that a search no longer needs, in a separate thread."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Deletes the checkpoints that nothing needs any more, each training's once it has ended.
+    """Deletes unneeded checkpoints of ended training runs.
 
-    Nothing resumes an ended training, so one checkpoint of it is enough; of a trial that was stopped early,
-    which can no longer be kept, none. Trials start from their baseline's checkpoint at epoch `fork`, which
-    stays (0: there is no fork). Deleting can take seconds on an object storage, hence a thread of its own."""
+    An ended run is never resumed, so its last checkpoint is enough. A trial that was stopped early cannot be
+    selected and keeps none. A baseline also keeps its checkpoint of epoch `fork`, from which trials start (0:
+    no fork). Deleting can take seconds in an object store, hence the separate thread."""
 
     def __init__(self, checkpoints: Checkpoints, fork: int) -> None:
         self._checkpoints, self._fork = checkpoints, fork
         self._seen: set[str] = set()
-        #: Ended trainings, with whether each is part of the confirmation; None ends the thread.
+        #: Ended training runs, and whether each belongs to the confirmation; None ends the thread.
         self._ended: queue.SimpleQueue[tuple[TrialRecord, bool] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._follow, name="retention", daemon=True)
         self._thread.start()
 
     def offer(self, groups: list[SearchRecords]) -> None:
-        """The records so far: of the search, then of each confirmation seed. Returns at once."""
+        """Offer the records so far: of the search, then of each confirmation seed. Returns at once."""
         for number, group in enumerate(groups):
             for record in group.everything():
                 confirming = number > 0
@@ -40,7 +40,7 @@ class Retention:
                     self._ended.put((record, confirming))
 
     def close(self) -> None:
-        """Delete what is left to delete, and end the thread."""
+        """Delete the remaining checkpoints, and end the thread."""
         self._ended.put(None)
         self._thread.join()
 
@@ -52,11 +52,11 @@ class Retention:
             try:
                 self._checkpoints.drop(_folder(record, confirming), but=last, keep=fork)
             except OSError:
-                continue  # a checkpoint that stays takes space, no more
+                continue  # an undeleted checkpoint only takes space
             except Exception:
                 _log.exception("the checkpoints of %s cannot be deleted", record.name)
 
 
 def _folder(record: TrialRecord, confirming: bool) -> str:
-    """The folder of a training's checkpoints."""
+    """The folder of a training run's checkpoints."""
     return f"{CONFIRMATION if confirming else TRIALS_FOLDER}/{record.name}"

@@ -1,4 +1,4 @@
-"""Baselines of earlier searches that were trained just as this one would train them."""
+"""Reuses baselines of earlier searches with the same training setup."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from search.store.find import TRIALS_FOLDER, FolderError, searches_in
 
 _log = logging.getLogger(__name__)
 
-#: What a trial's training does not depend on, or what is told apart by the rate.
+#: Fields that identify a point rather than the training setup.
 _POINT = ("lmbda", "alpha", "strategy")
 
 
 def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
-    """A fingerprint of everything that a baseline's figures depend on besides its rate: the model, the
-    weights it starts from, the training, the pixels of all images, the versions of torch and compressai."""
+    """A fingerprint of everything that a baseline's metrics depend on except its quality: model, initial
+    weights, training settings, the pixels of all images, versions of torch and compressai."""
     training = {k: v for k, v in dataclasses.asdict(template.training).items() if k not in _POINT}
-    if training["optimizer"] == "adam":  # as it was before there was a choice
+    if training["optimizer"] == "adam":  # fingerprints from before the option existed lack it
         del training["optimizer"]
     start = hashlib.sha256(Path(template.start).read_bytes()).hexdigest() if template.start else ""
     parts = {
@@ -44,10 +44,9 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
 
 
 def reuse_baselines(core: Core, own: SearchFolder) -> dict[int, str]:
-    """Take over the baselines that other searches beside this one's folder have finished, with their last
-    checkpoints and those of the fork, wherever each search keeps its own; per quality the search each came
-    from. A search that cannot be read, or whose checkpoints are not there or cannot be copied, is passed
-    over; nothing of it is changed."""
+    """Reuse finished baselines of other searches in the same results folder, with their last checkpoints and
+    those of the fork. Returns the source search per quality. Skips searches that cannot be read or whose
+    checkpoints are missing; does not change them."""
     wanted = [q for q in core.plan.qualities if core.baseline(q) is None]
     taken: dict[int, str] = {}
     for path in reversed([path for path in searches_in(own.path.parent) if path != own.path]):
@@ -57,14 +56,14 @@ def reuse_baselines(core: Core, own: SearchFolder) -> dict[int, str]:
             other = SearchFolder.read(path)
             finished = [trial for trial in other.baselines() if trial.state == TrialState.COMPLETE]
         except FolderError as error:
-            _log.warning("the baselines of %s are not taken over: %s", path, error)
+            _log.warning("baselines of %s not reused: %s", path, error)
             continue
         for trial in finished:
             quality = trial.user_attrs["quality"]
             if quality not in wanted or quality in taken or not _same(trial, core):
                 continue
             if not _take_over(other, own, f"{TRIALS_FOLDER}/{baseline_name(quality)}", core.plan.fork):
-                continue  # nothing to export from, or for trials to begin with
+                continue  # no checkpoint to export, or for trials to start from
             attributes = {**trial.user_attrs, SOURCE: path.name}
             core.baselines.add_trial(
                 create_trial(state=TrialState.COMPLETE, value=0.0, user_attrs=attributes)
@@ -77,7 +76,7 @@ def _take_over(other: SearchFolder, own: SearchFolder, training: str, fork: int)
     try:
         return own.checkpoints.take_over(other.checkpoints, training, keep=fork)
     except (OSError, StorageError) as error:
-        _log.warning("%s of %s is not taken over: %s", training, other.path, error)
+        _log.warning("%s of %s not reused: %s", training, other.path, error)
         return False
 
 

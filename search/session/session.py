@@ -47,7 +47,7 @@ from search.tracking.tracker import Tracker
 
 DONE, ALL_FAILED, HALTED = 0, 1, 2
 
-#: How often a Ray on this machine that died is started again.
+#: How often Ray on this machine is restarted after it died.
 _RAYS = 10
 
 _MLFLOW_STATUS = {DONE: "FINISHED", INTERRUPTED: "KILLED"}
@@ -55,8 +55,8 @@ _MLFLOW_STATUS = {DONE: "FINISHED", INTERRUPTED: "KILLED"}
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained: the search's plan, the configuration that all its trainings share, a fingerprint of
-    how they train (search.session.reuse), and the name of the image set that is reported on."""
+    """What to train: the search's plan, the configuration that all its training runs share, the fingerprint
+    of the training setup (search.session.reuse), and the name of the test set."""
 
     plan: Plan
     template: TrialConfig
@@ -66,7 +66,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Resources:
-    """What it is trained with: trainings at once, GPUs of this machine, and the disk space that it needs."""
+    """The resources of a session: concurrent training runs, GPUs of this machine, and required disk space."""
 
     workers: int
     gpus: int
@@ -75,7 +75,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Observers:
-    """What follows the trainings of a session."""
+    """The observers of a session's training runs."""
 
     view: View
     publisher: Publisher
@@ -83,13 +83,13 @@ class Observers:
     monitor: Monitor
 
     def close(self) -> None:
-        """Look at the records a last time, and stop; the publisher waits for how the search ended."""
+        """Read the records a last time, and stop; the publisher stays open for the final status."""
         self.monitor.close()
         self.retention.close()
 
     @contextlib.contextmanager
     def ends_tracking_on_failure(self) -> Iterator[None]:
-        """End the search's MLflow run, as failed or killed, whatever is raised within."""
+        """On any exception in the context, end the search's MLflow run as failed or killed."""
         try:
             yield
         except BaseException as error:
@@ -102,8 +102,8 @@ class Observers:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training phase gives: the search's records, with what the model expects of its trials; the
-    confirmation, if there was one; and the seconds that the search took without it."""
+    """The result of the training phase: the search's records with the model's predictions, the confirmation,
+    if any, and the seconds that the search took without it."""
 
     records: SearchRecords
     confirmation: Confirmation | None
@@ -112,7 +112,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Session:
-    """What a driver session needs."""
+    """A driver session."""
 
     opened: SearchFolder
     experiment: Experiment
@@ -133,10 +133,10 @@ class Session:
         return self.experiment.plan
 
     def run(self) -> int:
-        """Train what is left to train, and conclude; the exit status. Raises ConfigError if the search cannot
-        go on with this training, FolderError if there is no search to start warm from."""
+        """Run the session; returns the exit status. Raises ConfigError if the search cannot be resumed with
+        this training setup, FolderError if the search to warm-start from is missing."""
         for name in self.tracker.sweep_others(self._broken_off):
-            self._say(f"{'MLflow':<12} the runs of {name}, which was broken off, are KILLED now")
+            self._say(f"{'MLflow':<12} marked the runs of the interrupted search {name} as KILLED")
         settings = self.settings
         limits = Limits(settings.max_hours, settings.max_gpu_hours, settings.gpus_per_trial)
         with self._sole_driver(limits):
@@ -151,36 +151,34 @@ class Session:
                 return self.conclude(trained, observers, limits.reached())
 
     def prepare(self) -> Core:
-        """The decision core over the search's storage, with what it takes from earlier searches: baselines
-        that were trained the same way, and trials that inform the sampler."""
+        """Open the decision core on the search's storage; reuse baselines and warm-start trials of earlier
+        searches."""
         core = Core(self.opened.storage(say=self._say), self.folder.name, self.plan, self.experiment.setup)
         self._check_same_training(core)
         if self.settings.reuse_baselines:
             for quality, source in reuse_baselines(core, self.opened).items():
-                self._say(
-                    f"{'reused':<12} the baseline of quality {quality}, trained the same way in {source}"
-                )
+                self._say(f"{'reused':<12} baseline of quality {quality} from {source}")
         if self.settings.warm_start is not None:
             if not core.has_learnt:
                 earlier = find_folder(self.settings.warm_start, Path(self.settings.results))
                 core.learn_from(SearchFolder.read(earlier).trials(), earlier.resolve().name)
             known = len(core.earlier())
-            self._say(f"{'warm start':<12} {known} trials of {self.settings.warm_start} inform the sampler")
+            self._say(f"{'warm start':<12} the sampler uses {known} trials of {self.settings.warm_start}")
         return core
 
     def _check_same_training(self, core: Core) -> None:
-        """Raises ConfigError if the search began with another training than this one."""
+        """Raises ConfigError if the search was started with another training setup."""
         own, test_set = self.experiment.setup, self.experiment.test_set
         setups = {trial.user_attrs.get(SETUP) for trial in core.baselines.get_trials(deepcopy=False)}
         if not setups <= {own} or self.opened.environment.get(TEST_SET, test_set) != test_set:
             raise ConfigError(
-                f"{self.folder} cannot go on: its images, the weights it starts from, or the versions of "
-                "torch or compressai are not those it began with; start a new search with --warm-start"
+                f"cannot resume {self.folder}: its images, its initial weights, or the versions of torch or "
+                "compressai have changed; start a new search with --warm-start"
             )
 
     def observe(self, limits: Limits) -> Observers:
-        """What follows the search from now on; it ends the search in time when a disk fills. What earlier
-        sessions trained counts towards the limits."""
+        """Start the observers, which also stop the search before a disk is full. Training time of earlier
+        sessions counts towards the limits."""
         followed = Followed(self.opened, self.plan, self.experiment.test_set, self.resources.workers)
         before = followed.reader().read()
         limits.spent(before.seconds("train") + before.seconds("eval"))
@@ -189,7 +187,7 @@ class Session:
         gauges = Gauges(self.folder.name, self.settings.batch * self.settings.steps_per_epoch)
         if gauges.label != self.folder.name:
             view.say(
-                f"{'metrics':<12} the search is called {gauges.label} there, since Ray takes ASCII alone"
+                f"{'metrics':<12} Prometheus label of this search: {gauges.label} (Ray allows only ASCII)"
             )
         checkpoints = self.opened.checkpoints
         places = [self.folder, *([Path(checkpoints.root)] if checkpoints.is_local else [])]
@@ -199,8 +197,8 @@ class Session:
         return Observers(view, publisher, retention, monitor)
 
     def train(self, core: Core, observers: Observers, limits: Limits) -> Trained:
-        """Train baselines and trials, then, if it is wanted and the budget is spent, confirm the best points.
-        Ray is disconnected from in the end."""
+        """Train baselines and trials; then, with --confirm and if the budget is spent, confirm the best
+        points. Disconnects from Ray at the end."""
         view, monitor, started = observers.view, observers.monitor, time.monotonic()
         try:
             with ends_on_signal(limits, view.say):
@@ -212,7 +210,7 @@ class Session:
                     confirmation = self._confirmation(records)
                     monitor.confirming = len(confirmation.candidates)
                     seeds = f"{self.settings.seeds} fresh seeds"
-                    view.say(f"{'confirming':<12} {monitor.confirming} trainings on {seeds}")
+                    view.say(f"{'confirming':<12} {monitor.confirming} training runs on {seeds}")
                     self._execute(confirmation, monitor.changed, limits, CONFIRMATION)
                 return Trained(records, confirmation, wall)
         finally:
@@ -221,8 +219,8 @@ class Session:
     def _execute(
         self, scheduler: engine.TrialScheduler, changed: Callable[[], None], limits: Limits, subfolder: str
     ) -> None:
-        """Train what a scheduler suggests, also if the Ray that was started here dies on the way; a few
-        times. Raises RayDiedError."""
+        """Train what a scheduler suggests; restarts a local Ray that dies, a few times. Raises
+        RayDiedError."""
         settings, resources = self.settings, self.resources
         configure = functools.partial(engine.training_config_of, template=self.experiment.template)
         execution = engine.Execution(
@@ -237,13 +235,13 @@ class Session:
                     return
                 if settings.address or not left:
                     raise RayDiedError(f"{error}; {self._how_to_resume()}") from error
-                self._say(f"{error}; it is started again, and the search goes on from its last epochs")
+                self._say(f"{error}; restarting it, the search continues from its last epochs")
                 cluster.disconnect()
                 cluster.connect(None, resources.workers, resources.gpus)
 
     @property
     def _capacity(self) -> Callable[[], int]:
-        """How many trainings may run at once: on a cluster as many as there is room for, unless told."""
+        """The number of concurrent training runs; on a cluster its capacity, limited by --workers."""
         if self.settings.address:
             return cluster.TrialCapacity(self.settings.gpus_per_trial, self.settings.workers)
         return lambda: self.resources.workers
@@ -259,15 +257,15 @@ class Session:
         return Confirmation(self.opened.storage(), self.folder.name, self.plan, points)
 
     def suspend(self, observers: Observers, trouble: str) -> int:
-        """End the session of a search that was interrupted, or that `trouble` halted, and say how to resume
-        it; the exit status."""
+        """End the session of an interrupted search, or of one stopped by `trouble`; print how to resume it
+        and return the exit status."""
         observers.publisher.close(observers.monitor.groups(), {}, "KILLED")
-        self._say(f"{f'ended because {trouble}' if trouble else 'interrupted'}; {self._how_to_resume()}")
+        self._say(f"{f'stopped: {trouble}' if trouble else 'interrupted'}; {self._how_to_resume()}")
         return HALTED if trouble else INTERRUPTED
 
     def conclude(self, trained: Trained, observers: Observers, ended_by: str) -> int:
-        """Write and print the results, keep the best checkpoints, make the report, and end the MLflow run;
-        the exit status. `ended_by` says which limit ended the search, if one did."""
+        """Write and print the results, save the best checkpoints, write the report, and end the MLflow run;
+        returns the exit status. `ended_by`: the limit that ended the search, or empty."""
         records, monitor = trained.records, observers.monitor
         by_strategy = results.strategy_results(records, self.plan.strategies)
         results.write_tables(records, by_strategy, self.folder / "tables")
@@ -280,7 +278,7 @@ class Session:
             self._say(sentence)
         if trained.confirmation is not None:
             conclusion.conclude_confirmation(self.folder, trained.confirmation, records, self.console)
-        self._say("making the report ...")
+        self._say("writing the report ...")
         made = conclusion.make_report(self.folder)
         conclusion.store_results(self.opened, self._say)
         figures = results.parent_figures(by_strategy, records.test_set)
@@ -291,7 +289,7 @@ class Session:
     def _show_results(
         self, records: SearchRecords, by_strategy: list[results.StrategyResult], effort: str, ended_by: str
     ) -> int:
-        """The tables in the terminal; the exit status."""
+        """Print the tables; returns the exit status."""
         self._say("")
         if failure := conclusion.all_failed(records):
             self._say(failure)
@@ -300,23 +298,24 @@ class Session:
         self._say(effort)
         started, budget = len(records.trials), self.plan.budget
         if ended_by:
-            self._say(f"ended because {ended_by}: {started} of {budget} trials were started")
-        self._say(f"best checkpoints in {self.folder / 'best'}, tables in {self.folder / 'tables'}")
+            self._say(f"stopped: {ended_by}; {started} of {budget} trials were started")
+        self._say(f"best checkpoints: {self.folder / 'best'}, tables: {self.folder / 'tables'}")
         return INTERRUPTED if started < budget and not ended_by else DONE
 
     def _end_tracking(self, observers: Observers, figures: dict[str, float], status: str) -> None:
-        """End the search's MLflow run, and say what MLflow lacks."""
+        """End the search's MLflow run, and report what MLflow lacks."""
         if not observers.publisher.close(observers.monitor.groups(), figures, status):
             self._say(
-                f"MLflow does not answer and lacks the last records; once it does: "
+                f"MLflow is unreachable and lacks the last records; to add them later: "
                 f"{command('search.track', self.folder, '--rebuild')}"
             )
         for name, reason in self.tracker.refused.items():
-            self._say(f"MLflow refuses {name} ({reason}); the results folder has it")
+            self._say(f"MLflow rejects {name} ({reason}); it is recorded in the results folder")
 
     @contextlib.contextmanager
     def _sole_driver(self, limits: Limits) -> Iterator[None]:
-        """Be the only driver on all machines if others reach the trials; else the folder's lock is enough."""
+        """Ensure that this is the only driver on all machines if the trials are in a shared database;
+        otherwise the folder's lock is enough."""
         if self.settings.study is None or sqlite_file(self.settings.study) is not None:
             yield
             return
@@ -325,12 +324,12 @@ class Session:
             yield
 
     def _broken_off(self, name: str) -> bool:
-        """Whether a search of this name is in the same results folder, and no process is at work on it."""
+        """Whether a search with this name is in the same results folder and not running."""
         folder = self.folder.parent / name
         return folder.is_dir() and folder != self.folder and not is_running(folder)
 
     def _how_to_resume(self) -> str:
-        return f"to go on: {command('search.run', '--resume', self.folder)}"
+        return f"to resume: {command('search.run', '--resume', self.folder)}"
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False)

@@ -1,4 +1,4 @@
-"""The result of a search in the terminal."""
+"""Tables and sentences that summarize a search in the terminal and in the report."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecor
 
 
 def rates(records: SearchRecords) -> TextTable:
-    """Per rate the point that is kept; a trial has rate changes, in percent, the baseline has none."""
+    """The selected point per quality; trials have rate changes in percent, the baseline has none."""
     head = (
         "quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM",
-        f"rate change, {records.test_set}", f"expected, {records.selection}", "best observed",
+        f"rate change, {records.test_set}", f"predicted, {records.selection}", "best observed",
     )  # fmt: skip
     rows = [
         (
@@ -30,7 +30,7 @@ def rates(records: SearchRecords) -> TextTable:
         )
         for row in rate_table(records).to_dict("records")
     ]  # fmt: skip
-    title = f"Best per rate, measured on {records.test_set} after {records.epochs} epochs"
+    title = f"Best point per quality, measured on {records.test_set} after {records.epochs} epochs"
     return TextTable(title, head, rows)
 
 
@@ -39,14 +39,14 @@ def _strategy(row: dict[Hashable, Any]) -> str:
 
 
 def _expected(row: dict[Hashable, Any]) -> str:
-    """What the model expects of a trial, with its standard deviation."""
+    """The surrogate model's prediction for a trial, with its standard deviation."""
     if not row["alpha"] or not row["expected_sigma"]:
         return MISSING
     return f"{signed(row['expected_rate_change'])} ± {row['expected_sigma']:.2f} %"
 
 
 def _best_observed(row: dict[Hashable, Any]) -> str:
-    """Where one reading would have chosen otherwise, which trial it is."""
+    """The best measured rate change, with the trial's name if it is not the selected one."""
     if row["best_observed_trial"] == MISSING:
         return MISSING
     other = "" if row["best_observed_trial"] == row["trial"] else f" ({row['best_observed_trial']})"
@@ -54,7 +54,7 @@ def _best_observed(row: dict[Hashable, Any]) -> str:
 
 
 def convergence(records: SearchRecords) -> list[str]:
-    """What the last quarter of training still gained, and whether what is kept is more than that."""
+    """Convergence of the baselines, compared with the rate changes of the selected trials."""
     kept = {
         row["quality"]: row["rate_change"] for row in rate_table(records).to_dict("records") if row["alpha"]
     }
@@ -62,8 +62,8 @@ def convergence(records: SearchRecords) -> list[str]:
 
 
 def strategies(records: SearchRecords, results: list[StrategyResult]) -> TextTable:
-    """Per strategy the Bjontegaard figures, in the layout of the paper's Table I."""
-    head = ("strategy", "BD-rate", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned rates")
+    """Bjontegaard deltas per strategy, in the layout of the paper's Table I."""
+    head = ("strategy", "BD-rate", "BD-PSNR", "BD-rate (MS-SSIM)", "BD-MS-SSIM", "tuned qualities")
     rows = [
         (
             row.strategy, bd_rate_text(row, row.bd_rate_psnr), _bd_quality(row, row.bd_psnr),
@@ -72,7 +72,7 @@ def strategies(records: SearchRecords, results: list[StrategyResult]) -> TextTab
         )
         for row in results
     ]  # fmt: skip
-    title = f"Against the baselines on {records.test_set}, with 95 % intervals over images"
+    title = f"Comparison with the baselines on {records.test_set}, with 95 % intervals over images"
     return TextTable(title, head, rows)
 
 
@@ -81,7 +81,7 @@ def _bd_quality(row: StrategyResult, figure: float | None) -> str:
 
 
 def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
-    """Per confirmed point its rate change on fresh seeds."""
+    """The rate change of each confirmed point on fresh seeds."""
     head = ("quality", "trial", "alpha", "strategy", "seeds", f"rate change, {test_set}")
     rows = [
         (
@@ -95,9 +95,9 @@ def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
 
 
 def effort(records: SearchRecords, wall: float, workers: int, memory: float, since: float) -> str:
-    """What the search took: epochs, trials by end, share of the workers' time spent on work in the `wall`
-    seconds `since` this moment (seconds since 1970); `memory` is the most that all its processes on this
-    machine held together, MiB."""
+    """The effort of a search: trials by outcome, epochs, and the fraction of the workers' time spent on
+    training and evaluation in the `wall` seconds `since` a moment (seconds since 1970). `memory` is the peak
+    of all its processes on this machine in MiB."""
     trials = records.trials
     count = {state: sum(t.state == state for t in trials) for state in (FINISHED, STOPPED, FAILED)}
     seconds = {kind: records.seconds(kind, since) for kind in ("train", "eval")}
@@ -108,21 +108,22 @@ def effort(records: SearchRecords, wall: float, workers: int, memory: float, sin
     return (
         f"{len(trials)} trials: {count[FINISHED]} trained in full, {count[STOPPED]} stopped early, "
         f"{count[FAILED]} failed; {100 * spent / full:.0f} % of the epochs of full training\n"
-        f"{busy:.0f} % of {workers} x {wall / 60:.1f} min went into "
-        f"training ({seconds['train'] / 60:.1f} min) and evaluation ({seconds['eval'] / 60:.1f} min); "
-        f"largest worker {peak:.0f} MiB, all processes here {memory:.0f} MiB"
+        f"workers busy {busy:.0f} % of {workers} x {wall / 60:.1f} min: "
+        f"training {seconds['train'] / 60:.1f} min, evaluation {seconds['eval'] / 60:.1f} min; "
+        f"peak memory {peak:.0f} MiB per worker, {memory:.0f} MiB in all processes"
     )
 
 
 def show(records: SearchRecords, results: list[StrategyResult], console: Console) -> None:
-    """Print both tables, and why a figure is missing."""
+    """Print both tables, and why values are missing."""
     console.print(rates(records))
     console.print(strategies(records, results))
     for reason in dict.fromkeys(row.refused for row in results if row.refused):
         names = ", ".join(row.strategy for row in results if row.refused == reason)
-        console.print(f"figures missing for {names}: {reason}", markup=False)
+        console.print(f"no value for {names}: {reason}", markup=False)
     for sentence in convergence(records):
         console.print(sentence, markup=False)
     beaten = [q for q, b in records.baselines.items() if b.state == FAILED]
     if beaten:
-        console.print(f"no result for quality {beaten}: its baseline failed", markup=False)
+        failed = ", ".join(map(str, beaten))
+        console.print(f"no result for quality {failed}: the baseline failed", markup=False)

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live table in a terminal, plain lines elsewhere."""
+"""Progress output of a running search: a live table in a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from search.records.search_records import FAILED, FINISHED, RUNNING, STOPPED, Se
 
 
 class View(Protocol):
-    """Shows a search's progress and what is said beside it."""
+    """Shows the progress of a search, and messages."""
 
     def show(self, progress: Progress) -> None:
-        """The state of the search."""
+        """Show the current progress."""
 
     def say(self, text: str) -> None:
-        """One line of text."""
+        """Print one line of text."""
 
     def close(self) -> None:
-        """The end of the showing."""
+        """Stop showing progress."""
 
 
 class PlainView:
-    """A line for every training that ends."""
+    """Prints one line per ended training run."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -50,7 +50,7 @@ class PlainView:
 
 
 class LiveView(PlainView):
-    """A table that stays in place, one row a rate."""
+    """A table that is updated in place, one row per quality."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -58,7 +58,7 @@ class LiveView(PlainView):
         self._live.start()
 
     def show(self, progress: Progress) -> None:
-        if output_is_gone():  # lines can be kept
+        if output_is_gone():  # plain lines go to the log file
             self._live.stop()
             super().show(progress)
         else:
@@ -74,7 +74,7 @@ def view_for(console: Console) -> View:
 
 
 def line(records: SearchRecords, record: TrialRecord) -> str:
-    """A training that ended, as one line: its point, what it reached, and how it ended."""
+    """One line for an ended training run: its point, its result, and how it ended."""
     what = BASELINE if record.role == BASELINE else f"{record.strategy:<3} alpha {weight(record.alpha)}"
     if record.role == BASELINE:
         figures = record.readings.get(record.last_epoch, {})
@@ -92,19 +92,20 @@ def line(records: SearchRecords, record: TrialRecord) -> str:
 
 def _headline(progress: Progress) -> Text:
     count = {s: sum(r.state == s for r in progress.trainings) for s in (RUNNING, STOPPED, FAILED)}
-    measured = speed(progress.pace) if progress.pace else "measuring the pace"
+    measured = speed(progress.pace) if progress.pace else "measuring speed"
     parts = [
-        f"{progress.over} of {progress.planned} trainings ended",
+        f"{progress.over} of {progress.planned} training runs ended",
         f"{count[RUNNING]} running, {count[STOPPED]} stopped early, {count[FAILED]} failed",
-        measured, f"{duration(progress.elapsed)} so far", _left(progress),
+        measured, f"{duration(progress.elapsed)} elapsed", _left(progress),
     ]  # fmt: skip
     text = Text(f"{progress.search.name}: " + "; ".join(part for part in parts if part))
     return text.append(f"\nMLflow: {progress.trouble}") if progress.trouble else text
 
 
 def _table(progress: Progress) -> TextTable:
-    """A row a rate, what matters most first: a narrow terminal shows the rest below, if it is high enough."""
-    head = ("quality", "baseline", "best", "at", "running", "reached epoch", "stopped", "failed", "finished")
+    """One row per quality, most important columns first: a narrow terminal shows the others below."""
+    head = ("quality", "baseline epoch", "best rate change", "point", "running", "trials that reached epoch",
+            "stopped", "failed", "finished")  # fmt: skip
     records, kept, rows = progress.search, best_per_rate(progress.search), []
     for quality in records.qualities:
         trials = [trial for trial in records.trials if trial.quality == quality]
@@ -127,7 +128,7 @@ def _table(progress: Progress) -> TextTable:
 
 
 def _point(record: TrialRecord) -> str:
-    return f"{record.strategy} {weight(record.alpha)} ({record.name})" if record.alpha else "the baseline"
+    return f"{record.strategy} {weight(record.alpha)} ({record.name})" if record.alpha else "baseline"
 
 
 def _left(progress: Progress) -> str:
@@ -135,7 +136,7 @@ def _left(progress: Progress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: '45 s', '12 min', '3 h 20 min'."""
+    """A duration in readable units: '45 s', '12 min', '3 h 20 min'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -143,6 +144,6 @@ def duration(seconds: float) -> str:
 
 
 def speed(pace: float) -> str:
-    """Epochs per second as a person says them: '2.5 epochs/s', '1.2 epochs/h'."""
+    """Epochs per second in readable units: '2.5 epochs/s', '1.2 epochs/h'."""
     seconds, unit = next(((s, u) for s, u in ((1, "s"), (60, "min")) if pace * s >= 1), (3600, "h"))
     return f"{pace * seconds:.1f} epochs/{unit}"

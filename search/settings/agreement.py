@@ -1,7 +1,7 @@
-"""What settings that nobody gave are to be, worked out from those that somebody gave and from the machine.
+"""Resolves settings that were not given from those that were, and from the machine.
 
-A default and a preset's value give way: where one disagrees with a given value, it becomes the nearest that
-agrees. Two given values that disagree are refused (search.settings.complaints)."""
+A default or preset value that conflicts with a given value is replaced by the nearest compatible one. Two
+given values that conflict are an error (search.settings.complaints)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], int]) -> dict[str, Any]:
-    """The values that differ from those in `settings`, by name. `given` are the names of the settings that a
-    person gave. Raises ModelError, ConfigError."""
+    """The resolved values that differ from those in `settings`, by name. `given` are the names of the
+    settings that the user gave. Raises ModelError, ConfigError."""
     changes = _model(settings, given) | _length(settings, given) | _device(settings, given, gpus)
     if settings.lr is None:
         changes["lr"] = learning_rate(settings.optimizer, changes["start"])
@@ -43,7 +43,7 @@ def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], in
 
 
 def _model(settings: Settings, given: Collection[str]) -> dict[str, Any]:
-    """Strategies, widths, and the weights to begin with."""
+    """Strategies, widths and initial weights."""
     name = settings.model
     architecture(name)
     chosen = settings.strategies or strategies(name)
@@ -57,7 +57,7 @@ def _model(settings: Settings, given: Collection[str]) -> dict[str, Any]:
 
 
 def _widths(settings: Settings, given: Collection[str]) -> tuple[int, int | None]:
-    """Channels and latent channels (None: as many), as the weights to begin with and each other want them."""
+    """Channels and latent channels (None: as many as channels), consistent with the initial weights."""
     name, width, latent = settings.model, settings.width, settings.latent_width
     found = None if {"width", "latent_width"} <= set(given) else _widths_at_start(settings, given)
     if found is not None:
@@ -76,7 +76,7 @@ def _widths(settings: Settings, given: Collection[str]) -> tuple[int, int | None
 
 
 def _widths_at_start(settings: Settings, given: Collection[str]) -> tuple[int, int] | None:
-    """Channels and latent channels of the weights that somebody gave to begin with, as far as they decide."""
+    """Channels and latent channels of the given initial weights; None if those do not determine them."""
     name, start = settings.model, settings.start
     if "start" not in given or start in ("scratch", "auto"):
         return None
@@ -93,7 +93,7 @@ def _widths_at_start(settings: Settings, given: Collection[str]) -> tuple[int, i
 
 
 def _length(settings: Settings, given: Collection[str]) -> dict[str, Any]:
-    """Epochs that leave some on both sides of the fork and after the grace, and a grace that leaves some."""
+    """Numbers of epochs and of grace epochs that allow a fork and a rung."""
     epochs, grace, fork_at = settings.epochs, settings.grace, settings.fork_at
     if "epochs" not in given:
         epochs = enough_epochs(epochs, fork_at, grace if "grace" in given and settings.stopping else 0)
@@ -104,7 +104,7 @@ def _length(settings: Settings, given: Collection[str]) -> dict[str, Any]:
 
 
 def _device(settings: Settings, given: Collection[str], gpus: Callable[[], int]) -> dict[str, Any]:
-    """Trials on each GPU, and what is fastest there or on the CPU."""
+    """Trials per GPU, and the fastest options for the device."""
     trials = settings.trials_per_gpu
     if trials is None:
         trials = 1 if gpus() else 0
@@ -112,7 +112,7 @@ def _device(settings: Settings, given: Collection[str], gpus: Callable[[], int])
         trials = 0
     changes: dict[str, Any] = {"trials_per_gpu": trials}
     for key, value in asdict(ON_GPU if trials else ON_CPU).items():
-        # What a preset for GPUs says of the precision is said of GPUs.
+        # A preset's precision applies only to GPUs.
         elsewhere = key == "precision" and key not in given and not trials
         if getattr(settings, key) in ("auto", None) or elsewhere:
             changes[key] = value and settings.fused_adam if key == "graph" else value

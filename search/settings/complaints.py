@@ -1,4 +1,4 @@
-"""What is wrong with a setting, said to a person: one sentence with the value and the fix."""
+"""Error messages for settings: one sentence with the value and what to do."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class ConfigError(LictuneError):
-    """A setting that cannot be used; one sentence with the value and the fix."""
+    """An invalid setting; the message is one sentence with the value and what to do."""
 
 
 def nearest(word: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
-    """The known word that was probably meant, as it is to be written, as the end of a sentence."""
+    """The end of an error message that suggests the closest known word, in its written form."""
     close = difflib.get_close_matches(word[:50], list(known), n=1, cutoff=0.5)
     return f"; did you mean '{written(close[0])}'?" if close else "; --help lists them"
 
 
 def sentence(error: ValidationError, sources: Mapping[str, str]) -> str:
-    """The first of pydantic's complaints about the settings; `sources` says where each came from."""
+    """The first validation error of pydantic as a sentence; `sources`: the source of each setting."""
     first = error.errors()[0]
     key = str(first["loc"][0])
     bounds = {
@@ -42,16 +42,17 @@ def sentence(error: ValidationError, sources: Mapping[str, str]) -> str:
     if first["type"] in bounds:
         limit = first["ctx"][bounds[first["type"]]]
         inclusive = first["type"].endswith("equal")
-        what = f"the nearest allowed value is {limit}" if inclusive else f"it must be {what[16:]}"
+        what = f"the nearest valid value is {limit}" if inclusive else f"it must be {what[16:]}"
     if first["type"] == "literal_error":
         options = [word.strip(" '\"") for word in first["ctx"]["expected"].replace(" or ", ",").split(",")]
         meant = nearest(first["input"], options) if isinstance(first["input"], str) else ""
-        what = f"choose one of {', '.join(options)}{meant}".replace("; --help lists them", "")
+        what = f"choose from {', '.join(options)}{meant}".replace("; --help lists them", "")
     return f"{key} {shown(first['input'])} ({sources.get(key, '')}) cannot be used: {what}"
 
 
 def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
-    """What is wrong with settings that are fine alone, or with a place that they name; empty if nothing."""
+    """What is wrong with the combination of valid settings, or with a path that they name; empty if
+    nothing."""
     if settings.alpha_min >= settings.alpha_max:
         return f"alpha_min {settings.alpha_min:g} must be below alpha_max {settings.alpha_max:g}"
     try:
@@ -61,50 +62,45 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
     if settings.stopping and leaves_no_rung(settings.grace, settings.epochs - fork):
         after = f" after the fork at {fork}" if fork else ""
         return (
-            f"grace {settings.grace} leaves no epoch to stop at in {settings.epochs}{after}; "
+            f"grace {settings.grace} leaves no rung in {settings.epochs} epochs{after}; "
             "lower --grace or use --no-stopping"
         )
     for key in ("results", "cache"):
         folder = getattr(settings, key)
         if folder is not None and (place := _in_the_way(Path(folder))):
-            return f"{key} {shown(folder)} cannot be written to, because of {place}; name another folder"
+            return f"cannot write to {key} {shown(folder)} because of {place}; give another folder"
     if settings.kodak and settings.test != "auto":
-        return f"--kodak and --test {shown(settings.test)} both name the images to report on; drop one"
+        return f"--kodak and --test {shown(settings.test)} both set the test images; omit one of them"
     if settings.select_on == "kodak" and (settings.test != "auto" or settings.test_images):
-        return "--select-on kodak needs the whole Kodak set; drop --test and --test-images"
+        return "--select-on kodak needs the whole Kodak set; omit --test and --test-images"
     if settings.max_gpu_hours is not None and not settings.trials_per_gpu:
-        return (
-            f"max_gpu_hours is {settings.max_gpu_hours:g} but no trial uses a GPU; limit --max-hours instead"
-        )
+        return f"max_gpu_hours is {settings.max_gpu_hours:g} but no trial uses a GPU; use --max-hours instead"
     if settings.trials_per_gpu and not gpus():
         return f"trials_per_gpu is {settings.trials_per_gpu} but there is no GPU; use 0"
     if not settings.trials_per_gpu and settings.precision == "tf32":
-        return "precision is tf32, which only GPUs have; use fp32 on the CPU"
+        return "precision tf32 needs a GPU; use fp32 on the CPU"
     for key in ("channels_last", "compile"):
         if getattr(settings, key) and not settings.trials_per_gpu:
             option = f"--no-{key.replace('_', '-')}"
-            return f"{key} is on, which on a CPU makes torch crash while it trains cheng; use {option}"
+            return f"{key} makes torch crash on a CPU when training cheng; use {option}"
     for key in ("graph", "autotune"):
         if getattr(settings, key) and not settings.trials_per_gpu:
-            return f"{key} is on, which only GPUs have; use --no-{key}"
+            return f"{key} needs a GPU; use --no-{key}"
     if settings.graph and not settings.fused_adam:
-        return "graph is on, but without fused_adam the host decides in the middle of a step; use --no-graph"
+        return "graph needs fused_adam; use --fused-adam or --no-graph"
     if settings.patch % 64:
         below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
-        return (
-            f"patch is {settings.patch}, but the models need a multiple of 64; "
-            f"the nearest are {below} and {above}"
-        )
+        return f"patch is {settings.patch} but must be a multiple of 64; the nearest are {below} and {above}"
     return ""
 
 
 def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
-    """Sentences about given values that change nothing."""
+    """One sentence for each given setting that has no effect."""
     if "seeds" in given and settings.confirm is None:
-        yield f"seeds {settings.seeds} has no effect without --confirm, which says how many points to confirm"
+        yield f"seeds {settings.seeds} has no effect without --confirm"
 
 
 def _in_the_way(folder: Path) -> Path | None:
-    """The part of a path that hinders a folder there: the last that exists, if it is none or closed to us."""
+    """The deepest existing part of a path if it is not a writable folder, else None."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     return None if there.is_dir() and os.access(there, os.W_OK) else there

@@ -1,4 +1,4 @@
-"""YAML as settings files need it: plain values, every key once, nothing that unfolds."""
+"""Restricted YAML for settings files: plain values, unique keys, no aliases."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from yaml.constructor import ConstructorError
 from lic.files import one_line, read_regular
 from search.settings.complaints import ConfigError
 
-#: The largest settings file that is read, in bytes; ours have some 3000.
+#: Maximum size of a settings file in bytes; files written by a search have about 3000.
 MOST_BYTES = 1 << 16
 
 
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
-        # Aliases of aliases unfold a small file to billions of values, in an error message if not before.
+        # Nested aliases can expand a small file to billions of values.
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise ComposerError(None, None, "aliases are not taken; write the value out", mark)
+            raise ComposerError(None, None, "aliases are not supported; write the value out", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse(content: bytes | str) -> Any:
-    """What a YAML document holds. Raises yaml.YAMLError, one short line, for what is no such document."""
+    """Parse a YAML document. Raises yaml.YAMLError with a one-line message."""
     if len(content) > MOST_BYTES:
         raise yaml.YAMLError(f"it is larger than {MOST_BYTES} bytes")
     try:
@@ -43,12 +43,12 @@ def parse(content: bytes | str) -> Any:
         raise yaml.YAMLError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         raise yaml.YAMLError(one_line(str(error).replace('"<unicode string>", ', ""), 250)) from error
-    except Exception as error:  # PyYAML lets through what !!int and its like stumble over
-        raise yaml.YAMLError("a value is not what its tag (!!) says") from error
+    except Exception as error:  # errors in the constructors of !!int and other tags
+        raise yaml.YAMLError("a value does not match its tag (!!)") from error
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in a file, unchecked. Raises ConfigError."""
+    """Read the settings in a file, without validation. Raises ConfigError."""
     try:
         content = parse(read_regular(path, MOST_BYTES))
     except OSError as error:
@@ -58,5 +58,5 @@ def read(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"the settings file {path} must hold 'setting: value' lines")
+        raise ConfigError(f"the settings file {path} must have lines of the form 'setting: value'")
     return content

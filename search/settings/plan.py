@@ -1,4 +1,4 @@
-"""From the settings to what the decision core and the trials need."""
+"""Derives the plan of the decision core and the configuration of trials from the settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search.settings.config import Settings
 
 
 def plan_of(settings: Settings) -> Plan:
-    """What the decision core needs of the settings."""
+    """The plan for the decision core."""
     return Plan(
         qualities=settings.rates,
         strategies=settings.strategies,
@@ -34,9 +34,9 @@ def _rungs(settings: Settings) -> tuple[int, ...]:
 
 
 def template_of(settings: Settings) -> TrialConfig:
-    """A trial's configuration, with the candidate's point still to be filled in.
+    """The configuration of a trial without the candidate's point.
 
-    Paths are absolute: workers run in folders of their own.
+    Paths are absolute, since workers run in other folders.
     """
     at_rungs = (*_rungs(settings), settings.epochs)
     every_epoch = tuple(range(1, settings.epochs + 1))

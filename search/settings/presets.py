@@ -1,4 +1,4 @@
-"""Which preset a search takes, and what that says of its model."""
+"""Selects the preset of a search, and reads its values for the model."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from search.settings.complaints import ConfigError, nearest
 
 
 def choose_preset(preset: str, gpus: Callable[[], int]) -> tuple[str, str]:
-    """The preset's name, and why it was chosen where that was left to the program. Raises ConfigError."""
+    """The name of the preset and, for 'auto', why it was chosen. Raises ConfigError."""
     known = [path.stem for path in sorted(PRESETS.glob("*.yaml"))]
     if preset not in known:
-        raise ConfigError(f"there is no preset {shown(preset)}{nearest(preset, known)}")
+        raise ConfigError(f"unknown preset {shown(preset)}{nearest(preset, known)}")
     if preset != "auto":
         return preset, ""
     kind = "gpu" if gpus() else "cpu"
-    why = " (there is a GPU)" if kind == "gpu" else " (there is no GPU)"
+    why = " (GPU found)" if kind == "gpu" else " (no GPU found)"
     return plain_yaml.read(PRESETS / "auto.yaml")[kind], why
 
 
 def preset_layers(
     preset: str, model: str, optimizer: Optimizer | None = None
 ) -> list[tuple[str, dict[str, Any]]]:
-    """A preset's own values, then those it keeps for this model, each with what the source is called. Its
-    learning rate is left out where another `optimizer` was asked for than its own."""
+    """The values of a preset, then those for this model, each with the name of the source. The learning rate
+    is dropped if another `optimizer` than the preset's was given."""
     values, own = preset_parts(preset, model)
     if optimizer not in (None, (values | own).get("optimizer", "adam")):
         values, own = ({k: v for k, v in part.items() if k != "lr"} for part in (values, own))

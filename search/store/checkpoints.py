@@ -1,8 +1,8 @@
-"""Where a search keeps its checkpoints: its results folder, a folder that every node mounts, or a place in
-an object store. Whatever reads or moves one does it here.
+"""The checkpoints of a search: in its results folder, in a folder that every node mounts, or in an object
+store. All access to checkpoints goes through this module.
 
-    ROOT/trials/NAME/epoch-0007.pt    after the seventh epoch; of a training the last two are kept, and of a
-                                      baseline that trials begin from that of the fork
+    ROOT/trials/NAME/epoch-0007.pt    after the seventh epoch; each training run keeps its last two, and a
+                                      baseline also the one that trials start from
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from lic import atomic_io
 from lic.errors import StorageError
 from search.settings.addresses import CREDENTIALS
 
-#: Bytes of a small file, such as settings, at the most.
+#: Maximum size of a small file, such as settings, in bytes.
 _SMALL = 1 << 20
 
 _CHECKPOINT = re.compile(r"epoch-(\d+)\.pt")
 
-#: Seconds that Google's client tries again; by itself it would for a quarter of an hour.
+#: Seconds that Google's client retries; its default is a quarter of an hour.
 _GS_PATIENCE = "retry_limit_seconds=60"
 
 _DENIED = "|".join((
@@ -45,7 +45,7 @@ _NO_ANSWER = r"NETWORK_CONNECTION|resolve host|curlCode|CURL error"
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a storage. It can be sent to another process, which opens it with its own credentials."""
+    """A file in a storage. It can be sent to another process, which opens it with its own credentials."""
 
     storage: str
     path: str
@@ -56,8 +56,8 @@ class StoredFile:
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """The file on this machine for as long as the context lasts; a copy, if the storage is not a folder.
-        Raises OSError, StorageError."""
+        """A local path of the file, valid in this context; a copy if the storage is not a folder. Raises
+        OSError, StorageError."""
         filesystem = _open(self.storage)[0]
         if isinstance(filesystem, LocalFileSystem):
             yield Path(self.path)
@@ -68,17 +68,16 @@ class StoredFile:
             yield target
 
     def copy_to(self, target: Path) -> None:
-        """Copy it to a file of this machine, which is the old or the new one if this breaks off. Raises
-        OSError, StorageError."""
+        """Copy it to a local file, atomically. Raises OSError, StorageError."""
         with atomic_io.replacing(target) as partial:
             _copy(_open(self.storage)[0], self.path, LocalFileSystem(), str(partial))
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one search: below `storage`, a folder or a URL, in `name`, or in `storage` itself
-    where that is the search's own folder. What fails raises OSError; StorageError if the URL cannot be opened
-    at all."""
+    """The checkpoints of one search: in the folder `name` of `storage` (a folder or a URL), or in `storage`
+    itself if it is the search's own folder. Methods raise OSError, or StorageError if the URL cannot be
+    opened."""
 
     storage: str
     name: str = ""
@@ -97,13 +96,13 @@ class Checkpoints:
 
     @property
     def is_local(self) -> bool:
-        """Whether they are in a folder, of this machine or one that it mounts."""
+        """Whether the storage is a folder, local or mounted."""
         return isinstance(self.filesystem, LocalFileSystem)
 
     @contextmanager
     def saving(self, training: str, epoch: int, keep: int = 0) -> Iterator[Path]:
-        """Where to write the checkpoint of an epoch of a training, which is named by its path:
-        'trials/trial-000'. It is there at once when the context ends; all but the one before it go, and but
+        """A path to write the checkpoint of an epoch of a training run ('trials/trial-000') to. It appears
+        atomically at the end of the context. Older checkpoints are then removed, except the previous one and
         that of the epoch `keep`."""
         name = f"epoch-{epoch:04d}.pt"
         if self.is_local:
@@ -112,29 +111,29 @@ class Checkpoints:
             with TemporaryDirectory(prefix="lictune-") as folder:
                 made = Path(folder) / name
                 yield made
-                # An object is there when all of it has come.
+                # An object store makes an object visible only when it is complete.
                 self.filesystem.create_dir(self._path(training))
                 _copy(LocalFileSystem(), str(made), self.filesystem, self._path(training, name))
         for older in self.saved(training):
             if _epoch(older.path) < epoch - 1 and _epoch(older.path) != keep:
-                with contextlib.suppress(OSError):  # it takes space, no more
+                with contextlib.suppress(OSError):  # an old checkpoint only takes space
                     self.filesystem.delete_file(older.path)
 
     def saved(self, training: str) -> list[StoredFile]:
-        """The checkpoints of a training, the newest first; the older is for when the newest is damaged."""
+        """The checkpoints of a training run, newest first; the older ones are fallbacks for a damaged one."""
         found = [info.path for info in self._list(self._path(training)) if info.is_file]
         found = [path for path in found if _CHECKPOINT.fullmatch(posixpath.basename(path))]
         return [StoredFile(self.storage, path) for path in sorted(found, key=_epoch, reverse=True)]
 
     def newest(self, training: str) -> StoredFile:
-        """The newest checkpoint of a training. Raises FileNotFoundError if it has none."""
+        """The newest checkpoint of a training run. Raises FileNotFoundError if it has none."""
         for file in self.saved(training):
             return file
         name = posixpath.basename(training)
         raise FileNotFoundError(f"{name} has no checkpoint below {self}/{posixpath.dirname(training)}")
 
     def of_epoch(self, training: str, epoch: int) -> StoredFile:
-        """The checkpoint of a training after an epoch. Raises FileNotFoundError if it has none."""
+        """The checkpoint of a training run after an epoch. Raises FileNotFoundError if it has none."""
         for file in self.saved(training):
             if _epoch(file.path) == epoch:
                 return file
@@ -142,14 +141,14 @@ class Checkpoints:
         raise FileNotFoundError(f"{name} has no checkpoint of epoch {epoch} below {self}/{folder}")
 
     def drop(self, training: str, but: int = 0, keep: int = 0) -> None:
-        """Remove the checkpoints of a training `but` the newest so many, and but that of the epoch `keep`."""
+        """Remove the checkpoints of a training run except the newest `but`, and that of the epoch `keep`."""
         for file in self.saved(training)[but:]:
             if _epoch(file.path) != keep:
                 self.filesystem.delete_file(file.path)
 
     def take_over(self, source: Checkpoints, training: str, keep: int = 0) -> bool:
-        """Copy the newest checkpoint of a training of another search, whose storage may be another, and, if
-        it is not 0, that of the epoch `keep`; whether all were there."""
+        """Copy the newest checkpoint of a training run of another search, possibly from another storage, and,
+        unless 0, that of the epoch `keep`. Returns False if one of them is missing."""
         found = source.saved(training)
         wanted = [file for file in found[1:] if _epoch(file.path) == keep] + found[:1]
         if not found or (keep and _epoch(wanted[0].path) != keep):
@@ -160,8 +159,8 @@ class Checkpoints:
         return True
 
     def keep(self, folder: Path, *names: str) -> None:
-        """Keep copies of the files and folders of these names in `folder`, those that are there, beside the
-        checkpoints, unless that is where they are."""
+        """Copy the files and folders with these names, if they exist, from `folder` to the storage, unless
+        the storage is `folder`."""
         if self.is_local and Path(self.root).resolve() == folder.resolve():
             return
         self.filesystem.create_dir(self.root)
@@ -174,7 +173,7 @@ class Checkpoints:
             _copy(LocalFileSystem(), str(path.resolve()), self.filesystem, target)
 
     def kept(self, name: str) -> StoredFile | None:
-        """The file that `keep` kept under this name; None if there is none."""
+        """The file that `keep` copied under this name, or None."""
         path = self._path(name)
         return StoredFile(self.storage, path) if self._is_file(path) else None
 
@@ -190,7 +189,7 @@ class Checkpoints:
         return content.decode()
 
     def remove(self, start: str) -> None:
-        """Remove the files beside the checkpoints whose names start so."""
+        """Remove files in the search's folder whose names have this prefix."""
         for info in self._list(self.root):
             if info.is_file and posixpath.basename(info.path).startswith(start):
                 self.filesystem.delete_file(info.path)
@@ -214,32 +213,32 @@ def _epoch(path: str) -> int:
 
 
 def prepare_storage(url: str) -> None:
-    """Make sure that this machine can write to the storage that --storage names and read from it; a folder is
-    made if it is not there. Raises StorageError."""
+    """Check that this machine can write to the storage and read from it; creates a missing folder. Raises
+    StorageError."""
     storage, probe = Checkpoints(url), f".probe-{secrets.token_hex(8)}"
     try:
         if storage.is_local:
             Path(storage.root).mkdir(parents=True, exist_ok=True)
         storage.write(probe, url)
         if storage.read(probe) != url:
-            raise OSError("what was written is not what is read")
+            raise OSError("a test file was read back with other content")
         storage.remove(probe)
     except OSError as error:
         raise StorageError(f"--storage {url} cannot be used: {refusal(url, error)}") from error
 
 
 def refusal(url: str, error: Exception) -> str:
-    """Why a storage refuses, and what to do about it, from what its client library says."""
+    """Why a storage cannot be used, and what to do, from the error of its client library."""
     parts, said = urlsplit(url), " ".join(str(error).split())
     if not parts.scheme:
-        return f"{getattr(error, 'strerror', None) or said}; name a folder that can be written to"
+        return f"{getattr(error, 'strerror', None) or said}; give a writable folder"
     if re.search(_NO_BUCKET, said):
-        return f"there is no bucket {parts.hostname}; make it first"
+        return f"there is no bucket {parts.hostname}; create it first"
     if re.search(_DENIED, said):
-        return f"access is denied; set {CREDENTIALS[parts.scheme]} of an account that may write there"
+        return f"access denied; set {CREDENTIALS[parts.scheme]} of an account with write access"
     if re.search(_NO_ANSWER, said):
         endpoint = "AWS_ENDPOINT_URL or ?endpoint_override=" if parts.scheme == "s3" else "the network"
-        return f"it does not answer; check {endpoint} ({said[-120:]})"
+        return f"no answer; check {endpoint} ({said[-120:]})"
     return said[:300]
 
 
@@ -262,7 +261,7 @@ def _open(storage: str) -> tuple[FileSystem, str]:
 def _copy(source: FileSystem, path: str, target: FileSystem, to: str) -> None:
     if isinstance(source, LocalFileSystem) and isinstance(target, LocalFileSystem) and Path(path).is_file():
         with atomic_io.replacing(Path(to)) as partial:
-            shutil.copyfile(path, partial)  # pyarrow's own says less of what went wrong
+            shutil.copyfile(path, partial)  # clearer errors than pyarrow's
         return
-    # Uploads by several threads can wait for one another for ever: Arrow's issue 32372.
+    # Uploads by several threads can deadlock: Arrow issue 32372.
     copy_files(path, to, source_filesystem=source, destination_filesystem=target, use_threads=False)

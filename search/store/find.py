@@ -1,4 +1,4 @@
-"""Which folders are searches, and which of them a name means."""
+"""Finds the folders of searches, by name or as the newest."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TRIALS_FOLDER = "trials"
 
 
 class FolderError(LictuneError):
-    """A folder that is not a search's, or lacks what a search leaves; the message names it."""
+    """A folder is not that of a search, or lacks files of a search; the message names it."""
 
 
 def is_search(folder: Path) -> bool:
-    """Whether the folder is that of a search which has begun."""
+    """Whether the folder is that of a search that has started."""
     try:
         return (folder / STUDY).is_file() or (folder / SETTINGS).is_file()
     except OSError:  # such as that of a name too long for a file
@@ -29,12 +29,12 @@ def is_search(folder: Path) -> bool:
 
 
 def searches_in(results: Path) -> list[Path]:
-    """The folders of all searches in a results folder; the one that recorded something last is the last."""
+    """The folders of all searches in a results folder, the most recently written last."""
     return sorted(filter(is_search, results.glob("*/")), key=recorded_at)
 
 
 def recorded_at(folder: Path) -> float:
-    """When a search last recorded something, as far as its folder tells, in seconds since 1970."""
+    """Time of the last record of a search, in seconds since 1970."""
     for name in (STUDY, TRIALS_FOLDER, SETTINGS):
         if (folder / name).exists():
             return (folder / name).stat().st_mtime
@@ -42,8 +42,8 @@ def recorded_at(folder: Path) -> float:
 
 
 def find_folder(name: str, results: Path) -> Path:
-    """The folder of the search of this name in the results folder, or `name` itself if it is one; of 'last'
-    that which recorded something last. Raises FolderError."""
+    """The folder of the search with this name in the results folder, or `name` itself if it is such a folder;
+    'last' is the most recently written search. Raises FolderError."""
     try:
         folder, results = Path(user_path(name)), Path(user_path(str(results)))
     except ValueError as error:
@@ -54,14 +54,14 @@ def find_folder(name: str, results: Path) -> Path:
     for folder in places:
         if is_search(folder):
             return folder
-    there = one_line(", ".join(sorted(path.name for path in found)) or "none", 300)
-    raise FolderError(f"there is no search {shown(name)} in {results}; there is {there}")
+    existing = one_line(", ".join(sorted(path.name for path in found)) or "none", 300)
+    raise FolderError(f"there is no search {shown(name)} in {results}; existing searches: {existing}")
 
 
 def check_inside(folder: Path, *names: str) -> None:
-    """Make sure that nothing of these names in a search's folder, which may come from someone else, is a link
-    by which a file outside would be overwritten. Raises FolderError."""
+    """Check that no file with these names in a search's folder, which may come from someone else, is a link
+    through which a file outside would be overwritten. Raises FolderError."""
     root = folder.resolve()
     for path in (found for name in names for found in (folder / name, *(folder / name).glob("*"))):
         if not path.resolve().is_relative_to(root):
-            raise FolderError(f"{path} leads to {path.resolve()}, outside the search's folder; remove it")
+            raise FolderError(f"{path} links to {path.resolve()}, outside the search's folder; remove it")

@@ -1,8 +1,8 @@
-"""One process drives a search: a lock in its folder, and, if its trials are in a database that other machines
-reach, a sign of life there.
+"""Ensures that one process drives a search: a lock file in its folder and, if the trials are in a shared
+database, a heartbeat there.
 
-The system lets go of the file's lock when its process ends, however that ends. The sign in the database grows
-older then; another host that sees it stand still takes the search over.
+The system releases the lock file when its process ends in any way. The heartbeat then stops, and another host
+that sees it unchanged can take over the search.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from lic import atomic_io
 from search.settings.complaints import ConfigError
 from search.store.optuna_internals import id_of_study, storage_of
 
-#: Seconds between two signs of life, and for how long one that stands still is watched.
+#: Seconds between heartbeats, and how long an unchanged heartbeat is watched before taking over.
 _BEAT, _WATCH = 10.0, 45.0
 
-#: The attribute of a search's study that holds the sign, and the file that says who holds the lock.
+#: The study's user attribute with the heartbeat, and the file with the holder of the lock.
 _DRIVER, _HOLDER = "driver", ".driver.json"
 
 
 def driver_lock(folder: Path) -> FileLock:
-    """The lock that a search holds while it runs."""
+    """The lock file of a running search."""
     return FileLock(folder / ".driver.lock")
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process on this machine is at work on the search in this folder."""
+    """Whether a process on this machine drives the search in this folder."""
     try:
         with driver_lock(folder).acquire(timeout=0):
             return False
@@ -50,8 +50,8 @@ def is_running(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
-    """Be the one process that drives the search in this folder, which is made if it is not there. Raises
-    ConfigError, which names it, if another does; OSError if the folder cannot be written to."""
+    """Hold the lock of the search in this folder, which is created if missing. Raises ConfigError, naming the
+    process, if another process holds it; OSError if the folder cannot be written to."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with driver_lock(folder).acquire(timeout=0):
@@ -62,11 +62,11 @@ def only_driver(folder: Path) -> Iterator[None]:
             who = _described(json.loads((folder / _HOLDER).read_text()))
         except (OSError, ValueError, KeyError, TypeError):
             who = "another process"
-        raise ConfigError(f"{folder} is being searched by {who}; wait for its end, or end it") from error
+        raise ConfigError(f"{folder} is in use by {who}; wait until it ends, or stop it") from error
 
 
 def _self() -> dict[str, Any]:
-    """Who this process is."""
+    """Identifies this process."""
     process = psutil.Process()
     return {"host": socket.gethostname(), "pid": process.pid, "since": process.create_time(),
             "user": getpass.getuser() if "USER" in os.environ else str(os.getuid())}  # fmt: skip
@@ -78,7 +78,7 @@ def _described(holder: dict[str, Any]) -> str:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Whether it was a process of this machine that is no more."""
+    """Whether the holder was a process of this machine that has ended."""
     if holder["host"] != socket.gethostname():
         return False
     try:
@@ -91,9 +91,9 @@ def _has_ended(holder: dict[str, Any]) -> bool:
 def signs_of_life(
     study: Study, say: Callable[[str], None], lost: Callable[[str], None], beat: float = _BEAT
 ) -> Iterator[None]:
-    """Be the one process, of all machines, that drives the search of this study. `lost` is told, by another
-    thread, if one takes it over meanwhile, as it may once this process has given no sign for long. Raises
-    ConfigError if another process drives it."""
+    """Send heartbeats as the only process, on any machine, that drives the search of this study. `lost` is
+    called, in another thread, if another process takes over after heartbeats were missing for long. Raises
+    ConfigError if another process drives the search."""
     _wait_for_silence(study, say, _WATCH * beat / _BEAT)
     own, over = {**_self(), "id": secrets.token_hex(8)}, threading.Event()
 
@@ -102,7 +102,7 @@ def signs_of_life(
         while not over.wait(beat):
             now = _sign(study)
             if now is not None and now["id"] != own["id"]:
-                lost(f"{_described(now)} has taken it over")
+                lost(f"{_described(now)} has taken over this search")
                 return
             count += 1
             study.set_user_attr(_DRIVER, {**own, "count": count})
@@ -127,11 +127,11 @@ def _wait_for_silence(study: Study, say: Callable[[str], None], seconds: float) 
     first = _sign(study)
     if first is None or _has_ended(first):
         return
-    say(f"{_described(first)} drove this search; seeing for {seconds:.0f} s whether it still does ...")
+    say(f"{_described(first)} drove this search; checking for {seconds:.0f} s whether it still runs ...")
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(min(1.0, seconds / 10))
         if _sign(study) != first:
             raise ConfigError(
-                f"the search is being driven by {_described(first)}; wait for its end, or end it there"
+                f"the search is running as {_described(first)}; wait until it ends, or stop it there"
             )

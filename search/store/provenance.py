@@ -1,4 +1,4 @@
-"""Where a search came from: its settings, code, machine and images, as its folder and MLflow keep them."""
+"""The provenance of a search: settings, code, machine and images, as recorded in its folder and in MLflow."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "environment.json"
 
-#: What is recorded there of the images that a search reports on: the set's name, which its figures begin
-#: with, and why they have no MS-SSIM, if they have none.
+#: Keys for the test images: the name of the set, which prefixes its metrics, and why MS-SSIM is undefined, if
+#: it is.
 TEST_SET, WITHOUT_MS_SSIM = "test_set", "without_ms_ssim"
 
 _VERSIONS = ("lictune", "torch", "compressai", "ray", "optuna", "mlflow", "numpy")
 
 
 def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
-    """Code, command, machine, versions and images (training, validation, test) of this search."""
+    """Code, command, machine, versions and images (training, validation, test) of a search."""
     root = Path(__file__).resolve().parents[2]
     try:
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
@@ -49,7 +49,7 @@ def provenance(images: tuple[ImageSet, ...]) -> dict[str, str]:
 
 
 def without_ms_ssim(images: ImageSet) -> str:
-    """Why the set has no MS-SSIM; empty if it has one."""
+    """Why MS-SSIM is undefined for the set; empty if it is defined."""
     from lic.evaluation.msssim import unmeasurable
 
     return unmeasurable((image.name, image.height, image.width) for image in images.images.images)

@@ -1,4 +1,4 @@
-"""Optuna's storage of a search: a SQLite file, or a database server that several machines reach."""
+"""The Optuna storage of a search: a SQLite file, or a database server shared by several machines."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from search.store.optuna_internals import id_of_trial, set_trial_id
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two attempts to reach a server that is away, and how long it is waited for.
+#: Seconds between attempts to reach a server, and how long to wait for it.
 _AGAIN, _PATIENCE = 1.0, 3600.0
 
 
 def sqlite_address(file: Path) -> str:
-    """The address of a database in a file, as SQLAlchemy, and with it Optuna and MLflow, has it."""
+    """The SQLAlchemy URL of a SQLite file, for Optuna and MLflow."""
     return f"sqlite:///{file.resolve()}"
 
 
 def sqlite_file(address: str) -> Path | None:
-    """The file at an address; None if that is not one of `sqlite_address`."""
+    """The file of a URL made by `sqlite_address`, else None."""
     scheme, _, path = address.partition(":///")
     return Path(path) if scheme == "sqlite" else None
 
 
 def open_storage(url: str, say: Callable[[str], None] = _log.warning) -> BaseStorage:
-    """The storage at this SQLAlchemy address, to write to: what is missing there is made. A server (not
-    SQLite) that goes away later is waited for; `say` is told. Raises StorageError."""
+    """Open the storage at this SQLAlchemy URL for writing; creates missing tables. If a server (not SQLite)
+    becomes unreachable later, calls wait for it and report it with `say`. Raises StorageError."""
     return get_storage(url) if sqlite_file(url) is not None else _on_server(_to_write, url, say)
 
 
 def open_to_read(url: str, say: Callable[[str], None] = _log.warning) -> BaseStorage:
-    """The storage at this SQLAlchemy address, of which nothing is made or changed. A server that goes away is
-    waited for, as by `open_storage`. Raises StorageError, and of a damaged SQLite file anything at all."""
+    """Open the storage at this SQLAlchemy URL for reading; changes nothing. Waits for a server as
+    `open_storage` does. Raises StorageError; a damaged SQLite file can raise any exception."""
     file = sqlite_file(url)
     if file is None:
         return _on_server(_to_read, url, say)
@@ -62,8 +62,8 @@ def open_to_read(url: str, say: Callable[[str], None] = _log.warning) -> BaseSto
     except OSError as error:
         raise StorageError(f"the database {file} cannot be read ({error.strerror})") from error
     if not sound:
-        raise StorageError(f"{file} is not a SQLite database, so the search that it is of cannot be read")
-    # What a killed writer left half done SQLite takes back before it reads, and must be allowed to.
+        raise StorageError(f"{file} is not a SQLite database; the search cannot be read")
+    # SQLite must be allowed to roll back an unfinished transaction of a killed writer.
     interrupted = any(file.with_name(f"{file.name}{end}").exists() for end in ("-journal", "-wal"))
     address = sqlite_address_of_mode(file, "rw" if interrupted else "ro")
     return get_storage(RDBStorage(address, skip_table_creation=True))
@@ -75,13 +75,13 @@ def _on_server(connect: Callable[[str], RDBStorage], url: str, say: Callable[[st
     except (OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split("\n(Background")[0].split())
         raise StorageError(
-            f"the database at {public(url)} cannot be used ({reason[:300]}); --study takes an address such "
-            "as postgresql+psycopg://user@host/database, its password in PGPASSWORD or ~/.pgpass"
+            f"the database at {public(url)} cannot be used ({reason[:300]}); --study takes a URL such "
+            "as postgresql+psycopg://user@host/database, with the password in PGPASSWORD or ~/.pgpass"
         ) from error
     return _Patient(get_storage(backend), public(url), say)
 
 
-#: A connection that the server closed meanwhile is noticed before it is used.
+#: Detect connections that the server has closed before using them.
 _SERVER = {"pool_pre_ping": True}
 
 
@@ -89,43 +89,41 @@ def _to_write(url: str) -> RDBStorage:
     try:
         return RDBStorage(url, engine_kwargs=_SERVER)
     except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
-        # Two searches that begin at once on a new database both make its tables.
+        # Two searches that start at once on a new database both create its tables.
         time.sleep(_AGAIN)
         return RDBStorage(url, engine_kwargs=_SERVER)
 
 
 def _to_read(url: str) -> RDBStorage:
-    # PostgreSQL itself refuses to write in such a session; other servers do not know the option.
+    # PostgreSQL rejects writes in such a session; other servers ignore the option.
     options = {**_SERVER, "execution_options": {"postgresql_readonly": True}}
     return RDBStorage(url, engine_kwargs=options, skip_table_creation=True)
 
 
 def sqlite_address_of_mode(file: Path, mode: Literal["ro", "rw"]) -> str:
-    """The address of a SQLite database that is there: of mode 'ro' it cannot be written to."""
+    """The URL of an existing SQLite database; mode 'ro' is read-only."""
     return f"sqlite:///file:{quote(str(file))}?mode={mode}&uri=true"
 
 
 def keep_password(url: str) -> str:
-    """The address without the password in it, which goes to the environment, where PostgreSQL's library
-    finds it in this process and those it starts: no file, log or command line shall show it. Raises
-    StorageError."""
+    """Remove the password from a URL and put it into the environment, where PostgreSQL's library finds it in
+    this process and its children, so that no file, log or command line shows it. Returns the URL without it.
+    Raises StorageError."""
     try:
         parts = make_url(url)
     except sqlalchemy.exc.ArgumentError as error:
         raise StorageError(
-            f"'{public(url)}' is no address of a database; --study takes one such as "
+            f"'{public(url)}' is not a database URL; --study takes one such as "
             "postgresql+psycopg://user@host/database"
         ) from error
     if "password" in parts.query:
         raise StorageError(
-            f"the address {public(url)} has its password in the query, which files would show; set PGPASSWORD"
+            f"the URL {public(url)} has the password in its query, which files would show; set PGPASSWORD"
         )
     if parts.password is None:
         return url
     if parts.get_backend_name() != "postgresql":
-        raise StorageError(
-            f"the address {public(url)} has a password, which only a PostgreSQL database can be given"
-        )
+        raise StorageError(f"the URL {public(url)} has a password, which is supported only for PostgreSQL")
     os.environ["PGPASSWORD"] = parts.password
     return parts._replace(password=None).render_as_string()
 
@@ -134,7 +132,7 @@ def _is_away(error: StorageInternalError) -> bool:
     cause = error.__cause__
     if isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated:
         return True
-    # The last is what a second query of the same transaction says after the first found the server gone.
+    # PendingRollbackError: a second query of a transaction after the first found the server gone.
     away = (
         sqlalchemy.exc.OperationalError,
         sqlalchemy.exc.InterfaceError,
@@ -143,25 +141,25 @@ def _is_away(error: StorageInternalError) -> bool:
     return isinstance(cause, away)
 
 
-#: Optuna asks a storage by these; taken from its own list so that none is forgotten.
+#: The methods of Optuna's storage interface.
 _CALLS = [name for name, value in vars(BaseStorage).items() if callable(value) and not name.startswith("_")]
 
 
 def _relay(storage: Any) -> Any:
-    """Let the calls that this storage class does not answer itself go through its `_call`."""
+    """Class decorator: route the storage methods that the class does not define through its `_call`."""
     for name in _CALLS:
         if name not in vars(storage):
             setattr(storage, name, functools.partialmethod(storage._call, name))
     return abc.update_abstractmethods(storage)
 
 
-# Not BaseStorage itself: mypy does not see what `_relay` adds.
+# Typed as Any: mypy does not see the methods that `_relay` adds.
 _Base: Any = BaseStorage
 
 
 @_relay
 class _Patient(_Base):  # type: ignore[misc]
-    """Passes every call on to `storage`, and again while its server is away."""
+    """Forwards every call to `storage`, and retries while its server is unreachable."""
 
     def __init__(self, storage: BaseStorage, address: str, say: Callable[[str], None]) -> None:
         self._storage, self._address, self._say = storage, address, say
@@ -178,11 +176,11 @@ class _Patient(_Base):  # type: ignore[misc]
                     raise
                 if since is None:
                     since = time.monotonic()
-                    self._say(f"the database at {self._address} does not answer; waiting for it")
+                    self._say(f"no answer from the database at {self._address}; waiting for it")
                 time.sleep(_AGAIN)
                 continue
             except RuntimeError:
-                # What ends a trial may have reached the server though its answer was lost.
+                # The call that ends a trial may have succeeded though its answer was lost.
                 if since is None or name != "set_trial_state_values":
                     raise
                 found = True
@@ -191,8 +189,8 @@ class _Patient(_Base):  # type: ignore[misc]
             return found
 
     def _made(self, study: int, template_trial: FrozenTrial | None = None) -> int | None:
-        """The number in the database of a trial like this if it is the newest: what made it may have reached
-        the server though its answer was lost."""
+        """The database id of an equal trial if it is the newest: the call that created it may have succeeded
+        though its answer was lost."""
         if template_trial is None:
             return None
         wanted = (template_trial.params, template_trial.user_attrs)
@@ -200,22 +198,21 @@ class _Patient(_Base):  # type: ignore[misc]
         return next((id_of_trial(t) for t in newest if (t.params, t.user_attrs) == wanted), None)
 
 
-#: The number of a trial that is only a draft.
+#: The id of a trial that is only a draft.
 _DRAFT = -1
 
 
 @_relay
 class Mirror(_Base):  # type: ignore[misc]
-    """A storage that this process alone writes to: what it holds is read once, and from then on known from
-    what is written, since reading what all running trials have measured takes longer with every epoch. Trials
-    are not copied: they are to be read only.
+    """A write-through cache of a storage that only this process writes to. Its content is read once and then
+    updated with what is written, since reading all metrics takes longer with every epoch. Trials are not
+    copied: treat them as read-only.
 
-    A trial that is asked for is a draft, which no other process sees, until `keep`: then it is written at
-    once, and whole."""
+    A new trial is a draft, invisible to other processes, until `keep` writes it in one transaction."""
 
     def __init__(self, backend: BaseStorage) -> None:
         self._backend = backend
-        #: By study its trials and its user attributes, and every trial by its number in the database.
+        #: Trials and user attributes by study, and all trials by their database id.
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._attributes: dict[int, dict[str, Any]] = {}
         self._known: dict[int, FrozenTrial] = {}

@@ -1,4 +1,4 @@
-"""The newest records brought to MLflow by a thread of its own, so that a slow server delays no trial."""
+"""Writes records to MLflow in a separate thread, so that a slow server delays no trial."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from search.records.search_records import SearchRecords
 from search.tracking.tracker import Tracker, first_line
 
-#: Seconds until MLflow is tried again after it failed.
+#: Seconds between attempts after MLflow failed.
 _AGAIN = 5.0
 
-#: Seconds that the end of a search waits for MLflow.
+#: Seconds to wait for MLflow at the end of a search.
 _PATIENCE = 60.0
 
 
@@ -25,7 +25,7 @@ def write_end(
     figures: Mapping[str, float],
     status: str,
 ) -> None:
-    """Write everything of a search that is over: the records, its figures as a whole, how it ended."""
+    """Write everything of an ended search: the records, the metrics of the whole search, and its status."""
     tracker.write(groups, strategies, live=False)
     tracker.conclude(figures, groups[0])
     tracker.artifacts()
@@ -33,35 +33,35 @@ def write_end(
 
 
 class Publisher:
-    """Gives a tracker the records. Its queue holds one snapshot, the newest: it says all that the earlier
-    ones said, so nothing is lost and memory does not grow while MLflow is away."""
+    """Passes records to a tracker. The queue has only the newest snapshot, which includes all earlier ones;
+    so nothing is lost, and memory does not grow while MLflow is unreachable."""
 
     def __init__(self, tracker: Tracker, strategies: tuple[str, ...], say: Callable[[str], None]) -> None:
         self._tracker, self._strategies, self._say = tracker, strategies, say
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue(maxsize=1)
         self._last: Callable[[], None] | None = None
-        #: Why MLflow cannot be written to at the moment; empty if it can.
+        #: Why MLflow cannot be written to at the moment, or empty.
         self.trouble = ""
-        #: Since when MLflow lacks something that was offered, on the monotonic clock.
+        #: Monotonic time since which MLflow lacks offered records, or None.
         self._lacking: float | None = None
         self._thread = threading.Thread(target=self._follow, name="publishing", daemon=True)
         self._thread.start()
 
     @property
     def behind(self) -> float:
-        """Seconds for which MLflow has lacked something that was offered; 0 if it has everything."""
+        """Seconds since MLflow lacks offered records; 0 if it has everything."""
         since = self._lacking
         return 0.0 if since is None else time.monotonic() - since
 
     def offer(self, groups: list[SearchRecords]) -> None:
-        """The records so far, of the search and of each confirmation seed. Returns at once."""
+        """Offer the records so far, of the search and of each confirmation seed. Returns at once."""
         if self._lacking is None:
             self._lacking = time.monotonic()
         self._replace(functools.partial(self._write, groups))
 
     def close(self, groups: list[SearchRecords], figures: Mapping[str, float], status: str) -> bool:
-        """Write the last records, the figures of the search as a whole, and how it ended; whether MLflow
-        took them in time."""
+        """Write the last records, the metrics of the whole search, and its status; returns whether MLflow
+        accepted them in time."""
         self._last = functools.partial(write_end, self._tracker, groups, self._strategies, figures, status)
         self._replace(self._last)
         self._thread.join(_PATIENCE)
@@ -72,7 +72,7 @@ class Publisher:
         self._queue.put_nowait(job)
 
     def _take(self) -> Callable[[], None] | None:
-        """What waits in the queue, if anything does."""
+        """Take the waiting job out of the queue, if any."""
         try:
             job = self._queue.get_nowait()
         except queue.Empty:
@@ -99,15 +99,15 @@ class Publisher:
     def _done(self, job: Callable[[], None]) -> bool:
         try:
             job()
-        except Exception as error:  # whatever MLflow and its store raise, the search goes on
+        except Exception as error:  # whatever MLflow and its store raise, the search continues
             if not self.trouble:
                 self._say(
-                    f"MLflow cannot be written to ({first_line(error)}); the search goes on, and what is "
-                    "missing is written when it answers again"
+                    f"cannot write to MLflow ({first_line(error)}); the search continues; missing records "
+                    "are written later"
                 )
             self.trouble = first_line(error)
             return False
         if self.trouble:
-            self._say("MLflow answers again and has everything")
+            self._say("MLflow is available again and up to date")
             self.trouble = ""
         return True

@@ -1,4 +1,4 @@
-"""What MLflow lacks of a search, told or written: `python -m search.track`."""
+"""Compares MLflow with the records of a search, and completes it (`python -m search.track`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ LACKING = 1
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the command line asks for; 1 if MLflow lacks something, else 0. Raises FolderError,
-    TrackingError."""
+    """Run the command; returns 1 if MLflow lacks something, else 0. Raises FolderError, TrackingError."""
     search = open_search(args.search, args.results)
     given = args.tracking_uri or search.settings.tracking_uri
     uri = tracking_address(given, search.folder.resolve().parent)
@@ -29,19 +28,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rebuild(search: OpenedSearch, uri: str) -> None:
-    """Write everything that MLflow lacks of a search that no longer runs. Raises FolderError if it does,
+    """Write everything that MLflow lacks of an ended search. Raises FolderError if it still runs,
     TrackingError if MLflow cannot be written to."""
     from mlflow.exceptions import MlflowException
 
     if is_running(search.folder):
-        raise FolderError(f"{search.folder} is still running and writes MLflow itself; wait for its end")
+        raise FolderError(
+            f"the search in {search.folder} is running and writes to MLflow; wait until it ends"
+        )
     tracker, strategies = Tracker(uri, search.records.name, search.place), search.plan.strategies
     figures = parent_figures(strategy_results(search.records, strategies), search.records.test_set)
     try:
         status = "FINISHED" if search.complete else "KILLED"
         write_end(tracker, _groups(search), strategies, figures, status)
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"MLflow took only a part ({first_line(error)}); run this again") from error
+        raise TrackingError(
+            f"MLflow is only partly complete ({first_line(error)}); run this again"
+        ) from error
 
 
 def _groups(search: OpenedSearch) -> list[SearchRecords]:
@@ -49,18 +52,20 @@ def _groups(search: OpenedSearch) -> list[SearchRecords]:
 
 
 def _compare(search: OpenedSearch, uri: str) -> int:
-    """Say how far MLflow holds the trainings as they were recorded; the exit status."""
+    """Print how many training runs MLflow has as recorded; returns the exit status."""
     runs, records = held_runs(uri, search.records.name), []
     for group in _groups(search):
         records += group.everything()
     missing = [record.name for record in records if record.name not in runs]
     other = [record.name for record in records if record.name in runs and not _as_recorded(record, runs)]
-    print(f"MLflow holds {len(records) - len(missing)} of {len(records)} trainings of {search.records.name}")
-    for names, what in ((missing, "missing"), (other, "not as recorded")):
+    print(
+        f"MLflow has {len(records) - len(missing)} of {len(records)} training runs of {search.records.name}"
+    )
+    for names, what in ((missing, "missing"), (other, "different from the records")):
         if names:
             print(f"{what}: {', '.join(names)}")
     if missing or other:
-        print(f"{command('search.track', search.folder, '--rebuild')} writes what is missing")
+        print(f"to complete it: {command('search.track', search.folder, '--rebuild')}")
     return LACKING if missing or other else 0
 
 

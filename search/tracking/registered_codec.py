@@ -1,4 +1,4 @@
-"""The model that MLflow loads from its registry (search.tracking.registry): this file is the model's code."""
+"""The code of a model in the MLflow model registry (search.tracking.registry)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lic.data.images import read_rgb
 
 
 class RegisteredCodec(PythonModel):
-    """Column `content`: image files in, coded files out (task 'encode'), or coded files in, PNGs out
-    (task 'decode')."""
+    """Maps a column `content`: image files to coded files (task 'encode'), or coded files to PNG files (task
+    'decode')."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the zoo's weights."""
@@ -33,10 +33,10 @@ class RegisteredCodec(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Encode or decode each row. Raises ValueError for another task or a file that cannot be used."""
+        """Encode or decode each row. Raises ValueError for another task or an unusable file."""
         task = (params or {}).get("task", "encode")
         if task not in ("encode", "decode"):
-            raise ValueError(f"the task is 'encode' or 'decode', not '{task}'")
+            raise ValueError(f"unknown task '{task}'; use 'encode' or 'decode'")
         code = self._encode if task == "encode" else self._decode
         return pd.DataFrame({"content": [code(bytes(content)) for content in model_input["content"]]})
 
@@ -47,7 +47,7 @@ class RegisteredCodec(PythonModel):
     def _decode(self, content: bytes) -> bytes:
         parsed = unpack(content)
         if parsed.model != self.mark:
-            raise ValueError(f"the file is of the model {parsed.model.hex()}, and this is {self.mark.hex()}")
+            raise ValueError(f"the file needs model {parsed.model.hex()}; this is model {self.mark.hex()}")
         png = io.BytesIO()
         Image.fromarray(decode(self.model, parsed)).save(png, "png")
         return png.getvalue()

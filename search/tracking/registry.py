@@ -1,4 +1,4 @@
-"""A zoo's models in the MLflow model registry, loadable with mlflow.pyfunc and without pickle.
+"""Registers the models of a zoo in the MLflow model registry, loadable with mlflow.pyfunc without pickle.
 
 codec = mlflow.pyfunc.load_model("models:/cheng2020-anchor-q3@champion")
 coded = codec.predict(pandas.DataFrame({"content": [png_bytes]}))["content"][0]
@@ -40,7 +40,8 @@ def _address(search: OpenedSearch) -> str:
 
 
 def run_ids(search: OpenedSearch) -> dict[str, str]:
-    """The MLflow run of every training of the search by name; of none if MLflow does not know or answer."""
+    """The MLflow run ids of a search's training runs by name; empty if MLflow lacks them or is
+    unreachable."""
     try:
         runs = held_runs(_address(search), search.records.name)
     except TrackingError:
@@ -49,17 +50,17 @@ def run_ids(search: OpenedSearch) -> dict[str, str]:
 
 
 def register(root: Path, search: OpenedSearch) -> dict[str, str]:
-    """Register every tuned model of the zoo as ARCHITECTURE-qN, with its weights on the run that trained it,
-    and make it the champion; a model that is there already is left as it is. Returns name -> version.
+    """Register each tuned model of a zoo as ARCHITECTURE-qN, with its weights as artifacts of the run that
+    trained it, and set the alias champion; existing versions are kept. Returns name -> version.
 
-    Raises TrackingError if MLflow cannot be written to, or does not know the runs.
+    Raises TrackingError if MLflow cannot be written to, or lacks the runs.
     """
     from mlflow.exceptions import MlflowException
 
     client, runs, done = _client(search), run_ids(search), {}
     if client is None or not runs:
         raise TrackingError(
-            f"MLflow has no runs of the search {search.records.name}; the zoo is written, but not registered"
+            f"MLflow has no runs of the search {search.records.name}; the zoo was written but not registered"
         )
     try:
         for entry in zoo.list_models(root):
@@ -69,7 +70,7 @@ def register(root: Path, search: OpenedSearch) -> dict[str, str]:
             done[name] = _register(client, name, entry, runs[entry.config.trial])
     except (MlflowException, OSError, KeyError) as error:
         why = first_line(error)
-        raise TrackingError(f"the zoo is written, but MLflow did not register it ({why})") from error
+        raise TrackingError(f"the zoo was written, but could not be registered ({why})") from error
     return done
 
 
@@ -77,7 +78,9 @@ def _register(client: Any, name: str, entry: zoo.ZooModel, run: str) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description=f"{entry.config.name}, tuned by decorrelation")
+        client.create_registered_model(
+            name, description=f"{entry.config.name}, tuned with a decorrelation loss"
+        )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -101,8 +104,8 @@ def _register(client: Any, name: str, entry: zoo.ZooModel, run: str) -> str:
 
 
 def save(entry: zoo.ZooModel, path: Path) -> None:
-    """Write a model as an MLflow pyfunc whose code is `search.registered_codec` and whose only data are the
-    zoo's own two files."""
+    """Write a model as an MLflow pyfunc: its code is `search.tracking.registered_codec`, its data are the two
+    files of the zoo."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -111,7 +114,7 @@ def save(entry: zoo.ZooModel, path: Path) -> None:
     content = Schema([ColSpec(DataType.binary, "content")])
     signature = ModelSignature(content, content, ParamSchema([ParamSpec("task", DataType.string, "encode")]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of MLflow, which would like an input example
+        warnings.simplefilter("ignore", UserWarning)  # MLflow recommends an input example
         mlflow.pyfunc.save_model(
             path,
             python_model=registered_codec.__file__,

@@ -40,11 +40,11 @@ from search.store.provenance import ENVIRONMENT
 from search.store.storage import sqlite_address, sqlite_file
 from search.tracking.views import final_figure, install_views
 
-# MLflow asks for these when it is imported: fail in seconds when the server is away.
+# MLflow reads these when it is imported: fail within seconds if the server is unreachable.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-# Two lines on the terminal for every run that ends, otherwise.
+# Otherwise MLflow prints two lines for every ended run.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 TRIAL_TAG = "lictune.trial"
@@ -56,74 +56,74 @@ PARENT = "search"
 
 INTERRUPTED = "interrupted"
 
-#: How MLflow calls the end of a training, by state; one still running when its search ends was interrupted.
+#: MLflow's status of a training run, by state; a run still running when its search ends was interrupted.
 STATUS = {RUNNING: "KILLED", FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 
-#: Most metrics that MLflow takes in one request.
+#: Maximum number of metrics in one request to MLflow.
 _BATCH = 1000
 
-#: The MLflow of a database, against the one that is installed.
+#: Version of MLflow that wrote a database, compared with the installed one.
 _OLDER, _NEWER = "an older", "a newer"
 
-#: Answers of MLflow's that no later attempt changes.
+#: MLflow error codes for which a retry is useless.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
 
 
 def tracking_address(given: str | None, results: Path) -> str:
-    """Where MLflow is: as given, or as the environment says, or an SQLite file in the results folder."""
+    """The tracking URI: as given, else from the environment, else a SQLite file in the results folder."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(results / "mlflow.db")
 
 
 def is_file(uri: str) -> bool:
-    """Whether MLflow's store at this address is a file that needs no server."""
+    """Whether the tracking URI is a local SQLite file, which needs no server."""
     return sqlite_file(uri) is not None
 
 
 def missing_file(uri: str) -> Path | None:
-    """The file of MLflow's store at this address if it is not there: MLflow would make it when asked."""
+    """The SQLite file of a tracking URI if it does not exist; MLflow would create it on access."""
     file = sqlite_file(uri)
     return file if file is not None and not file.is_file() else None
 
 
 class TrackingError(LictuneError):
-    """MLflow cannot be written to; the message names the address."""
+    """MLflow cannot be read or written; the message has the reason and what to do."""
 
 
 def readable(alpha: float) -> str:
-    """A number as a person writes it, and one string for ever: MLflow's params are immutable."""
+    """A short, fixed string for a number: MLflow's params are immutable."""
     return f"{alpha:.3g}"
 
 
 @dataclass
 class _Run:
-    """One training's run and what it holds: per epoch the names of its figures, and the epochs to which
-    nothing can be added."""
+    """The MLflow run of a training run: the names of its metrics by epoch, and the epochs that are
+    complete."""
 
     run_id: str
-    figures: dict[int, set[str]] = field(default_factory=dict)
+    metrics: dict[int, set[str]] = field(default_factory=dict)
     settled: set[int] = field(default_factory=set)
     status: str = "RUNNING"
 
 
 class Tracker:
-    """The runs of one search. Every method may raise what MLflow and its store raise; called again with
-    the records, it goes on where it was."""
+    """The MLflow runs of one search. Methods may raise any exception of MLflow and its store; calling them
+    again with the records continues where they stopped."""
 
     def __init__(self, uri: str, search: str, opened: SearchFolder) -> None:
-        """Find or create the experiment of a search and its parent run, with what its folder says of it
-        (settings as params, where it came from as tags). An embedded store (SQLite) keeps artifacts in that
-        folder, a server where it keeps them. Raises FolderError; TrackingError if MLflow does not answer."""
+        """Find or create the experiment of a search and its parent run, with the settings in its folder as
+        params and the provenance as tags. With a local SQLite store, artifacts are stored in that folder.
+        Raises FolderError, and TrackingError if MLflow cannot be reached."""
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         for chatty in ("mlflow", "alembic"):
-            # Errors too: they reach us as exceptions, and a store that is away would fill the log.
+            # Errors are raised as exceptions anyway; an unreachable store would fill the log.
             logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
         self.search, self._folder = search, opened.path
         params = {key: str(value) for key, value in opened.recorded.items()}
         tags = {f"lictune.{key}": value for key, value in opened.environment.items()}
-        #: Trainings whose run MLflow refuses, by name, with its reason.
+        #: Training runs that MLflow rejects: name -> reason.
         self.refused: dict[str, str] = {}
         self._runs: dict[str, _Run] = {}
         self._complete: set[str] = set()
@@ -139,12 +139,12 @@ class Tracker:
             self.parent = self._known.get("") or self._start(search, PARENT, {}, None)
             self._client.update_run(self.parent, status="RUNNING")
             held = self._client.get_run(self.parent).data.params
-            # A search that goes on with a larger budget keeps the param it began with: they never change.
+            # Params are immutable: a search resumed with a larger budget keeps its original param.
             fresh = {key: value for key, value in params.items() if key not in held}
             self._describe(self.parent, fresh, tags)
         except (MlflowException, OSError) as error:
             raise TrackingError(
-                f"MLflow cannot be written to ({first_line(error)}); {_remedy(error, uri)}"
+                f"cannot write to MLflow ({first_line(error)}); {_remedy(error, uri)}"
             ) from error
 
     def _open_experiment(self, artifacts: Path | None) -> str:
@@ -155,13 +155,13 @@ class Tracker:
         return self._client.create_experiment(self.search, artifact_location=location)
 
     def _sweep(self) -> dict[str, str]:
-        """The runs that are there already, by the name of their training, the parent's by ''. Runs that
-        another process left half made, or twice, are deleted."""
+        """Existing runs by the name of their training run, the parent run as ''. Deletes incomplete and
+        duplicate runs that another process left."""
         found: dict[str, str] = {}
         for run in sorted(runs_of(self._client, self.experiment), key=lambda run: run.info.start_time):
             role, name = run.data.tags.get(ROLE_TAG), run.data.tags.get(TRIAL_TAG, "")
             if role is None or (not name and role != PARENT):
-                continue  # not ours
+                continue  # not a run of this search
             if name in found:
                 self._client.delete_run(run.info.run_id)
             else:
@@ -169,14 +169,14 @@ class Tracker:
         return found
 
     def sweep_others(self, broken_off: Callable[[str], bool]) -> list[str]:
-        """End the runs of other searches whose process was killed and left them RUNNING; `broken_off`
-        tells by a search's name. Returns their names."""
+        """End the runs of other searches that were killed and left them RUNNING; `broken_off` decides by the
+        name of a search. Returns the names."""
         query = f"tags.`{ROLE_TAG}` = '{PARENT}' and attributes.status = 'RUNNING'"
         everywhere = [e.experiment_id for e in self._client.search_experiments(max_results=1000)]
         ended = []
         for parent in self._client.search_runs(everywhere, query, max_results=1000):
             name = parent.data.tags.get(SEARCH_TAG, "")
-            # Others write to a server too, and the name is looked up as a folder.
+            # A server may have runs of others, and the name is used as a folder name.
             if parent.info.run_id == self.parent or not is_name(name) or not broken_off(name):
                 continue
             for run in runs_of(self._client, parent.info.experiment_id, "attributes.status = 'RUNNING'"):
@@ -186,8 +186,8 @@ class Tracker:
         return ended
 
     def write(self, groups: Iterable[SearchRecords], strategies: tuple[str, ...], live: bool) -> None:
-        """Write what MLflow lacks of the records: of the search, first, and of each confirmation seed.
-        Unless the search is `live`, trainings that have not ended were interrupted."""
+        """Write the records that MLflow lacks: of the search first, then of each confirmation seed. Unless
+        the search is `live`, unfinished training runs are marked as interrupted."""
         from mlflow.exceptions import MlflowException
 
         for number, records in enumerate(groups):
@@ -214,17 +214,17 @@ class Tracker:
         for epoch, readings in record.readings.items():
             if epoch in run.settled:
                 continue
-            held = run.figures.setdefault(epoch, set())
-            figures = {**readings, **records.derived(record, epoch), **_final(records, record, epoch)}
-            fresh = {key: figures[key] for key in figures.keys() - held - {MEASURED_AT}}
+            held = run.metrics.setdefault(epoch, set())
+            known = {**readings, **records.derived(record, epoch), **_final(records, record, epoch)}
+            fresh = {key: known[key] for key in known.keys() - held - {MEASURED_AT}}
             metrics += _metrics(fresh, record.measured_at(epoch), epoch)
             sent.append((epoch, fresh.keys(), records.comparable(record, epoch)))
         self._log(run.run_id, metrics)
         for epoch, names, settled in sent:
-            run.figures[epoch] |= names
+            run.metrics[epoch] |= names
             if settled:
                 run.settled.add(epoch)
-                del run.figures[epoch]
+                del run.metrics[epoch]
         over = record.state != RUNNING or not live
         status = STATUS[record.state] if over else "RUNNING"
         if status != run.status:
@@ -232,7 +232,7 @@ class Tracker:
                 self._describe(run.run_id, {}, _end_tags(record))
                 ended = None if record.ended is None else round(1000 * record.ended)
                 self._client.set_terminated(run.run_id, status, ended)
-            else:  # it was interrupted, and goes on
+            else:  # it was interrupted and is resumed
                 self._describe(run.run_id, {}, {STATE_TAG: RUNNING})
                 self._client.update_run(run.run_id, status=status)
             run.status = status
@@ -258,7 +258,7 @@ class Tracker:
             status = self._client.get_run(run_id).info.status
         else:
             own = {TRIAL_TAG: record.name, PARENT_TAG: self.parent}
-            self._in_doubt = True  # a server may make the run and its answer still be lost
+            self._in_doubt = True  # the server may create the run although its answer is lost
             began = round(1000 * record.began)
             run_id = self._start(f"q{record.quality} {title}", record.role, own, began)
             self._known[record.name] = run_id
@@ -267,7 +267,7 @@ class Tracker:
         return self._runs.setdefault(record.name, _Run(run_id, status=status))
 
     def _write_progress(self, records: SearchRecords, strategies: tuple[str, ...]) -> None:
-        """How good the search's result was after each finished trial, on the parent run."""
+        """Log the search's best result after each finished trial to the parent run."""
         finished = sorted(records.finished(), key=lambda trial: (trial.ended or 0.0, trial.name))
         for count in range(self._progress + 1, len(finished) + 1):
             last = finished[count - 1]
@@ -276,12 +276,12 @@ class Tracker:
             self._progress = count
 
     def conclude(self, figures: Mapping[str, float], records: SearchRecords) -> None:
-        """The figures of the search as a whole, on the parent run."""
+        """Log the metrics of the whole search to the parent run."""
         ended = max((r.ended or 0.0 for r in records.everything()), default=0.0)
         self._log(self.parent, _metrics(figures, ended, 0))
 
     def artifacts(self) -> None:
-        """Put the files of the search's folder that people look at on the parent run, as they change."""
+        """Upload settings, report, figures and tables to the parent run when they have changed."""
         patterns = (SETTINGS, ENVIRONMENT, "report.html", "figures/*.png", "tables/*.csv")
         for path in (path for pattern in patterns for path in sorted(self._folder.glob(pattern))):
             changed = path.stat().st_mtime_ns
@@ -316,8 +316,8 @@ class Tracker:
 
 
 def _make_store(file: Path) -> None:
-    """Make MLflow's SQLite store, whole or not at all: its tables take seconds, and where that was broken off
-    MLflow cannot open the store again. Raises what MLflow raises, OSError."""
+    """Create MLflow's SQLite store atomically: creating its tables takes seconds, and MLflow cannot open a
+    store in which this was interrupted. Raises MLflow's exceptions, OSError."""
     from mlflow import MlflowClient
 
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as folder:
@@ -325,15 +325,15 @@ def _make_store(file: Path) -> None:
         MlflowClient(sqlite_address(made)).search_experiments(max_results=1)
         try:
             os.link(made, file)
-        except FileExistsError:  # another search has made it meanwhile
+        except FileExistsError:  # another search has created it
             pass
         except OSError:  # a file system without links
             made.replace(file)
 
 
 def held_runs(uri: str, search: str) -> dict[str, Any]:
-    """The MLflow runs of a search's trainings by name; none if MLflow does not know it. Raises TrackingError
-    if MLflow cannot be reached."""
+    """The MLflow runs of a search's training runs by name; empty if MLflow lacks the search. Raises
+    TrackingError if MLflow cannot be reached."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -344,7 +344,9 @@ def held_runs(uri: str, search: str) -> dict[str, Any]:
         found = client.get_experiment_by_name(search)
         runs = runs_of(client, found.experiment_id, f"tags.`{TRIAL_TAG}` != ''") if found else []
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"MLflow cannot be read ({first_line(error)}); {_remedy(error, uri)}") from error
+        raise TrackingError(
+            f"cannot read from MLflow ({first_line(error)}); {_remedy(error, uri)}"
+        ) from error
     return {run.data.tags[TRIAL_TAG]: run for run in runs}
 
 
@@ -355,7 +357,8 @@ def _metrics(figures: Mapping[str, float], at: float, step: int) -> list[Any]:
 
 
 def _final(records: SearchRecords, record: TrialRecord, epoch: int) -> dict[str, float]:
-    """The rate change at full length under a name of its own: early readings are not to be ranked with it."""
+    """The rate change after full training as a separate metric, so that it is not ranked with earlier
+    values."""
     change = records.rate_change(record, epoch, records.selection) if epoch == records.epochs else None
     return {} if change is None else {final_figure(records.selection): change}
 
@@ -381,27 +384,27 @@ def runs_of(client: Any, experiment: str, query: str = "") -> list[Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, on one short line; MLflow's own errors show the address with its password."""
+    """An error on one short line, without the password that MLflow's errors show."""
     if age := _age(error):
-        return f"its database is that of {age} MLflow than {version('mlflow')}, which is installed"
+        return f"its database belongs to {age} version of MLflow than the installed {version('mlflow')}"
     lines = public(str(error)).strip().splitlines()
-    # SQLAlchemy may put how it came about before what it was.
-    told = [line for line in lines if not line.startswith("(raised as a result")]
-    return one_line(([*told, *lines, type(error).__name__])[0])
+    # SQLAlchemy may put the context of an error before the error.
+    causes = [line for line in lines if not line.startswith("(raised as a result")]
+    return one_line(([*causes, *lines, type(error).__name__])[0])
 
 
 def _remedy(error: BaseException, uri: str) -> str:
-    """What to do about an error of MLflow's at this address."""
+    """What to do about an error of MLflow at this tracking URI."""
     if _age(error) == _OLDER:
         return f"back it up, then run: mlflow db upgrade {shlex.quote(public(uri))}"
     if _age(error) == _NEWER:
-        return "install the MLflow that wrote it, or name another place by --tracking-uri"
+        return "install the version of MLflow that wrote it, or give another --tracking-uri"
     return "check --tracking-uri"
 
 
 def _age(error: BaseException) -> str:
-    """Whether the database is not of this MLflow, which itself calls every other one out of date; else
-    empty."""
+    """Whether the database belongs to an older or newer version of MLflow (MLflow's own message does not tell
+    which); else empty."""
     found = re.search(r"database schema \(found version (\w+), but expected", str(error))
     if found is None:
         return ""

@@ -1,9 +1,8 @@
-"""MLflow's pages of a search as saved views: leaderboard, learning curves per rate, parallel coordinates.
+"""Saved views of a search in MLflow: leaderboard, learning curves per quality, parallel coordinates.
 
-MLflow's own page opens in a fresh browser without a single metric. A saved view is an experiment's tag that
-holds what its page shows; a link that names it shows that, in any browser. Neither the tag nor the state in
-it is documented: both are as the page of MLflow 3.17 reads and writes them, so its minor version is pinned
-and a browser tests them.
+By default, MLflow's page opens without any metric. A saved view is an experiment tag with the state of the
+page; a link with its key shows this state in any browser. The tag and the state are undocumented and follow
+MLflow 3.17, so its minor version is pinned, and a browser tests them.
 """
 
 from __future__ import annotations
@@ -27,26 +26,25 @@ LEADERBOARD, PARALLEL = "leaderboard", "parallel-coordinates"
 
 _TRIALS = f"params.`role` = '{TRIAL}'"
 
-#: Percent, the part of the learning curves of a rate change that is shown at first: beyond it a trial is
-#: lost, and would flatten the others.
+#: Initial range of rate-change curves in percent: outliers outside of it would flatten the others.
 _SHOWN = {"yMin": -15, "yMax": 30}
 
-#: Groups of metrics that nobody looks at first: MLflow adds a chart for each, below ours.
+#: Groups of metrics that start collapsed: MLflow adds a chart for each of them.
 _FOLDED = ("train", "time", "memory")
 
 
 def final_figure(selection: str) -> str:
-    """The name of the rate change at full length on the images that decide."""
+    """The name of the metric 'rate change after full training on the selection images'."""
     return f"{selection}/final_rate_change"
 
 
 def curves(quality: int) -> str:
-    """The key of the view with the learning curves of this rate."""
+    """The key of the view with the learning curves of this quality."""
     return f"curves-q{quality}"
 
 
 def link(base: str, experiment_id: str, view: str) -> str:
-    """The address of a view on the MLflow server at `base`; a search filter in it would disable the view."""
+    """The URL of a view on the MLflow server at `base`; a search filter in the URL would disable the view."""
     query = {"workflowType": "machine_learning", "viewStateShareKey": view}
     if view != LEADERBOARD:
         query["compareRunsMode"] = "CHART"
@@ -56,10 +54,10 @@ def link(base: str, experiment_id: str, view: str) -> str:
 def install_views(
     client: MlflowClient, experiment_id: str, test_set: str, selection: str, qualities: tuple[int, ...]
 ) -> None:
-    """Write the views of a search into its experiment; one that is there already is left alone.
+    """Write the views of a search into its experiment, unless they are up to date.
 
-    `selection` and `test_set` name the image sets that decide and that are reported. Raises MlflowException
-    if MLflow cannot be reached.
+    `selection` and `test_set` name the selection and test images. Raises MlflowException if MLflow cannot be
+    reached.
     """
     there = client.get_experiment(experiment_id).tags
     for key, (name, state) in _views(test_set, selection, qualities).items():
@@ -73,14 +71,14 @@ def install_views(
 
 
 def packed_state(state: Mapping[str, Any]) -> str:
-    """A page's state as MLflow writes it: JSON, deflated, in base 64."""
+    """The state of a page in MLflow's encoding: JSON, deflated, in base 64."""
     return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
 
 
 def _views(
     test_set: str, selection: str, qualities: tuple[int, ...]
 ) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Per view its key, its name and its state."""
+    """Key -> name and state of each view."""
     changes = [f"{image_set}/rate_change" for image_set in dict.fromkeys((selection, test_set))]
     bd_rates = [f"{test_set}/bd_rate_psnr", f"{test_set}/bd_rate_msssim"]
     views = {
@@ -97,10 +95,10 @@ def _sorted_by(metric: str, filter: str) -> dict[str, Any]:
 
 
 def _leaderboard(final: str, changes: list[str], bd_rates: list[str]) -> dict[str, Any]:
-    """Trials of full length first, the best on top; then those that were stopped."""
+    """Trials trained in full first, best on top; then stopped trials."""
     columns = {
         "attributes.`Run Name`": 150,
-        "runDateAndNestInfo": 130,  # when it was created, with the run's state as a sign
+        "runDateAndNestInfo": 130,  # time of creation, with an icon for the run's status
         "params.`alpha`": 85,
         "params.`strategy`": 75,
         "params.`lambda`": 75,
@@ -159,9 +157,9 @@ def _curves(quality: int, test_set: str, changes: list[str]) -> dict[str, Any]:
 
 
 def _charts(title: str, key: str, charts: list[dict[str, Any]]) -> dict[str, Any]:
-    """A page of charts: ours, open, above those that MLflow adds for every metric."""
-    ours = {"uuid": key, "name": title, "display": True, "columns": min(2, len(charts)), "cardHeight": 400}
-    sections = [ours, *({"uuid": name, "name": name, "display": False} for name in _FOLDED)]
+    """A page with these charts, expanded, above those that MLflow adds for every metric."""
+    own = {"uuid": key, "name": title, "display": True, "columns": min(2, len(charts)), "cardHeight": 400}
+    sections = [own, *({"uuid": name, "name": name, "display": False} for name in _FOLDED)]
     return {
         "compareRunCharts": charts,
         "compareRunSections": [{**section, "isReordered": True, "deleted": False} for section in sections],

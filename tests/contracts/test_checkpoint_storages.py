@@ -147,7 +147,7 @@ def test_the_folder_of_a_search_is_fetched_only_if_its_trials_are_on_a_server(
         fetch_folder("mine", results, place.storage)
     folder.mkdir(parents=True)
     (folder / "environment.json").write_text("{}")
-    for study, told in (("null", "kept its trials in a SQLite file"), ("sqlite:////x.db", "SQLite file")):
+    for study, told in (("null", "has its trials in a SQLite file"), ("sqlite:////x.db", "SQLite file")):
         (folder / "settings.yaml").write_text(f"study: {study}\nname: mine\n")
         place.keep(folder, "settings.yaml", "environment.json")
         with pytest.raises(FolderError, match=told):

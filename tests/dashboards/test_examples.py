@@ -61,7 +61,7 @@ def test_the_models_code_the_images_as_the_search_recorded(search: OpenedSearch,
         for record, model in ((found.baseline, example.baseline), (found.tuned, example.tuned)):
             for name in ("bpp", "psnr", "ms_ssim"):
                 recorded = record.images[epoch][f"{test_set}/{name}"][number]
-                assert model.figures[name] == pytest.approx(recorded, rel=1e-4), (record.name, name)
+                assert model.metrics[name] == pytest.approx(recorded, rel=1e-4), (record.name, name)
 
 
 def test_the_ratio_is_that_of_numpys_correlations(search: OpenedSearch, found: Examples) -> None:

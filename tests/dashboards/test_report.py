@@ -181,7 +181,7 @@ def test_a_link_in_its_folder_is_not_followed(
     search = dataclasses.replace(made_of("search"), folder=tmp_path / "search")
     monkeypatch.setattr("dashboards.page.open_search", lambda *_: search)
     assert report.main(["search"]) == 2
-    assert f"leads to {precious}, outside the search's folder; remove it" in capsys.readouterr().err
+    assert f"links to {precious}, outside the search's folder; remove it" in capsys.readouterr().err
     assert precious.read_text() == "mine"
 
 

@@ -227,10 +227,10 @@ def test_only_kodak_is_called_kodak(
 
 
 def test_a_kodak_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=f"the Kodak folder {tmp_path}/none does not exist; name another"):
+    with pytest.raises(ImageError, match=f"the Kodak folder {tmp_path}/none does not exist; give another"):
         check_kodak(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match=f"the Kodak folder {tmp_path}/file is not a folder; name another"):
+    with pytest.raises(ImageError, match=f"the Kodak folder {tmp_path}/file is not a folder; give another"):
         check_kodak(tmp_path / "file")
 
 
@@ -281,7 +281,7 @@ def test_a_damaged_cache_is_noticed_and_made_anew(photographs: Path, tmp_path: P
     whole.path.write_bytes(content)
     damaged = pack_files(files, photographs, tmp_path / "cache")
     assert np.array_equal(damaged[1], expected[1])
-    with pytest.raises(ImageError, match=rf"is damaged at {damaged.images[2].name}; start again"):
+    with pytest.raises(ImageError, match=rf"is damaged at {damaged.images[2].name}; run the command again"):
         damaged[2]
     again = pack_files(files, photographs, tmp_path / "cache")
     assert all(np.array_equal(again[number], image) for number, image in enumerate(expected))
@@ -316,7 +316,7 @@ def test_a_cache_that_cannot_be_written_to_is_named(photographs: Path, tmp_path:
         lambda: pack_dead_leaves(0, 1, cache),
         lambda: fetch_kodak(cache),
     ):
-        with pytest.raises(ImageError, match=r"images cannot be kept in .*/file/lictune.* by --cache"):
+        with pytest.raises(ImageError, match=r"cannot write the image cache .*/file/lictune.* with --cache"):
             use()
 
 

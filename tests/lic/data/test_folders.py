@@ -58,7 +58,7 @@ def test_linked_folders_are_followed_each_real_one_once(photographs: Path, tmp_p
     assert names(photographs) == ["more/deep/a.png", *before]
     assert look_through(photographs).left_out == {
         "not a file": ["part0/gone.png"],
-        "linked to a folder that is read already": ["aa", "more/up"],
+        "linked to a folder already read": ["aa", "more/up"],
     }
 
 
@@ -68,9 +68,9 @@ def test_what_is_left_out_is_said_in_a_line(photographs: Path, tmp_path: Path) -
     (photographs / "a.heic").touch()
     (photographs / "notes.txt").touch()
     source = open_test_set(None, str(photographs), None, tmp_path / "cache").source
-    said, _, left_out = source.partition("; left out: ")
+    said, _, left_out = source.partition("; ignored: ")
     assert said == f"6 images of {photographs}"
-    assert left_out.startswith("1 of a kind that is not read (a.heic), 5 unreadable (")
+    assert left_out.startswith("1 in an unsupported format (a.heic), 5 unreadable (")
     for number in range(3):
         assert f"bad{number}.png cannot be read as an image" in left_out
     assert left_out.endswith("and 2 more)")
@@ -87,8 +87,8 @@ def test_a_split_counts_in_any_capitals(photographs: Path, tmp_path: Path, train
     trained, selected = training_and_validation(str(photographs), 9, tmp_path / "cache")
     assert [image.name for image in trained.images.images] == [f"{train}/{n}.png" for n in (0, 2, 4)]
     assert [image.name for image in selected.images.images] == [f"{val}/{n}.png" for n in (1, 3, 5)]
-    assert trained.source.endswith(f"; left out: 1 beside {train} (Test)")
-    assert "; left out: 1 hidden (._1.png), 1 unreadable (" in selected.source
+    assert trained.source.endswith(f"; ignored: 1 outside {train} (Test)")
+    assert "; ignored: 1 hidden (._1.png), 1 unreadable (" in selected.source
 
 
 def test_the_held_out_choice_stays_what_it_was(photographs: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_picture_in_both_folders_of_a_split_is_refused(
     with pytest.raises(ImageError) as refused:
         training_and_validation(str(photographs), 9, tmp_path / "cache")
     said = str(refused.value)
-    assert f"{photographs}/train/2.png and {photographs}/val/other." in said and "the same picture" in said
+    assert f"{photographs}/train/2.png and {photographs}/val/other." in said and "the same image" in said
 
 
 def test_copies_of_what_is_held_out_are_not_trained_on(photographs: Path, tmp_path: Path) -> None:
@@ -132,20 +132,20 @@ def test_copies_of_what_is_held_out_are_not_trained_on(photographs: Path, tmp_pa
     assert len(val.images) == 2 and trained and not trained & selected
     assert len(train.images) + len(val.images) < 14
     left = 12 - len(train.images)
-    assert f"left out: {left} identical to a held-out image (" in train.source
+    assert f"ignored: {left} identical to a held-out image (" in train.source
     again = training_and_validation(str(photographs), 2, cache)
     assert [part.images.fingerprint for part in again] == [train.images.fingerprint, val.images.fingerprint]
     copied = (photographs / "y0.png").read_bytes()
     for path in find_images(photographs):
         path.write_bytes(copied)
-    with pytest.raises(ImageError, match="are copies of those held out"):
+    with pytest.raises(ImageError, match="are copies of held-out images"):
         training_and_validation(str(photographs), 2, cache)
 
 
 def test_images_to_report_on_that_are_trained_on_are_counted(photographs: Path, tmp_path: Path) -> None:
     config = ImagesConfig(str(photographs), None, str(photographs), None, 1, None, str(tmp_path / "cache"))
     source = open_images(config)[2].source
-    assert source.endswith("; 5 of them are trained on, too; 1 of them are selected on, too")
+    assert source.endswith("; 5 of them are also training images; 1 of them are also validation images")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_figures_go_by_the_folders_name_in_any_script(
     assert set_name(root) == name
     _validate_metric_name(f"{name}_first24/bd_rate_psnr")
     source = open_test_set(None, str(root), None, tmp_path / "cache").source
-    assert (f"called {name} in all figures" in source) is said
+    assert (f"named {name} in metric names" in source) is said
 
 
 def test_a_closed_folder_is_named(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,4 +187,4 @@ def test_a_closed_folder_is_named(photographs: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "iterdir", only_open)
     found = look_through(photographs)
     assert len(found.files) == 3
-    assert found.left_out == {"that cannot be opened": ["part0: Permission denied"]}
+    assert found.left_out == {"not readable": ["part0: Permission denied"]}

@@ -50,7 +50,7 @@ def test_every_architecture_gives_its_channels_bits(name: str) -> None:
     model = build(name, 16).eval()
     found = examine(model, pixels)
     assert found.channel_bits.shape == (16,) and (found.channel_bits >= 0).all()
-    assert found.channel_bits.sum() == pytest.approx(found.figures["bpp_y"] * 64 * 128, rel=1e-4)
+    assert found.channel_bits.sum() == pytest.approx(found.metrics["bpp_y"] * 64 * 128, rel=1e-4)
     with torch.no_grad():
         latent = model.get_submodule("g_a")(batch_of(pixels))[0].numpy()
     assert found.feature_map == pytest.approx(latent.sum(0), abs=1e-5)
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_evaluation(leaves: PackedImages, tmp_path:
     Image.fromarray(pixels).save(tmp_path / "odd.png")
     table = evaluate(model, pack_files([tmp_path / "odd.png"], tmp_path, tmp_path / "cache"))
     found = examine(model.eval(), pixels)
-    for name, value in found.figures.items():
+    for name, value in found.metrics.items():
         assert value == pytest.approx(table[name][0], rel=1e-5), name
     assert found.channel_bits.sum() == pytest.approx(table["bpp_y"][0] * pixels[..., 0].size, rel=1e-4)
     mse = np.square(found.decoded.astype(float) - pixels).mean()

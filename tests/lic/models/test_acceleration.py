@@ -115,7 +115,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(
     expected = final_state(trainer(leaves, Acceleration()))
     monkeypatch.setattr(training, "_compiled", lambda: broken)
     found = final_state(trainer(leaves, Acceleration(compile=True)))
-    assert caplog.messages == ["the training step cannot be compiled and runs as it is (no compiler here)"]
+    assert caplog.messages == ["torch.compile failed; training continues uncompiled (no compiler here)"]
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_captured_is_started_as_ever(
     monkeypatch.setattr(training, "StepGraph", Refusing)
     found = final_state(trainer(leaves, Acceleration(graph=True)))
     assert caplog.messages == [
-        "the training step cannot be captured and is started kernel by kernel (operation not permitted when "
+        "CUDA graph capture failed; training continues without graphs (operation not permitted when "
         "stream is capturing)"
     ]
     for name, value in expected.items():

@@ -169,7 +169,7 @@ def test_a_checkpoint_is_what_was_written_or_refused(leaves: PackedImages, tmp_p
     content = path.read_bytes()
     for place in range(0, len(content), len(content) // 97):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(CorruptCheckpointError, match=r"state\.pt is damaged, cut off"):
+        with pytest.raises(CorruptCheckpointError, match=r"state\.pt is damaged, truncated"):
             read_checkpoint(path)
     path.write_bytes(content)
     assert read_checkpoint(path)["step"] == 0

@@ -215,7 +215,7 @@ def test_the_reproduction(screen: Screen, width: int | None, reproduced: report.
 def test_a_search_without_results_says_so(screen: Screen) -> None:
     records = dataclasses.replace(search(), baselines={})
     text = shown(screen, 80, summary.rates(records))
-    assert text.splitlines()[1:] == ["nothing yet", ""]
+    assert text.splitlines()[1:] == ["no results yet", ""]
 
 
 def test_where_nothing_was_found_there_is_no_measured_zero(screen: Screen) -> None:
@@ -255,7 +255,7 @@ def test_why_a_figure_is_missing_is_text_and_no_markup(screen: Screen) -> None:
     console, file = screen(None)
     refused = StrategyResult("y", 0, None, None, None, None, "[/of] no curve")
     summary.show(of_a_search(), [refused], console)
-    assert "figures missing for y: [/of] no curve" in printed(file)
+    assert "no value for y: [/of] no curve" in printed(file)
 
 
 @pytest.mark.parametrize(

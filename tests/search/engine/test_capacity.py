@@ -31,7 +31,10 @@ def test_no_more_than_the_memory_holds_and_a_line_says_so(monkeypatch: pytest.Mo
     count, said = workers(monkeypatch, 64, 8)
     assert count == 4  # (8 - 1.5) / (1.3 and a little)
     (line,) = said
-    assert "8.0 GiB are enough for 4 trials at once, of about 1.3 GiB each" in line and "--workers" in line
+    assert (
+        "8.0 GiB limit the search to 4 concurrent trials of about 1.3 GiB each" in line
+        and "--workers" in line
+    )
     assert workers(monkeypatch, 64, 0.5)[0] == 1
     assert workers(monkeypatch, 16, 16, gpus=8)[0] == 6
 

@@ -100,7 +100,7 @@ def check(hosts: TwoHosts, name: str, trainings: int, cache: Path, results: Path
     words = ("-m", "search.track", name, "--results", str(folder.parent))
     compared = hosts.first.run(sys.executable, *words, timeout=120)
     assert compared.returncode == 0, compared.stdout + compared.stderr
-    assert f"MLflow holds {trainings} of {trainings} trainings" in compared.stdout
+    assert f"MLflow has {trainings} of {trainings} training runs" in compared.stdout
 
 
 def packed_images(host: Host) -> list[str]:
@@ -140,7 +140,9 @@ def test_a_wrong_token_is_refused(hosts: TwoHosts) -> None:
     done = hosts.first.run(*words, timeout=120, RAY_AUTH_TOKEN="0" * 64)
     assert done.returncode == 2
     told = done.stderr.splitlines()[-1]  # after what Ray says of every attempt
-    assert told.startswith(f"lictune: there is no Ray cluster to join at {hosts.head}, or its token is not")
+    assert told.startswith(
+        f"lictune: cannot join a Ray cluster at {hosts.head}: it does not run, or needs another token"
+    )
     assert not (hosts.shared / "results" / "stranger").exists()
 
 
@@ -179,7 +181,7 @@ def test_a_name_that_the_database_has_is_refused(hosts: TwoHosts) -> None:
     elsewhere = str(hosts.shared / "elsewhere")
     words = [*new(hosts, "outside", "--model", "hyperprior"), "--results", elsewhere]
     done = hosts.first.run(*words, timeout=120)
-    assert (done.returncode, done.stderr.count("holds a search called outside already")) == (2, 1)
+    assert (done.returncode, done.stderr.count("has a search named outside")) == (2, 1)
 
 
 def kill_trainings(hosts: TwoHosts) -> None:

@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_is_no_failure_of_the_trial(
     with monkeypatch.context() as patch:
         patch.setattr("lic.atomic_io.write", full)
         said = worker.step()[TROUBLE]
-    assert said == "the checkpoint of trials/trial-000 cannot be written: No space left on device"
+    assert said == "cannot write the checkpoint of trials/trial-000: No space left on device"
     limits, core = Limits(None, None, 0), Core(InMemoryStorage(), "s", PLAN)
     baseline = core.suggest()
     assert baseline is not None
@@ -251,7 +251,7 @@ def test_what_no_further_try_would_mend_is_told_at_once(
     cases: dict[str, tuple[dict[str, Any], str]] = {
         "weights": ({"start": str(tmp_path / "w.safetensors")}, "w.safetensors is not a weights file"),
         "width": ({"model": "cheng", "latent_width": 12}, "cheng2020-anchor has one width"),
-        "images": ({"images": no_images}, "there is no image in"),
+        "images": ({"images": no_images}, "no image in"),
     }
     wrong, expected = cases[what]
     worker = RayTrial({**config, "trial": dataclasses.replace(template, **wrong)})
@@ -322,10 +322,10 @@ def test_a_trial_whose_fork_is_lost_says_so_and_begins_nowhere_else(config: dict
     said += [again.step()[FAILURE], again.step()[FAILURE]]
     at_fork.unlink()
     said.append(RayTrial(forked).step()[FAILURE])
-    begin, end = "its baseline's state cannot be had: ", "; start a new search to train it again"
+    begin, end = "cannot load its baseline's checkpoint: ", "; start a new search"
     assert said == [begin + middle + end for middle in (
         f"the checkpoint {at_fork} was trained with seed 0, not 7",
-        *[f"{at_fork} is damaged, cut off, or no checkpoint of this program (its checksum does not fit)"] * 2,
+        *[f"{at_fork} is damaged, truncated, or not a checkpoint of this program (checksum mismatch)"] * 2,
         f"baseline-q3 has no checkpoint of epoch 1 below {place}/trials",
     )]  # fmt: skip
     assert again.trial.readings == [] and place.saved(config["training"]) == []

@@ -30,7 +30,7 @@ def chosen(speeds: list[float], trial: float = 1.0, total: float = 80.0, cores: 
 def test_trials_are_added_while_they_add_a_tenth() -> None:
     found = chosen([100, 180, 200, 219, 500])
     assert (found.trials, found.speeds) == (3, (100, 180, 200, 219))
-    assert "one more adds less than 10 %" in found.why
+    assert "another trial adds less than 10 %" in found.why
     assert chosen([100, 111, 123, 136, 137]).trials == 4
     assert chosen([100, 109]).trials == 1
     assert chosen([100, 60]).trials == 1
@@ -44,26 +44,26 @@ def test_nine_tenths_of_the_memory_bound_the_number() -> None:
         3,
     )
     assert chosen(fast, 18.1, 80).trials == 3
-    assert chosen(fast, 75, 80) == Sharing((100,), Footprint(75 * GIB, 80 * GIB), 1, "no more fit its memory")
+    assert chosen(fast, 75, 80) == Sharing((100,), Footprint(75 * GIB, 80 * GIB), 1, "memory is full")
 
 
 def test_every_trial_has_a_core_and_sixteen_are_enough() -> None:
     fast = [100.0 * 2**count for count in range(40)]
-    assert (chosen(fast, cores=5).trials, chosen(fast, cores=5).why) == (5, "there is no core for one more")
+    assert (chosen(fast, cores=5).trials, chosen(fast, cores=5).why) == (5, "no CPU core left")
     assert chosen(fast, 0.1).trials == 16
     assert chosen(fast, cores=0).trials == 1
 
 
 def test_a_number_that_fails_is_not_chosen() -> None:
     found = chosen([100, 190])
-    assert found.trials == 2 and "one more fails (CUDA out of memory)" in found.why
+    assert found.trials == 2 and "another trial fails (CUDA out of memory)" in found.why
 
 
 def test_the_first_lines_tell_what_was_measured() -> None:
     found = chosen([100, 180, 200, 205], trial=10.5)
     assert str(found) == (
-        "3 on each GPU: one more adds less than 10 % (images/s in sum by trials at once 1: 100.0, 2: 180.0, "
-        "3: 200.0, 4: 205.0; a trial takes 10.50 of 80.0 GiB)"
+        "3 trials per GPU: another trial adds less than 10 % (total images/s by number of trials 1: 100.0, "
+        "2: 180.0, 3: 200.0, 4: 205.0; one trial needs 10.50 of 80.0 GiB)"
     )
     assert found.slowdown == pytest.approx(3 * 100 / 200)
 

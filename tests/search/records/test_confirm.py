@@ -113,7 +113,7 @@ def test_what_is_not_complete_is_not_claimed(searched: SearchRecords) -> None:
     confirmation.fail(first.name, "out of memory")
     train(confirmation)
     assert [item.quality for item in confirmed(confirmation, "kodak")] == [2, 3, 4, 5, 6]
-    with pytest.raises(CurveError, match="no seed has every point"):
+    with pytest.raises(CurveError, match="no seed has all points"):
         confirmed_bd_rate(confirmation, searched, PSNR)
 
 

@@ -36,10 +36,10 @@ def test_the_gain_is_the_baselines_own_rate_change(records: SearchRecords) -> No
 def test_it_is_stated_and_warned_of_where_more_than_what_is_reported(records: SearchRecords) -> None:
     told, warning = statement(records, {1: -30.0, 3: -4.0})
     assert told == (
-        "over the last 2 of 8 epochs the baselines' rate change on val was -25.00 % at quality 1, "
-        "-25.00 % at quality 3"
+        "rate change of the baselines over the last 2 of 8 epochs, on val: -25.00 % (quality 1), "
+        "-25.00 % (quality 3)"
     )
-    assert "(-4.00 % at quality 3, against -25.00 %)" in warning
+    assert "(quality 3: reported -4.00 %, still gaining -25.00 %)" in warning
     assert "quality 1" not in warning
     assert len(statement(records, {1: -30.0})) == 1
     assert summary.convergence(records)[0] == told

@@ -38,7 +38,7 @@ def test_a_search_is_fetched_into_the_results_folder_alone(name: str, tmp_path: 
         folder.mkdir(exist_ok=True)
         (folder / "settings.yaml").write_text("study: postgresql://db/optuna\n")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(FolderError, match="no name of a search"):
+    with pytest.raises(FolderError, match="is not a valid name of a search"):
         fetch_folder(name, tmp_path / "results", str(tmp_path / "storage"))
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -53,7 +53,7 @@ def test_nothing_outside_is_written_through_a_link(link: str, tmp_path: Path) ->
     if link == "figures":
         (folder / "figures").rmdir()
     (folder / link).symlink_to(precious)
-    with pytest.raises(FolderError, match=f"{link} leads to {precious}, outside"):
+    with pytest.raises(FolderError, match=f"{link} links to {precious}, outside"):
         check_inside(folder, *written)
 
 

@@ -158,7 +158,7 @@ def test_settings_that_cannot_be_read_are_no_sqlite(tmp_path: Path, caplog: pyte
     for broken, told in (
         (sound.replace("study: null", "study: [postgresql"), "is not valid YAML"),
         (sound.replace("budget: 4 ", "budget: -4 ").replace("study: null", server.strip()), "budget"),
-        ("- study\n", "must hold 'setting: value' lines"),
+        ("- study\n", "must have lines of the form 'setting: value'"),
         (None, "cannot be read"),
     ):
         (folder / SETTINGS).unlink()
@@ -171,7 +171,7 @@ def test_settings_that_cannot_be_read_are_no_sqlite(tmp_path: Path, caplog: pyte
         with caplog.at_level(logging.WARNING):
             core = Core(InMemoryStorage(), "other", plan_of(Settings(rates=(1, 3), epochs=2)), FINGERPRINT)
             assert reuse_baselines(core, SearchFolder(tmp_path / "other", Settings())) == {}
-        assert "the baselines of" in caplog.text and told in caplog.text
+        assert "baselines of" in caplog.text and told in caplog.text
         (folder / SETTINGS).write_text(sound)
 
 

@@ -104,7 +104,7 @@ def test_what_was_recorded_decides(tmp_path: Path) -> None:
     folder = made_up_search(tmp_path / "mine")
     assert open_search("mine", tmp_path, with_model=False).records.test_set == "leaves"
     (folder / ENVIRONMENT).write_text(json.dumps({"test_set": "kodak"}))
-    with pytest.raises(FolderError, match="reports on 'kodak', but its trainings were measured on leaves"):
+    with pytest.raises(FolderError, match="names the test set 'kodak', but it was evaluated on leaves"):
         open_search("mine", tmp_path, with_model=False)
 
 
@@ -113,5 +113,5 @@ def test_a_search_does_not_go_on_with_another_test_set(tmp_path: Path) -> None:
     from tests.search.session.test_warm_start import opened
 
     opened(tmp_path / "mine", test_set="leaves")
-    with pytest.raises(ConfigError, match=r"its images, .* are not those it began with"):
+    with pytest.raises(ConfigError, match=r"its images, .* have changed"):
         opened(tmp_path / "mine", test_set="kodak")

@@ -207,7 +207,7 @@ def test_tables_and_figures_come_from_the_records_alone(
             file.write(exact_line)
     assert reproduce.main(["--state", str(tmp_path), "--tables"]) == 0
     said = capsys.readouterr().out
-    assert "y: below zero (-4.00 % [" in said and "z: not told from zero (" in said
+    assert "y: below zero (-4.00 % [" in said and "z: not different from zero (" in said
     assert "| y | -4.00 % [" in said and "-1.17 %" in said and "+5.32 to +9.97 %" in said
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"rd.png", "response.png", "correlation.png"}
     assert said.strip() == (tmp_path / "tables.md").read_text().strip()
@@ -291,14 +291,14 @@ def test_what_cannot_be_is_one_sentence(
     tmp_path: Path, command: Callable[[Path], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce.main(["--state", str(tmp_path / "none"), "--tables"]) == USER_ERROR
-    assert "holds no reproduction" in capsys.readouterr().err
+    assert "is not the state folder of a reproduction" in capsys.readouterr().err
     ended = [*command(tmp_path), "--max-minutes", "0"]
     assert reproduce.main(ended) == 0
-    assert "the time is over" in capsys.readouterr().out
+    assert "time limit reached" in capsys.readouterr().out
     assert reproduce.main([*ended, "--seeds", "3"]) == USER_ERROR
-    assert "was begun with seeds 2, not 3" in capsys.readouterr().err
+    assert "was started with seeds 2, not 3" in capsys.readouterr().err
     assert reproduce.main([*ended, "--strategies", "w"]) == USER_ERROR
-    assert "no strategy is called 'w'" in capsys.readouterr().err
+    assert "unknown strategy 'w'" in capsys.readouterr().err
     (tmp_path / "records.jsonl").write_text("{broken\n")
     assert reproduce.main(ended) == USER_ERROR
     assert "records.jsonl cannot be read" in capsys.readouterr().err

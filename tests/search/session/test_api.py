@@ -73,7 +73,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     result = search.load(str(made_up_search(tmp_path / "made-up")))
     with pytest.raises(ValueError, match="choose rates, strategies or trials"):
         result.table("rate")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="choose among"):
+    with pytest.raises(ValueError, match="choose from"):
         result.bd_rate("x")
     with pytest.raises(CurveError):
         search.load(str(made_up_search(tmp_path / "begun", count=1))).bd_rate()

@@ -60,8 +60,8 @@ def test_a_search_ends_with_its_tables(real: tuple[Path, subprocess.CompletedPro
     assert done.returncode == 0, done.stderr + done.stdout
     name, printed = "kodak" if HAVE_DATA else "deadleaves", " ".join(done.stdout.split())
     for expected in (
-        "preset tiny", "CPU (there is no GPU), 2 trials at once", f"report on {name}: 24",
-        "budget 8 trials and 6 baselines", "[ 14/14] ", f"Best per rate, measured on {name}",
+        "preset tiny", "CPU (no GPU found), 2 concurrent trials", f"test images {name}: 24",
+        "budget 8 trials and 6 baselines", "[ 14/14] ", f"Best point per quality, measured on {name}",
         "BD-rate (MS-SSIM)", "next: python -m dashboards.open",
     ):  # fmt: skip
         assert expected in printed, expected
@@ -270,7 +270,7 @@ def test_a_search_needs_neither_a_reader_nor_a_quiet_environment(tmp_path: Path)
     assert (done.returncode, done.stderr) == (0, ""), log
     (ignored,) = re.findall(r"^ignored .*", log, re.M)
     assert set(foreign) <= set(re.findall(r"\w+", ignored))
-    for line in ("Best per rate", "next: python -m "):
+    for line in ("Best point per quality", "next: python -m "):
         assert line in log
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("alone")
@@ -320,7 +320,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     assert f"to resume: python -m search.run --resume {tmp_path / 'broken'}" in printed
     refused = run_search(tmp_path, None, "--resume", "broken", "--batch", "5")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "batch was" in refused.stderr
+    assert "batch is 8 in" in refused.stderr
     resume = [*search_command(tmp_path, None), "--resume", "broken"]
     interrupted_at("[", resume, signal.SIGKILL)  # at whatever is its first result
     done = run_search(tmp_path, None, "--resume", "broken")
@@ -334,10 +334,10 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     assert done.returncode == 0, done.stderr + done.stdout
     printed = " ".join(done.stdout.split())
     for quality in (1, 6):
-        assert f"reused the baseline of quality {quality}, trained the same way in broken" in printed
+        assert f"reused baseline of quality {quality} from broken" in printed
     assert "4 trials of" in printed
-    assert "inform the sampler" in printed
-    assert "ended because max_hours 1e-06 is over: 0 of 4 trials were started" in printed
+    assert "the sampler uses" in printed
+    assert "stopped: max_hours 1e-06 reached; 0 of 4 trials were started" in printed
     kept = json.loads((tmp_path / "third" / "best" / "index.json").read_text())
     assert {entry["alpha"] for entry in kept.values()} == {0.0}
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -74,7 +74,7 @@ def test_in_a_terminal_a_table_stays_in_place(progress: Progress) -> None:
     shown = text_of(screen)
     assert f"{progress.over} of {progress.planned}" in shown
     assert "no answer from MLflow" in shown
-    assert "reached epoch" in shown
+    assert "trials that reached epoch" in shown
 
 
 def test_where_the_terminal_is_gone_lines_are_kept(

@@ -123,7 +123,7 @@ def test_the_command_forks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     found = run(tmp_path / "out.json", *arguments, "--fork-at", "0.33")
     assert found["epochs_spent"] == 14 * 6
     assert main([*arguments, "--fork-at", "0.05", "--epochs", "9"]) == 2
-    assert capsys.readouterr().err.startswith("lictune: --fork-at 0.05 of 9 epochs is none of them; give a")
+    assert capsys.readouterr().err.startswith("lictune: --fork-at 0.05 of 9 epochs is none of them; choose a")
 
 
 def test_the_sampler_beats_tpe_on_a_member_of_the_family(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def test_what_is_wrong_with_an_object_store_is_said(store: ObjectStore) -> None:
     elsewhere = store.url("x").replace(objects.BUCKET, "elsewhere")
     nobody = "s3://lictune/x?endpoint_override=http://127.0.0.1:9"
     for url, told in (
-        (elsewhere, "there is no bucket elsewhere; make it first"),
-        (nobody, "it does not answer; check AWS_ENDPOINT_URL"),
+        (elsewhere, "there is no bucket elsewhere; create it first"),
+        (nobody, "no answer; check AWS_ENDPOINT_URL"),
         (store.url("x") + "&colour=red", "Unexpected query parameter in S3 URI: 'colour'"),
     ):
         with pytest.raises(StorageError) as raised:
@@ -54,12 +54,12 @@ def test_what_is_wrong_with_an_object_store_is_said(store: ObjectStore) -> None:
 def test_a_store_that_refuses_an_account_names_the_variables() -> None:
     with object_store(with_accounts=True) as guarded, pytest.raises(StorageError) as raised:
         prepare_storage(guarded.url("x"))
-    assert "access is denied; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(raised.value)
+    assert "access denied; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(raised.value)
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"file/x cannot be used: Not a directory; name a folder"):
+    with pytest.raises(StorageError, match=r"file/x cannot be used: Not a directory; give a writable folder"):
         prepare_storage(str(tmp_path / "file" / "x"))
 
 

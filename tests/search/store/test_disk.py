@@ -38,10 +38,12 @@ def test_a_search_that_cannot_fit_is_refused_with_both_figures(tmp_path: Path) -
     fits = Need(1 << 20, 10 << 20, 30 << 20, 70 << 20)
     assert check_space(fits, tmp_path, None).startswith("up to 30 MiB of checkpoints, 1 MiB each; ")
     large = Need(free, 4 * free, 9 * free, 2 * free)
-    with pytest.raises(ConfigError, match=r"has .* free, and .* take .*; free some, or .* by --storage"):
+    with pytest.raises(
+        ConfigError, match=r"has .* free, but .* need .*; free some space, or .* with --storage"
+    ):
         check_space(large, tmp_path, str(tmp_path))
     tight = Need(1, 1, 2 * free, free)
-    assert "the search ends in time, to be gone on with" in check_space(tight, tmp_path, None)
+    assert "the search stops before the disk is full" in check_space(tight, tmp_path, None)
 
 
 def test_the_watch_speaks_before_the_disk_is_full(tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_the_watch_speaks_before_the_disk_is_full(tmp_path: Path) -> None:
     watch([tmp_path], Need(1, 1, 1, 1), said.append)()
     assert said == []
     watch([tmp_path, tmp_path], Need(1, 1, 1, 2 * free_at(tmp_path)), said.append)()
-    assert len(said) == 2 and said[0].startswith(f"the disk of {tmp_path} has ")
+    assert len(said) == 2 and said[0].startswith(f"the disk of {tmp_path} is almost full")
 
 
 def test_a_failing_disk_is_told_from_a_fault_of_ours() -> None:
@@ -57,6 +59,6 @@ def test_a_failing_disk_is_told_from_a_fault_of_ours() -> None:
     assert trouble(full) == "/results/x cannot be used (No space left on device)"
     wrapped = RuntimeError("An error occurred in a commit")
     wrapped.__cause__ = sqlite3.OperationalError("database or disk is full")
-    assert trouble(wrapped) == "the records cannot be written (database or disk is full)"
+    assert trouble(wrapped) == "cannot write the records (database or disk is full)"
     assert "damaged" in trouble(sqlite3.DatabaseError("database disk image is malformed"))
     assert trouble(ZeroDivisionError("division by zero")) == trouble(OSError("no number")) == ""

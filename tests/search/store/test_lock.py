@@ -41,13 +41,13 @@ def test_a_search_that_another_host_drives_is_refused_by_its_name(study: optuna.
     thread.start()
     said: list[str] = []
     with (
-        pytest.raises(ConfigError, match=r"being driven by process \d+ of \w+ on another, since 20"),
+        pytest.raises(ConfigError, match=r"running as process \d+ of \w+ on another, since 20"),
         signs_of_life(study, said.append, said.append, BEAT),
     ):
         pass
     over.set()
     thread.join()
-    assert len(said) == 1 and "seeing for" in said[0]
+    assert len(said) == 1 and "checking for" in said[0]
 
 
 def test_one_that_gives_no_sign_any_more_is_taken_over(study: optuna.Study) -> None:
@@ -74,5 +74,5 @@ def test_a_driver_that_was_asleep_for_long_learns_that_it_was_replaced(study: op
             if lost:
                 break
             threading.Event().wait(BEAT)
-        assert len(lost) == 1 and lost[0].endswith("has taken it over")
+        assert len(lost) == 1 and lost[0].endswith("has taken over this search")
     assert study.user_attrs["driver"] == sign  # theirs is not taken away

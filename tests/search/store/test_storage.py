@@ -52,7 +52,7 @@ def test_a_search_decides_the_same_while_its_database_restarts(database: Databas
     assert found == run_all(Core(InMemoryStorage(), "restarts", PLAN))
     assert len(core.trials.get_trials()) == PLAN.budget
     address = database.url("lictune")
-    assert f"the database at {address} does not answer; waiting for it" in said
+    assert f"no answer from the database at {address}; waiting for it" in said
     assert said[-1] == f"the database at {address} answers again"
 
 
@@ -92,10 +92,10 @@ def test_a_database_that_cannot_be_used_is_told_in_one_sentence(database: Databa
         (database.url("lictune").replace(str(database.port), "1"), "refused"),
         ("postgresql+nothing://me@here/there", "sqlalchemy.dialects:postgresql.nothing"),
     ):
-        with pytest.raises(StorageError, match=r"cannot be used .*--study takes an address") as error:
+        with pytest.raises(StorageError, match=r"cannot be used .*--study takes a URL") as error:
             open_storage(url)
         assert reason in str(error.value)
         assert "\n" not in str(error.value)
         assert database.password not in str(error.value)
-    with pytest.raises(StorageError, match="is no address of a database"):
+    with pytest.raises(StorageError, match="is not a database URL"):
         keep_password("here")

@@ -142,11 +142,11 @@ def test_rebuilt_from_nothing_it_equals_what_the_search_wrote(
     uri = f"sqlite:///{tmp_path}/again.db"
     arguments = [str(folder), "--tracking-uri", uri]
     assert track.main(arguments) == 1
-    assert "MLflow holds 0 of 14 trainings of real" in capsys.readouterr().out
+    assert "MLflow has 0 of 14 training runs of real" in capsys.readouterr().out
     for _ in range(2):  # the second changes nothing
         assert track.main([*arguments, "--rebuild"]) == 0
         assert held(uri) == held(f"sqlite:///{real[0]}/mlflow.db")
-    assert "MLflow holds 14 of 14 trainings of real" in capsys.readouterr().out
+    assert "MLflow has 14 of 14 training runs of real" in capsys.readouterr().out
 
 
 def test_runs_that_a_killed_process_left_are_put_right(
@@ -204,8 +204,8 @@ def test_a_full_disk_is_named_and_the_search_goes_on(
     finally:
         event.remove(Pool, "checkout", limited)
     assert longest < 0.05
-    assert "MLflow cannot be written to" in said[0] and "full" in said[0]
-    assert said[-1] == "MLflow answers again and has everything"
+    assert "cannot write to MLflow" in said[0] and "full" in said[0]
+    assert said[-1] == "MLflow is available again and up to date"
     assert found == publish(f"sqlite:///{tmp_path}/whole.db", search, folder, settle)[0]
 
 
@@ -263,7 +263,7 @@ def test_a_server_killed_and_started_again_holds_everything(
 
     found, said, longest = publish(address, search, folder, kill)
     assert longest < 0.05
-    assert "the search goes on" in said[0] and "answers again" in said[-1]
+    assert "the search continues" in said[0] and "available again" in said[-1]
     assert "http://user:***@127.0.0.1" in said[0]
     assert capsys.readouterr().out == ""  # the terminal is the search's own
     assert found == publish(f"sqlite:///{tmp_path}/undisturbed.db", search, folder, settle)[0]

@@ -290,7 +290,7 @@ def test_images_to_verify_on_are_called_what_they_are(
         for path in (folder / "a.png", folder / ".hidden" / "b.png"):
             Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(path)
         assert exporting._images(folder, settings) == (called, [folder / "a.png"])
-        assert "left out: 1 hidden (.hidden/b.png)" in capsys.readouterr().out
+        assert "ignored: 1 hidden (.hidden/b.png)" in capsys.readouterr().out
 
 
 def test_a_renamed_folder_is_still_the_search(copy: Path) -> None:
