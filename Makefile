@@ -9,7 +9,7 @@ PHOTOGRAPHS := $(if $(IMAGES),--data $(IMAGES))
 KODAK := $(if $(wildcard ../shared/data/kodak),--kodak ../shared/data/kodak)
 GPU_PYTHON ?= python3
 
-.PHONY: search test test-slow lint docs audit ui bench bench-gpu reproduce reproduce-gpu chaos soak stack screenshots starter lock smoke clean
+.PHONY: search test test-slow coverage lint docs audit ui bench bench-gpu reproduce reproduce-gpu chaos soak stack screenshots starter lock smoke clean
 
 # uv only speeds pip's work up; it installs exactly what the lock pins, hashes checked. Compiled once: where
 # PYTHONDONTWRITEBYTECODE is set every process would do that again, which doubles what a search needs to start.
@@ -56,6 +56,15 @@ test-slow: .venv
 docs: .venv
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "open build/site/index.html"
+
+# What both suites together run of lic/ and search/, in all their processes; it fails below 90 %. Half an hour.
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: .venv
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage run -m pytest -m slow
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report --skip-covered --sort=cover --fail-under=90
 
 # Three trials of every supported model, and several at once on a device: minutes each.
 smoke: .venv

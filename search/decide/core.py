@@ -76,7 +76,7 @@ def attributes_of(
     return {**columns, f"{_READINGS}{epoch}": figures}
 
 
-def _by_epoch(trial: FrozenTrial, prefix: str) -> dict:
+def _by_epoch(trial: FrozenTrial, prefix: str) -> dict[int, Any]:
     found = {
         int(key.removeprefix(prefix)): value
         for key, value in trial.user_attrs.items()

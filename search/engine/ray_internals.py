@@ -22,13 +22,14 @@ def signals_are_ours() -> Iterator[None]:
     properly, and end with this process."""
     from ray._private import services, utils
 
+    open_to_change: Any = services  # where a class is put in another's place
     popen, handle_sigterm = services.ConsolePopen, utils.set_sigterm_handler
-    services.ConsolePopen = functools.partial(popen, start_new_session=True)
+    open_to_change.ConsolePopen = functools.partial(popen, start_new_session=True)
     utils.set_sigterm_handler = lambda _handler: None
     try:
         yield
     finally:
-        services.ConsolePopen, utils.set_sigterm_handler = popen, handle_sigterm
+        open_to_change.ConsolePopen, utils.set_sigterm_handler = popen, handle_sigterm
 
 
 def default_temp_dir() -> str:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lic.files import path_argument
 from search.engine import cluster
@@ -78,8 +79,9 @@ def run_on_head(address: str, argv: Sequence[str]) -> int:
 
     # Detached: the search survives a lost connection.
     place = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}, "lifetime": "detached"}
-    driver = ray.remote(Driver).options(**place).remote(options, environment)
-    known, status = 0, None
+    driver: Any = ray.remote(Driver).options(**place).remote(options, environment)
+    known = 0
+    status: int | None = None
     while status is None:
         try:
             lines, status = ray.get(driver.news.remote(known))

@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +17,9 @@ from lic.models.architectures import strategies
 from lic.training.trial import Trial, TrialConfig
 from search.base.space import SearchPoint
 from search.engine.cluster import ClusterError, last_line
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
 
 #: Maximum fraction of a GPU's memory for trials, and the minimum relative gain in images per second per added
 #: trial.
@@ -151,7 +155,7 @@ def measure_sharing(template: TrialConfig, cores: int, seconds: float = _SECONDS
 
 
 def _run_probes(
-    group: object, count: int, config: TrialConfig, seconds: float
+    group: PlacementGroup, count: int, config: TrialConfig, seconds: float
 ) -> tuple[list[Footprint], list[float]]:
     """Train this number of trials concurrently on the device of a placement group; returns the memory and the
     images per second of each. Raises RayError."""
@@ -162,7 +166,7 @@ def _run_probes(
     kind = {"num_cpus": 0.0, "num_gpus": share} if config.device == "cuda" else {"num_cpus": share}
     here = PlacementGroupSchedulingStrategy(group)
     make = ray.remote(Probe).options(scheduling_strategy=here, **kind)
-    probes = [make.remote(config) for _ in range(count)]
+    probes: list[Any] = [make.remote(config) for _ in range(count)]
     try:
         footprints = ray.get([probe.warm_up.remote() for probe in probes], timeout=_PATIENCE)
         return footprints, ray.get([probe.train.remote(seconds) for probe in probes], timeout=_PATIENCE)

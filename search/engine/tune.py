@@ -198,7 +198,9 @@ class CoreSearcher(_NotRestored, Searcher):
         self.live.add(trial_id)
         return {"name": candidate.name, **self.configure(candidate)}
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         self.live.discard(trial_id)
         if error:
             self.bridge.give_up(trial_id)
@@ -214,7 +216,7 @@ class CoreScheduler(_NotRestored, FIFOScheduler):
     """Ray Tune's scheduler: forwards results and errors of trials to the core."""
 
     def __init__(self, bridge: TuneBridge, health: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bridge, self.health = bridge, health
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:

@@ -90,7 +90,7 @@ class Search:
         with its 95 % interval over images. Raises CurveError, with the reason, if it is undefined."""
         for result in self._strategies:
             if result.strategy == strategy:
-                figure = getattr(result, f"bd_rate_{metric}")
+                figure: Interval | None = getattr(result, f"bd_rate_{metric}")
                 if figure is None:
                     raise CurveError(result.refused or f"{strategy} has no trial that was trained in full")
                 return figure

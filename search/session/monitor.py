@@ -155,7 +155,7 @@ class _Report:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._opened = self._began = time.monotonic()
         self._spent, self._next = 0.0, _FIRST_REPORT
         self._processors = processors()
@@ -178,7 +178,7 @@ class _Report:
             self._process.wait()
 
 
-def start_report(folder: Path) -> subprocess.Popen:
+def start_report(folder: Path) -> subprocess.Popen[bytes]:
     """Start a process that writes the report of the search; its output goes to search.log."""
     with (folder / "search.log").open("a") as log:
         return subprocess.Popen(

@@ -20,7 +20,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         # Nested aliases can expand a small file to billions of values.
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise ComposerError(None, None, "aliases are not supported; write the value out", mark)
         return super().compose_node(parent, index)
 

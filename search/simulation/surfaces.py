@@ -81,7 +81,7 @@ class Family:
         _, a = self._relative(alpha, strategy, lmbda)
         early = self.h * a**0.7 * ((epoch / self.epochs) ** -0.4 - 1)
         noise = self.sigma * standard_normal(self.member, alpha, strategy, lmbda, epoch, seed)
-        return self.full(alpha, strategy, lmbda) + early + noise
+        return float(self.full(alpha, strategy, lmbda) + early + noise)
 
 
 class Recorded:
@@ -143,7 +143,7 @@ def load_curve(name: str) -> Curve:
     """The function 'package.module:curve'. Raises SurfaceError."""
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        found: Curve = getattr(importlib.import_module(module), function)
     except Exception as error:  # whatever a user's module raises
         raise SurfaceError(
             f"there is no surface {shown(name)} ({one_line(error)}); write package.module:function"
@@ -199,7 +199,7 @@ def read_table(path: Path) -> pd.DataFrame:
     for column in ("quality", "alpha", "epoch", "rate_change"):
         if not pd.api.types.is_numeric_dtype(table[column]):
             raise SurfaceError(f"the table {path} has something that is no number in its column {column}")
-    found = table[np.isfinite(table["rate_change"])]
+    found: pd.DataFrame = table[np.isfinite(table["rate_change"])]
     if found.empty:
         raise SurfaceError(f"the table {path} has no reading")
     return found

@@ -48,7 +48,7 @@ def test_a_disk_that_is_full_at_any_step_tears_nothing(
 def test_a_writer_that_is_killed_tears_nothing(tmp_path: Path) -> None:
     target = tmp_path / "file.bin"
     code = (
-        "import sys, itertools, pathlib; from lic import durable\n"
+        "import sys, itertools, pathlib; from lic import atomic_io\n"
         "target = pathlib.Path(sys.argv[1])\n"
         "for count in itertools.count(): atomic_io.write(target, bytes([count % 256]) * 999_999)"
     )
@@ -57,6 +57,7 @@ def test_a_writer_that_is_killed_tears_nothing(tmp_path: Path) -> None:
         target.unlink(missing_ok=True)
         with subprocess.Popen([sys.executable, "-c", code, str(target)]) as writer:
             while not target.exists():
+                assert writer.poll() is None, "it ended by itself"
                 time.sleep(0.001)
             time.sleep(draw.uniform(0, 0.1))
             writer.kill()

@@ -145,7 +145,7 @@ def test_copies_of_what_is_held_out_are_not_trained_on(photographs: Path, tmp_pa
 def test_images_to_report_on_that_are_trained_on_are_counted(photographs: Path, tmp_path: Path) -> None:
     config = ImagesConfig(str(photographs), None, str(photographs), None, 1, None, str(tmp_path / "cache"))
     source = open_images(config)[2].source
-    assert source.endswith("; 5 of them are trained on, too; 1 of them are selected on, too")
+    assert source.endswith("; 5 of them are also training images; 1 of them are also validation images")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_gpus_are_counted_as_torch_counts_them(
     if listed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     monkeypatch.setattr(ctypes, "CDLL", Driver)
-    monkeypatch.setattr(devices.Path, "exists", lambda _path: True)  # a torch that is built with CUDA
+    monkeypatch.setattr(Path, "exists", lambda _path: True)  # a torch that is built with CUDA
     monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda: 4)
     assert devices._by_the_driver() == expected == torch.cuda._device_count_nvml()
 
@@ -55,6 +56,6 @@ def test_torch_is_asked_where_the_driver_does_not_answer(monkeypatch: pytest.Mon
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(ctypes, "CDLL", missing)
     assert devices._by_the_driver() is None
-    monkeypatch.setattr(devices.Path, "glob", lambda _path, _pattern: iter(["/dev/nvidia0"]))
+    monkeypatch.setattr(Path, "glob", lambda _path, _pattern: iter(["/dev/nvidia0"]))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert devices.count() == 3
