@@ -250,8 +250,8 @@ def test_the_noise_of_every_rate_is_found() -> None:
             rows.append((*at, noises[-1] * draw.normal(), 1, 0.0))
             trial += 1
     hyper = Hyperparameters(torch.from_numpy(fit(gathered(rows), STRATEGIES)), STRATEGIES)
-    at = Points.of([(HARMLESS, 0, math.log10(lmbda), 1.0, -1) for lmbda in RATES])
-    found = hyper.noise(at).numpy()
+    everywhere = Points.of([(HARMLESS, 0, math.log10(lmbda), 1.0, -1) for lmbda in RATES])
+    found = hyper.noise(everywhere).numpy()
     assert (found / noises < 2).all() and (found / noises > 0.5).all()
 
 
