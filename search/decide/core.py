@@ -310,16 +310,16 @@ class Core:
 
     def _compared(self, quality: int, epoch: int) -> dict[int, Reading] | None:
         """The baselines' readings that a trial's of this quality and epoch is compared with, by quality; None
-        while one is missing. For the cost J that of its own quality will do; a curve takes all that have not
-        failed."""
+        while one is missing. For the cost J that of its own quality will do; a curve takes all but those
+        that failed before."""
         qualities = (quality,) if self.plan.objective == RD_COST else self.plan.qualities
         found: dict[int, Reading] = {}
         for other in qualities:
             trial = self.baseline(other)
-            if trial is not None and trial.state == TrialState.FAIL and other != quality:
-                continue
             reading = Reading({}, {}) if trial is None else _reading(trial, epoch)
             if not has_value(self.plan.objective, reading.metrics, self.plan.selection):
+                if trial is not None and trial.state == TrialState.FAIL and other != quality:
+                    continue
                 return None
             found[other] = reading
         return found

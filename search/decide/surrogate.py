@@ -138,8 +138,9 @@ class Data:
         a reading the more the higher it came out. Far above what is expected the tangent overshoots; there
         the reading itself is the better place."""
         slope = _slope(unsquash(expected))
-        value = expected + slope * (self.value - unsquash(expected))
         itself = squash(self.value)
+        # No tangent lies below; the least slope would take a good reading beside a ruinous one there.
+        value = np.maximum(expected + slope * (self.value - unsquash(expected)), itself)
         beyond = value > np.maximum(itself, expected + 3 * slope * noise)
         slope, value = np.where(beyond, _slope(self.value), slope), np.where(beyond, itself, value)
         return Data(
@@ -181,7 +182,7 @@ class Hyperparameters:
     def covariance(self, a: Points, b: Points) -> Tensor:
         """Prior covariance of the values at a (rows) and b (columns), without the readings' own noise."""
         distance = (self.u(a)[:, None] - self.u(b)[None]).abs()
-        same = torch.from_numpy(a.strategy[:, None] == b.strategy[None])
+        same = torch.from_numpy(a.strategy[:, None] == b.strategy[None]).double()
         apart = torch.from_numpy(a.log_lmbda[:, None] - b.log_lmbda[None])
         rates = (-0.5 * (apart / self.rate_length) ** 2).exp()
         value = (self.amplitude**2 + self.own_amplitude**2 * same) * _matern(distance / self.length)

@@ -121,10 +121,10 @@ class SearchRecords:
         compared: dict[int, Reading] = {}
         for quality in self._compared_with(record.quality):
             baseline = self.baselines.get(quality)
-            if baseline is not None and baseline.state == FAILED and quality != record.quality:
-                continue
             metrics = baseline.readings.get(epoch, {}) if baseline else {}
             if not has_value(self.objective, metrics, image_set):
+                if baseline is not None and baseline.state == FAILED and quality != record.quality:
+                    continue
                 return None
             compared[quality] = Reading(metrics, {})
         own = Reading(record.readings.get(epoch, {}), {})

@@ -58,6 +58,7 @@ from tests.bench.sides import (
     tpe_per_rate,
 )
 
+
 def true_values(surface: Surface, chosen: Choice) -> dict[int, float]:
     """By quality the rate change of what was chosen, without noise."""
     return {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lic.evaluation.bdrate import Interval
+from search.base.space import SearchPoint
 from search.records.confirm import Confirmed, table_of
 from search.records.folder import open_search
 from search.records.results import best_so_far, parent_figures, strategy_results, write_tables
@@ -46,7 +47,7 @@ def test_every_table_of_a_search_is_described(tmp_path: Path) -> None:
 
 
 def test_the_confirmation_is_described() -> None:
-    row = Confirmed(1, "trial-001", 1e-7, "y", 3, Interval(-1.0, -2.0, 0.0))
+    row = Confirmed(SearchPoint(1, "y", 1e-7), "trial-001", 3, Interval(-1.0, -2.0, 0.0))
     assert documented("confirmation") == list(table_of([row]).columns)
 
 

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from search.base.space import BASELINE, Candidate, Plan, SearchPoint, rungs
 from search.decide.core import Core
 from search.decide.objective import rd_cost, rd_cost_change
-from search.decide.stopping import should_stop, worth_finishing
+from search.decide.stopping import owed, should_stop, worth_finishing
 from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
 
 PLAN = Plan(
@@ -346,9 +346,24 @@ def test_rungs_and_the_rule() -> None:
     others = [0.0, 1, 2, 3, 4, 5]
     assert not should_stop(0.5, others, 3)  # second of seven
     assert should_stop(1.5, others, 3)  # third of seven
-    assert worth_finishing(5.0, 1.0)
-    assert not worth_finishing(5.0, 0.0)
-    assert not worth_finishing(684.0, 1.0)  # no gain that a model promises is believed of that
+
+
+def test_what_is_worth_finishing() -> None:
+    assert worth_finishing(5.0, 1.0, 0.0, is_owed=False)
+    assert not worth_finishing(5.0, 0.0, 0.0, is_owed=False)
+    assert worth_finishing(5.0, 0.0, 0.0, is_owed=True)
+    assert not worth_finishing(5.0, 0.0, 9.0, is_owed=True)  # clearly harmful
+    assert worth_finishing(5.0, 1.0, 9.0, is_owed=True)
+    assert not worth_finishing(684.0, 1.0, 0.0, is_owed=True)  # no promised gain is believed of that
+
+
+def test_every_rate_is_owed_finished_trials() -> None:
+    """A few at first, then a part of an equal share."""
+    assert owed(0, 0, 6) and owed(1, 30, 6)
+    assert not owed(30, 30, 1) and not owed(10, 30, 6)
+    assert not owed(20, 60, 6)  # more than its share
+    for finished in range(40):
+        assert owed(finished, 100, 3) >= owed(finished + 1, 100, 3) >= owed(finished + 1, 50, 3)
 
 
 def test_rate_change_has_bd_rates_sign() -> None:
