@@ -70,7 +70,7 @@ class Realistic:
     def noise(self, lmbda: float) -> float:
         """Standard deviation between seeds at full length."""
         place = (math.log10(lmbda) - _LOW) / (_HIGH - _LOW)
-        return self.sigma[0] ** (1 - place) * self.sigma[1] ** place
+        return float(self.sigma[0] ** (1 - place) * self.sigma[1] ** place)
 
     def __call__(self, alpha: float, strategy: str, lmbda: float, epoch: int, seed: int) -> float:
         left = 1 - epoch / self.epochs
@@ -80,4 +80,4 @@ class Realistic:
         )
         key = (self.member, alpha, strategy, lmbda, seed)
         of_reading = (self.f - 1) * left**1.5 * standard_normal(*key, epoch)
-        return value + self.noise(lmbda) * (standard_normal(*key) + of_reading)
+        return float(value + self.noise(lmbda) * (standard_normal(*key) + of_reading))
