@@ -25,7 +25,7 @@ def test_wall_hours() -> None:
     clock.now += 1799
     assert limits.reached() == ""
     clock.now += 1
-    assert limits.reached() == "max_hours 0.5 is over"
+    assert limits.reached() == "max_hours 0.5 reached"
 
 
 def test_gpu_hours_count_trainings_that_run() -> None:
@@ -41,7 +41,7 @@ def test_gpu_hours_count_trainings_that_run() -> None:
     assert limits.reached() == ""
     clock.now += 3600
     assert limits.gpu_hours == 1.0
-    assert limits.reached() == "max_gpu_hours 1 is used up"
+    assert limits.reached() == "max_gpu_hours 1 reached"
     limits.ended("b")
     clock.now += 3600
     assert limits.gpu_hours == 1.0
