@@ -290,7 +290,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 NEWER = r"a newer version of MLflow than the installed \S+\); install the version of MLflow that wrote it"
-OLDER = r"an older version of MLflow than the installed \S+\); back it up, then run: mlflow db upgrade sqlite:\S+$"
+OLDER = (
+    r"an older version of MLflow than the installed \S+\); back it up, then run: mlflow db upgrade sqlite:"
+)
 
 
 @pytest.mark.parametrize(("revision", "said"), [("ffffffffffff", NEWER), ("451aebb31d03", OLDER)])
