@@ -137,7 +137,7 @@ def test_ray_is_given_more_than_one_try_on_a_busy_machine(
         if failing == 1:
             cluster.connect(None, 1)
         else:
-            with pytest.raises(cluster.ClusterError, match=r"in 3 attempts .The current node timed out.*less"):
+            with pytest.raises(cluster.ClusterError, match=r"in 3 attempts .The current node timed out"):
                 cluster.connect(None, 1)
         ended = [process.wait(1) for process in started[:failing]]
         assert len(started) == min(failing + 1, 3)
