@@ -289,10 +289,10 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-NEWER = (
-    r"a newer MLflow than \S+, which is installed\); install the MLflow that wrote it, or name another place"
+NEWER = r"a newer version of MLflow than the installed \S+\); install the version of MLflow that wrote it"
+OLDER = (
+    r"an older version of MLflow than the installed \S+\); back it up, then run: mlflow db upgrade sqlite:"
 )
-OLDER = r"an older MLflow than \S+, which is installed\); back it up, then run: mlflow db upgrade sqlite:\S+$"
 
 
 @pytest.mark.parametrize(("revision", "said"), [("ffffffffffff", NEWER), ("451aebb31d03", OLDER)])
