@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from optuna.storages import InMemoryStorage
@@ -204,7 +203,7 @@ BEFORE = Path(__file__).parent / "before"
 
 
 def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """Its tables come out as they were written then, and its settings are what it was trained with."""
+    """Its tables have what was measured then, and its settings are what it was trained with."""
     folder = tmp_path / "eq"
     shutil.copytree(BEFORE, folder)
     opened = open_search(str(folder), tmp_path)
@@ -218,7 +217,8 @@ def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         then, now = (pd.read_csv(root / "tables" / name, dtype=str) for root in (BEFORE, tmp_path))
         then = then.rename(columns=lambda column: column.replace("luckiest", "best_observed"))
         assert list(now) == list(then)
-        # What the model expects depends on the machine's arithmetic, in the last digits.
-        fitted = [str(column) for column in now if str(column).startswith("expected_")]
-        assert now.drop(columns=fitted).equals(then.drop(columns=fitted)), name
-        np.testing.assert_allclose(now[fitted].astype(float), then[fitted].astype(float), rtol=1e-6)
+        # What is selected follows the model of today; what was measured does not.
+        keys = {"rates.csv": ("quality", "lambda"), "strategies.csv": ("strategy",)}
+        measured = [c for c in now if c in keys.get(name, ()) or c.startswith("best_observed")]
+        measured = measured if name in keys else list(now)
+        assert now[measured].equals(then[measured]), name
