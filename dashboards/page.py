@@ -89,7 +89,7 @@ def page(
         "paper": _of_the_paper(search),
         "refused": _refused(by_strategy),
         "rate_table": summary.rates(records),
-        "convergence": summary.convergence(records),
+        "convergence": [*summary.findings(records), *summary.convergence(records)],
         "times": _times(search),
         "paper_times": TRAINING_TIME,
         "effort": _effort(search),

@@ -18,7 +18,7 @@ from search.decide.surrogate import Array
 from search.store.optuna_internals import id_of_study, storage_of
 
 #: Trials per rate that are spread evenly before the model proposes any.
-_STARTUP = 2
+STARTUP = 2
 
 #: The surrogate's hyperparameters are fitted again after this share of trials more; in a long search
 #: as many proposals are worked out at once.
@@ -106,7 +106,7 @@ class RateSampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Any]:
-        startup = _STARTUP * len(self._qualities)
+        startup = STARTUP * len(self._qualities)
         if trial.number + len(self._earlier) < startup:
             point = spread_point(self._plan, self._qualities, trial.number)
         else:

@@ -10,10 +10,12 @@ from rich.console import Console
 from search.base.formats import MISSING, NONE_BETTER, fixed, format_db, interval, percent, signed, weight
 from search.base.space import BASELINE
 from search.base.text_table import TextTable
+from search.decide.belief import RUINOUS
+from search.decide.sampler import STARTUP
 from search.records.confirm import Confirmed
 from search.records.convergence import statement
 from search.records.results import StrategyResult, bd_rate_text, rate_table
-from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords
+from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord
 
 
 def rates(records: SearchRecords) -> TextTable:
@@ -59,6 +61,34 @@ def convergence(records: SearchRecords) -> list[str]:
         row["quality"]: row["rate_change"] for row in rate_table(records).to_dict("records") if row["alpha"]
     }
     return statement(records, {quality: change for quality, change in kept.items() if change is not None})
+
+
+def findings(records: SearchRecords) -> list[str]:
+    """Sentences on how sure the gains are, by the model's predictions, and on the share of ruinous trials."""
+    found = []
+    if records.expected:
+        best = {q: records.best(records.finished(q)) for q in records.qualities}
+        sure = [q for q, record in best.items() if record and records.expected[record.name].is_sure]
+        found.append(
+            f"better than the baseline with 95 % probability: quality {', '.join(map(str, sure))}"
+            if sure
+            else "no trial is better than its baseline beyond noise (95 % probability)"
+        )
+    later = records.trials[STARTUP * len(records.qualities) :]
+    first = [_first_change(records, record) for record in later]
+    measured = [change for change in first if change is not None]
+    if measured:
+        ruinous = sum(change > RUINOUS for change in measured)
+        found.append(
+            f"first rate change above +{RUINOUS:.0f} %: {ruinous} of {len(measured)} trials after the "
+            f"start-up trials ({100 * ruinous / len(measured):.0f} %)"
+        )
+    return found
+
+
+def _first_change(records: SearchRecords, record: TrialRecord) -> float | None:
+    changes = (records.rate_change(record, epoch, records.selection) for epoch in sorted(record.readings))
+    return next((change for change in changes if change is not None), None)
 
 
 def strategies(records: SearchRecords, results: list[StrategyResult]) -> TextTable:
@@ -121,7 +151,7 @@ def show(records: SearchRecords, results: list[StrategyResult], console: Console
     for reason in dict.fromkeys(row.refused for row in results if row.refused):
         names = ", ".join(row.strategy for row in results if row.refused == reason)
         console.print(f"no value for {names}: {reason}", markup=False)
-    for sentence in convergence(records):
+    for sentence in (*findings(records), *convergence(records)):
         console.print(sentence, markup=False)
     beaten = [q for q, b in records.baselines.items() if b.state == FAILED]
     if beaten:

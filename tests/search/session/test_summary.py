@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from search.decide.belief import Prediction
 from search.records.folder import OpenedSearch, open_search
 from search.records.results import strategy_results
 from search.records.search_records import SearchRecords
-from search.session.summary import effort, rates, show, strategies
+from search.session.summary import effort, findings, rates, show, strategies
 from tests.support.made_up import made_up_search
 
 
@@ -95,3 +96,29 @@ def test_a_folder_is_read_as_it_was_written(search: OpenedSearch, tmp_path: Path
     again = made_up_search(tmp_path / "mine")
     found = open_search(str(again), tmp_path, with_model=False)
     assert printed(rates(found.records)) == printed(rates(search.records))
+
+
+def test_a_gain_is_said_to_be_sure_or_within_noise(search: OpenedSearch) -> None:
+    records = search.records
+    names = {record.name: Prediction(-4.0, 1.0) for record in records.finished(1)}
+    sure = replace(
+        records, expected={**names, **{r.name: Prediction(-1.0, 1.0) for r in records.finished(3)}}
+    )
+    assert findings(sure)[0] == "better than the baseline with 95 % probability: quality 1"
+    doubtful = replace(records, expected={r.name: Prediction(-1.0, 1.0) for r in records.finished()})
+    assert findings(doubtful)[0].startswith("no trial is better than its baseline beyond noise")
+
+
+def test_ruinous_trials_are_counted(search: OpenedSearch) -> None:
+    records = search.records
+    trials = [
+        replace(record, readings={e: {**m, "val/bpp": 3 * m["val/bpp"]} for e, m in record.readings.items()})
+        if number == 0
+        else record
+        for number, record in enumerate([*records.trials, *records.trials])
+    ]
+    many = replace(records, trials=[*records.trials, *records.trials, *trials])
+    later = len(many.trials) - 2 * len(many.qualities)
+    assert findings(many)[-1] == (
+        f"first rate change above +50 %: 1 of {later} trials after the start-up trials ({100 / later:.0f} %)"
+    )
