@@ -83,12 +83,6 @@ class Prediction:
     std: float
 
     @property
-    def cautious(self) -> float:
-        """What a trial is chosen by, and must be below 0 to be preferred to the baseline: the expected rate
-        change plus its standard deviation. A point that is as good and better known is the better choice."""
-        return self.mean + self.std
-
-    @property
     def is_sure(self) -> bool:
         """Whether a gain is expected with 95 % probability."""
         return self.mean + SURE * self.std < 0

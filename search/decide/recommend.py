@@ -70,9 +70,9 @@ def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
     chosen = []
     for quality in plan.qualities:
         rivals = [t for t in finished if t.user_attrs["quality"] == quality]
-        best = min(rivals, key=lambda t: (expected_by_number[t.number].cautious, t.number), default=None)
+        best = min(rivals, key=lambda t: (expected_by_number[t.number].mean, t.number), default=None)
         best_observed = min((_value(t) for t in rivals), default=None)
-        if best is None or expected_by_number[best.number].cautious >= 0:
+        if best is None or expected_by_number[best.number].mean >= 0:
             baseline = SearchPoint(quality)
             chosen.append(Recommendation(baseline, None, plan.epochs, 0.0, 0.0, best_observed))
             continue

@@ -226,7 +226,7 @@ class SearchRecords:
 
     def _score(self, record: TrialRecord) -> float | None:
         if record.name in self.expected:
-            return self.expected[record.name].cautious
+            return self.expected[record.name].mean
         return self.rate_change(record, self.epochs, self.selection)
 
 

@@ -2,10 +2,10 @@
 
     python -m tests.bench.objectives docs/reproduction/hyperprior docs/reproduction/cheng
 
-For each folder of records (search.reproduction) the correlation over all points that lie within 8 % between an
-objective's rate change on the validation images and the integrand of the BD-rate on the reported images:
-of the same training ("same seed", Pearson's and Spearman's), and of the same point's trainings on the
-other seeds, their mean ("fresh seeds"), which is what a user gets. `rms` is the root mean square of the
+For each folder of records (search.reproduction) the correlation over all points that lie within 8 % between
+an objective's rate change on the validation images and the integrand of the BD-rate on the reported images:
+of the same training ("same seed", Pearson's and Spearman's), and of the same point's trainings on the other
+seeds, their mean ("fresh seeds"), which is what a user gets. `rms` is the root mean square of the
 difference, percent.
 """
 
