@@ -34,7 +34,7 @@ def opened(results: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
             assert process.stdout is not None
             lines = []
             for line in process.stdout:
-                if line.startswith("Ctrl-C"):
+                if line.startswith("press Ctrl-C"):
                     break
                 lines.append(line)
             else:
