@@ -219,6 +219,6 @@ def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         assert list(now) == list(then)
         # What is selected follows the model of today; what was measured does not.
         keys = {"rates.csv": ("quality", "lambda"), "strategies.csv": ("strategy",)}
-        measured = [c for c in now if c in keys.get(name, ()) or c.startswith("best_observed")]
+        measured = [c for c in map(str, now) if c in keys.get(name, ()) or c.startswith("best_observed")]
         measured = measured if name in keys else list(now)
         assert now[measured].equals(then[measured]), name
