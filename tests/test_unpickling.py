@@ -115,7 +115,8 @@ def test_a_hostile_checkpoint_is_refused(how: str, payload: Path, tmp_path: Path
     else:
         torch.save(state, path, _use_new_zipfile_serialization=how == "torch")
     with pytest.raises(
-        CheckpointError, match="not a readable checkpoint" if how == "with its checksum" else "its checksum"
+        CheckpointError,
+        match="not a readable checkpoint" if how == "with its checksum" else "checksum mismatch",
     ):
         read_checkpoint(path)
 
@@ -136,7 +137,7 @@ def test_a_hostile_zoo_is_refused(payload: Path, tmp_path: Path) -> None:
     (root / zoo.MANIFEST).write_text(json.dumps(zoo.manifest_of(root, {}, {"q1": about})))
     (found,) = zoo.list_models(root)
     assert found.sha256 == hashlib.sha256((root / "q1" / WEIGHTS).read_bytes()).hexdigest()
-    with pytest.raises(ZooError, match="does not hold"):
+    with pytest.raises(ZooError, match="does not contain"):
         found.load()
-    with pytest.raises(ZooError, match="does not hold"):
+    with pytest.raises(ZooError, match="does not contain"):
         zoo.read_model(root / "q1" / WEIGHTS, root / "q1" / zoo.CONFIG)  # as MLflow's registry does

@@ -9,7 +9,7 @@ import numpy as np
 from optuna.storages import InMemoryStorage
 
 from lic.training.trial import Trial, TrialConfig
-from search.base.space import Plan, SearchPoint
+from search.base.space import RD_COST, Plan, SearchPoint
 from search.decide.core import Core
 from search.engine.sharing import short_training
 from search.simulation.simulator import SELECTION, simulate
@@ -53,7 +53,7 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
     """Simulate the search on synthetic response surfaces, at the measured pace."""
     epochs, waits, tests = [], [], []
     for member in range(_MEMBERS):
-        simulated = dataclasses.replace(plan, selection=SELECTION)
+        simulated = dataclasses.replace(plan, selection=SELECTION, objective=RD_COST)
         core = Core(InMemoryStorage(), "estimate", simulated)
         outcome = simulate(Family(member, plan.epochs), simulated, workers, core=core)
         spans = [

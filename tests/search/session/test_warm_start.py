@@ -71,7 +71,9 @@ def test_trials_of_a_search_that_still_runs_are_copied_once(tmp_path: Path) -> N
     assert (numbers(core), core.has_learnt) == ([0, 1, 3], False)
 
     for epoch in (1, 2):
-        source.observe(slow.name, epoch, {"val/bpp": 0.1, "val/mse": 40.0, "leaves/bpp": 0.1})
+        source.observe(
+            slow.name, epoch, {"val/bpp": 0.1, "val/mse": 40.0, "val/psnr": 30.0, "leaves/bpp": 0.1}
+        )
     core.learn_from(SearchFolder.read(first).trials(), "first")
     assert (numbers(core), core.has_learnt) == ([0, 1, 3, 2], True)
 
