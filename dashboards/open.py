@@ -9,33 +9,18 @@ opens the newest search.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
-from pathlib import Path
 
 from lic.cli import Answers, answered, run_command
-from lic.files import path_argument, whole_argument
+from lic.files import whole_argument
+from search.base.search_argument import search_parser
 from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
     """Start the servers, print the links and wait for Ctrl-C; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dashboards.open",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "search", nargs="?", metavar="SEARCH", help="name or folder of the search (default: the newest)"
-    )
-    parser.add_argument(
-        "--results",
-        type=path_argument,
-        default=Path("results"),
-        metavar="DIR",
-        help="folder that holds all searches (default: results)",
-    )
+    parser = search_parser("dashboards.open", __doc__, newest=True)
     parser.add_argument(
         "--port",
         type=whole_argument(1, 65_535),

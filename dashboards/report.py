@@ -10,29 +10,17 @@ quality, if their checkpoints and the images are available.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 from lic.cli import Answers, answered, run_command
 from lic.files import path_argument
+from search.base.search_argument import search_parser
 from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dashboards.report", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("search", metavar="SEARCH", help="name or folder of the search")
-    parser.add_argument(
-        "--results",
-        type=path_argument,
-        default=Path("results"),
-        metavar="DIR",
-        help="folder that holds all searches (default: results)",
-    )
+    parser = search_parser("dashboards.report", __doc__)
     parser.add_argument(
         "--out",
         type=path_argument,

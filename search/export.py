@@ -10,35 +10,24 @@ interrupted; an unfinished search exports its best models so far.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from lic.cli import Answers, answered, run_command
 from lic.files import path_argument, whole_argument
+from search.base.search_argument import search_parser
 from search.base.secrets import public
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m search.export", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("search", metavar="SEARCH", help="name or folder of the search")
+    parser = search_parser("search.export", __doc__)
     parser.add_argument(
         "--out",
         type=path_argument,
         default=Path("zoo"),
         metavar="DIR",
         help="folder to write to (default: zoo)",
-    )
-    parser.add_argument(
-        "--results",
-        type=path_argument,
-        default=Path("results"),
-        metavar="DIR",
-        help="folder that holds all searches (default: results)",
     )
     parser.add_argument("--rates", metavar="LIST", help="quality levels, such as 1-6 or 1,3 (default: all)")
     parser.add_argument("--with-baseline", action="store_true", help="also export the baselines")

@@ -64,7 +64,7 @@ class Row:
 
 
 def searched(results: Path, seed: int, fork_at: float, options: Sequence[str]) -> OpenedSearch:
-    """The finished search of this seed, run or gone on with if it is not."""
+    """The finished search of this seed, run or resumed if it is not."""
     name = f"fork-{fork_at:g}-s{seed}" if fork_at else f"full-s{seed}"
     folder = results / name
     if not (folder / "best" / "index.json").is_file():  # a search writes it when it has ended
