@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import threadpoolctl
@@ -108,13 +108,15 @@ class SurrogateModel:
         self._informing = self._choose()
         self.data = self._gather()
         self.theta = theta
+        self._known: Posterior | None = None
         self._linearised: Data | None = None
 
     @_one_thread
     def fit(self, start: Array | None = None) -> Array:
         """Fit the hyperparameters and use them from now on; returns them."""
         steps = _FEW_FIT_STEPS if self._long and start is not None else _FIT_STEPS
-        self.theta, self._linearised = fit(self.data, self.plan.strategies, start, steps), None
+        self.theta = fit(self.data, self.plan.strategies, start, steps)
+        self._known = self._linearised = None
         return self.theta
 
     @_one_thread
@@ -160,9 +162,7 @@ class SurrogateModel:
         first = (min(self.plan.rungs, default=self.plan.epochs) - self.plan.fork) / (
             self.plan.epochs - self.plan.fork
         )
-        early = Points(
-            grid.alpha, grid.strategy, grid.log_lmbda, np.full(len(grid), first), grid.trial, grid.slope
-        )
+        early = replace(grid, progress=np.full(len(grid), first))
         mean = posterior.mean(early)
         safe = mean + _SAFETY * posterior.std(early) < squash(np.array(RUINOUS))
         latents = [set(name.split("+")) for name in self.plan.strategies]
@@ -225,8 +225,12 @@ class SurrogateModel:
             self.fit()
         assert self.theta is not None
         if self._linearised is None:
-            self._linearised = linearised(self.data, self.theta, self.plan.strategies)
-        return Posterior(self.theta, self.plan.strategies, self._linearised, pending)
+            self._linearised = linearised(self.data, self.theta)
+        if pending is not None:
+            return Posterior(self.theta, self._linearised, pending)
+        if self._known is None:
+            self._known = Posterior(self.theta, self._linearised)
+        return self._known
 
     def _choose(self) -> list[FrozenTrial]:
         """The trials that inform the model: all, or, of a long search, some of every rate."""
@@ -278,7 +282,7 @@ class SurrogateModel:
 
     def _unseeded(self, trials: Sequence[FrozenTrial]) -> Points:
         """The same without what their seeds add, which is no gain."""
-        return Points.of([(*self._location(trial), 1.0, -1) for trial in trials])
+        return replace(self._points(trials), trial=np.full(len(trials), -1))
 
     def _rivals(self, posterior: Posterior, qualities: Sequence[int]) -> list[FrozenTrial]:
         rivals: list[FrozenTrial] = []

@@ -16,7 +16,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.base.space import (
     BASELINE,
-    RD_COST,
     TRIAL,
     Candidate,
     Plan,
@@ -26,7 +25,7 @@ from search.base.space import (
     trial_name,
 )
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
-from search.decide.objective import Reading, has_value, rate_change
+from search.decide.objective import Reading, compared_baselines, has_value, rate_change
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import owed, should_stop, worth_finishing
 from search.store.optuna_internals import id_of_study, id_of_trial, storage_of
@@ -310,19 +309,16 @@ class Core:
 
     def _compared(self, quality: int, epoch: int) -> dict[int, Reading] | None:
         """The baselines' readings that a trial's of this quality and epoch is compared with, by quality; None
-        while one is missing. For the cost J that of its own quality will do; a curve takes all but those
-        that failed before."""
-        qualities = (quality,) if self.plan.objective == RD_COST else self.plan.qualities
-        found: dict[int, Reading] = {}
-        for other in qualities:
+        while one is missing."""
+
+        def reading(other: int) -> tuple[Reading, bool]:
             trial = self.baseline(other)
-            reading = Reading({}, {}) if trial is None else _reading(trial, epoch)
-            if not has_value(self.plan.objective, reading.metrics, self.plan.selection):
-                if trial is not None and trial.state == TrialState.FAIL and other != quality:
-                    continue
-                return None
-            found[other] = reading
-        return found
+            if trial is None:
+                return Reading({}, {}), False
+            return _reading(trial, epoch), trial.state == TrialState.FAIL
+
+        plan = self.plan
+        return compared_baselines(plan.objective, quality, plan.qualities, reading, plan.selection)
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on after `epoch`.

@@ -10,7 +10,7 @@ alike. On the recorded trainings of two models the integrand predicts the Kodak 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,31 @@ def has_value(objective: str, reading: Metrics, image_set: str) -> bool:
     """Whether a reading holds what the objective needs of it."""
     needed = f"{image_set}/mse" if objective == RD_COST else quality_name(objective, image_set)
     return f"{image_set}/bpp" in reading and needed in reading
+
+
+def compared_qualities(objective: str, quality: int, qualities: tuple[int, ...]) -> tuple[int, ...]:
+    """The qualities whose baselines a training of this quality is compared with: a curve takes all."""
+    return (quality,) if objective == RD_COST else qualities
+
+
+def compared_baselines(
+    objective: str,
+    quality: int,
+    qualities: tuple[int, ...],
+    baseline: Callable[[int], tuple[Reading, bool]],
+    image_set: str,
+) -> dict[int, Reading] | None:
+    """The readings of the baselines that a training of this quality is compared with, by quality; None while
+    one is missing. `baseline` gives a quality's reading at the epoch, empty if there is none, and whether
+    that baseline failed: one that failed before the epoch, and is not its own, is left out."""
+    found: dict[int, Reading] = {}
+    for other in compared_qualities(objective, quality, qualities):
+        reading, failed = baseline(other)
+        if has_value(objective, reading.metrics, image_set):
+            found[other] = reading
+        elif not failed or other == quality:
+            return None
+    return found
 
 
 def rate_change(
@@ -122,8 +147,13 @@ def _shares(columns: Columns, image_set: str, column: str) -> tuple[NDArray[np.f
     """Of every image its share of ln R and of the quality in dB, both to first order around the means."""
     rate, of_image = np.asarray(columns[f"{image_set}/bpp"]), np.asarray(columns[f"{image_set}/{column}"])
     if column == "mse":
-        return rate / rate.mean(), 10 * np.log10(_PEAK**2 / np.maximum(of_image, 1e-9))
+        return rate / rate.mean(), _psnr(of_image)
     return rate / rate.mean(), of_image * 10 / math.log(10) / max(1 - of_image.mean(), 1e-9)
+
+
+def _psnr(mse: NDArray[np.float64]) -> NDArray[np.float64]:
+    """PSNR in dB of every image."""
+    return 10 * np.log10(_PEAK**2 / np.maximum(mse, 1e-9))
 
 
 def _measured(own: Reading, base: Reading, image_set: str, column: str) -> bool:
@@ -170,11 +200,9 @@ def means_of(columns: Columns, image_set: str, images: NDArray[np.int64] | slice
     taken = {name: np.asarray(values)[images] for name, values in own.items()}
     found = {name: float(values.mean()) for name, values in taken.items()}
     if f"{image_set}/psnr" not in found:
-        mse = np.maximum(taken[f"{image_set}/mse"], 1e-9)
-        found[f"{image_set}/psnr"] = float((10 * np.log10(_PEAK**2 / mse)).mean())
+        found[f"{image_set}/psnr"] = float(_psnr(taken[f"{image_set}/mse"]).mean())
     if f"{image_set}/ms_ssim" in found:
-        mean = np.array([found[f"{image_set}/ms_ssim"]])
-        found[f"{image_set}/ms_ssim_db"] = float(ms_ssim_to_db(mean)[0])
+        found[f"{image_set}/ms_ssim_db"] = ms_ssim_to_db(found[f"{image_set}/ms_ssim"])
     return found
 
 

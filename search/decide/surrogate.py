@@ -151,10 +151,9 @@ class Data:
 class Hyperparameters:
     """`theta`, a value per row of PRIORS and an offset (decades) of every strategy but the first."""
 
-    def __init__(self, theta: Tensor, strategies: Sequence[str]) -> None:
+    def __init__(self, theta: Tensor) -> None:
         self.value = dict(zip(PRIORS, theta, strict=False))
         self.offsets = torch.cat([theta.new_zeros(1), theta[len(PRIORS) :]])
-        self.strategies = strategies
 
     def __getattr__(self, name: str) -> Tensor:
         return self.value[name] if name in self.value else self.value[f"log_{name}"].exp()
@@ -209,11 +208,11 @@ def prior(strategies: Sequence[str]) -> tuple[Array, Array]:
     return table[:, 0], table[:, 1]
 
 
-def linearised(data: Data, theta: Array, strategies: Sequence[str]) -> Data:
+def linearised(data: Data, theta: Array) -> Data:
     """The readings squashed by tangents at their posterior means, by Gauss-Newton steps."""
     found = data.at(squash(data.value), np.zeros(len(data.points)))
     for _ in range(_TANGENTS):
-        posterior = Posterior(theta, strategies, found)
+        posterior = Posterior(theta, found)
         plain = dataclasses.replace(data.points, trial=np.full(len(data.points), -1))
         found = data.at(posterior.mean(plain), posterior.noise(plain))
     return found
@@ -223,7 +222,7 @@ def fit(data: Data, strategies: Sequence[str], start: Array | None = None, steps
     """The most probable hyperparameters given the readings, from `start` or the prior mean."""
     theta = prior(strategies)[0] if start is None else start
     for _ in range(_ROUNDS):
-        theta = _most_probable(linearised(data, theta, strategies), strategies, theta, steps)
+        theta = _most_probable(linearised(data, theta), strategies, theta, steps)
     return theta
 
 
@@ -233,7 +232,7 @@ def _most_probable(data: Data, strategies: Sequence[str], start: Array, steps: i
 
     def cost(theta: Array) -> tuple[float, Array]:
         at = torch.tensor(theta, requires_grad=True)
-        hyper = Hyperparameters(at, strategies)
+        hyper = Hyperparameters(at)
         matrix = hyper.covariance(data.points, data.points) + torch.diag(_noise_variance(hyper, data))
         factor, wrong = torch.linalg.cholesky_ex(matrix)
         if wrong:
@@ -255,10 +254,8 @@ class Posterior:
     they will tell is not asked for again (their expected values are the posterior means)."""
 
     @torch.no_grad()
-    def __init__(
-        self, theta: Array, strategies: Sequence[str], data: Data, pending: Points | None = None
-    ) -> None:
-        self.hyper = Hyperparameters(torch.from_numpy(np.asarray(theta, float)), strategies)
+    def __init__(self, theta: Array, data: Data, pending: Points | None = None) -> None:
+        self.hyper = Hyperparameters(torch.from_numpy(np.asarray(theta, float)))
         matrix = self.hyper.covariance(data.points, data.points)
         self._factor = _cholesky(matrix + torch.diag(_noise_variance(self.hyper, data)))
         residual = torch.from_numpy(data.value) - self.hyper.harm(data.points)
@@ -286,18 +283,18 @@ class Posterior:
     @torch.no_grad()
     def covariance(self, points: Points) -> Array:
         """Posterior covariance of the squashed values at the points."""
-        reach = torch.linalg.solve_triangular(
-            self._factor, self.hyper.covariance(self._all, points), upper=False
-        )
+        reach = self._reach(points)
         return np.asarray(self.hyper.covariance(points, points) - reach.T @ reach)
 
     @torch.no_grad()
     def std(self, points: Points) -> Array:
         """Posterior standard deviation of the squashed values at the points."""
-        reach = torch.linalg.solve_triangular(
-            self._factor, self.hyper.covariance(self._all, points), upper=False
-        )
-        return np.sqrt(np.maximum(np.asarray(self.hyper.variance(points) - (reach**2).sum(0)), 1e-12))
+        variance = self.hyper.variance(points) - (self._reach(points) ** 2).sum(0)
+        return np.sqrt(np.maximum(np.asarray(variance), 1e-12))
+
+    def _reach(self, points: Points) -> Tensor:
+        cross = self.hyper.covariance(self._all, points)
+        return torch.linalg.solve_triangular(self._factor, cross, upper=False)
 
     @torch.no_grad()
     def noise(self, points: Points) -> Array:

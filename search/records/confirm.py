@@ -26,7 +26,8 @@ from search.base.space import (
     confirmation_name,
 )
 from search.decide.core import attributes_of, images_of, readings_of
-from search.records.curves import Columns, curves_over_seeds, rate_change_over_seeds
+from search.decide.objective import Columns
+from search.records.curves import curves_over_seeds, rate_change_over_seeds
 from search.records.search_records import MS_SSIM, PSNR, QUALITY_COLUMNS, SearchRecords
 from search.store.optuna_internals import id_of_trial, storage_of
 from search.store.storage import Mirror

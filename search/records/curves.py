@@ -9,13 +9,17 @@ from numpy.typing import NDArray
 
 from lic.evaluation.bdrate import ImageCurve, Interval
 from lic.evaluation.decibels import ms_ssim_to_db
-from search.decide.objective import Reading, image_costs, means_of, rate_change, rate_change_interval
+from search.decide.objective import (
+    Columns,
+    Reading,
+    image_costs,
+    means_of,
+    rate_change,
+    rate_change_interval,
+)
 
 #: Resamples of a bootstrap.
 _RESAMPLES = 500
-
-#: Metrics per image of a training run, by name, such as 'kodak/bpp'.
-Columns = Mapping[str, Sequence[float]]
 
 #: The metrics of a training run and of its baseline with the same seed.
 Pair = tuple[Columns, Columns]

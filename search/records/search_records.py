@@ -29,7 +29,7 @@ from search.base.space import (
 )
 from search.decide.belief import FORK, Prediction
 from search.decide.core import SOURCE, images_of, readings_of
-from search.decide.objective import Reading, has_value, rate_change
+from search.decide.objective import Reading, compared_baselines, compared_qualities, has_value, rate_change
 from search.records.curves import image_curve
 from search.store.optuna_internals import id_of_trial, storage_of
 
@@ -118,22 +118,20 @@ class SearchRecords:
     def rate_change(self, record: TrialRecord, epoch: int, image_set: str) -> float | None:
         """The record's rate change in percent on an image set, by the search's objective; None unless it and
         all baselines that it is compared with were measured."""
-        compared: dict[int, Reading] = {}
-        for quality in self._compared_with(record.quality):
+
+        def reading(quality: int) -> tuple[Reading, bool]:
             baseline = self.baselines.get(quality)
-            metrics = baseline.readings.get(epoch, {}) if baseline else {}
-            if not has_value(self.objective, metrics, image_set):
-                if baseline is not None and baseline.state == FAILED and quality != record.quality:
-                    continue
-                return None
-            compared[quality] = Reading(metrics, {})
+            if baseline is None:
+                return Reading({}, {}), False
+            return Reading(baseline.readings.get(epoch, {}), {}), baseline.state == FAILED
+
         own = Reading(record.readings.get(epoch, {}), {})
         if not has_value(self.objective, own.metrics, image_set):
             return None
+        compared = compared_baselines(self.objective, record.quality, self.qualities, reading, image_set)
+        if compared is None:
+            return None
         return rate_change(self.objective, record.quality, own, compared, image_set).value
-
-    def _compared_with(self, quality: int) -> tuple[int, ...]:
-        return (quality,) if self.objective == RD_COST else self.qualities
 
     def bd_rate(self, record: TrialRecord, epoch: int, metric: str) -> float | None:
         """The single-trial BD-rate in percent on the test set, against the baselines at the same epoch; None
@@ -158,7 +156,9 @@ class SearchRecords:
         """Whether all baselines needed by `derived` are measured: that of the same quality and, if the test
         set was measured, all that have not failed. Then `derived` is final."""
         tested = f"{self.test_set}/bpp" in record.readings[epoch]
-        for quality in self.qualities if tested else self._compared_with(record.quality):
+        compared = compared_qualities(self.objective, record.quality, self.qualities)
+        qualities = self.qualities if tested else compared
+        for quality in qualities:
             baseline = self.baselines.get(quality)
             if baseline is None or (epoch not in baseline.readings and baseline.state != FAILED):
                 return False

@@ -82,7 +82,7 @@ def final(alphas: Sequence[float] | Array, strategy: int, lmbda: float) -> Point
 
 def posterior_of(readings: Data, theta: Array | None = None, pending: Points | None = None) -> Posterior:
     theta = fit(readings, STRATEGIES) if theta is None else theta
-    return Posterior(theta, STRATEGIES, linearised(readings, theta, STRATEGIES), pending)
+    return Posterior(theta, linearised(readings, theta), pending)
 
 
 def usual(**changes: float) -> Array:
@@ -126,7 +126,7 @@ def test_the_covariance_is_symmetric_definite_and_has_the_variance_on_its_diagon
     for seed in range(5):
         mean, sigma = prior(STRATEGIES)
         theta = mean + sigma * np.random.default_rng(seed).normal(size=len(mean))
-        hyper = Hyperparameters(torch.from_numpy(theta), STRATEGIES)
+        hyper = Hyperparameters(torch.from_numpy(theta))
         matrix = hyper.covariance(p, p)
         assert torch.equal(matrix, matrix.T) or torch.allclose(matrix, matrix.T, atol=1e-12)
         assert float(torch.linalg.eigvalsh(matrix).min()) > -1e-9 * float(matrix.trace())
@@ -136,7 +136,7 @@ def test_the_covariance_is_symmetric_definite_and_has_the_variance_on_its_diagon
 def test_every_hyperparameter_is_learnt() -> None:
     """None is without influence on what a search of several rates and strategies measures."""
     theta = torch.from_numpy(prior(STRATEGIES)[0]).requires_grad_()
-    hyper, p = Hyperparameters(theta, STRATEGIES), points(40)
+    hyper, p = Hyperparameters(theta), points(40)
     total = hyper.covariance(p, p).sum() + hyper.harm(p).sum() + hyper.reading_noise(p).sum()
     (gradient,) = torch.autograd.grad(total, theta)
     assert (gradient != 0).all() and gradient.isfinite().all()
@@ -249,14 +249,14 @@ def test_the_noise_of_every_rate_is_found() -> None:
             at = (alpha, trial % 2 * 2, math.log10(lmbda), 1.0, trial)
             rows.append((*at, noises[-1] * draw.normal(), 1, 0.0))
             trial += 1
-    hyper = Hyperparameters(torch.from_numpy(fit(gathered(rows), STRATEGIES)), STRATEGIES)
+    hyper = Hyperparameters(torch.from_numpy(fit(gathered(rows), STRATEGIES)))
     everywhere = Points.of([(HARMLESS, 0, math.log10(lmbda), 1.0, -1) for lmbda in RATES])
     found = hyper.noise(everywhere).numpy()
     assert (found / noises < 2).all() and (found / noises > 0.5).all()
 
 
 def test_early_readings_are_noisier_and_harm_hides_noise() -> None:
-    hyper = Hyperparameters(torch.from_numpy(usual()), STRATEGIES)
+    hyper = Hyperparameters(torch.from_numpy(usual()))
     early, late, full = (Points.of([(HARMLESS, 0, -2.0, t, 0)]) for t in (0.1, 0.5, 1.0))
     own = [float(hyper.reading_noise(p)[0]) for p in (early, late, full)]
     assert own[0] > own[1] > own[2] == 0
