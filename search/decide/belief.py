@@ -103,7 +103,7 @@ class SurrogateModel:
         self.plan, self._earlier, self._foreign = plan, earlier, {id(trial) for trial in earlier}
         self._strategies = {name: number for number, name in enumerate(plan.strategies)}
         # One that a crash left between being asked for and being described has no lambda.
-        self._trials = [t for t in trials if t.params.get("alpha") and "lambda" in t.user_attrs]
+        self._trials = [t for t in trials if t.params.get("alpha") and "quality" in t.user_attrs]
         self._long = len(self._trials) > MOST_TRIALS
         self._informing = self._choose()
         self.data = self._gather()
@@ -273,7 +273,7 @@ class SurrogateModel:
         return (
             math.log10(trial.params["alpha"]),
             self._strategies[trial.params["strategy"]],
-            math.log10(trial.user_attrs["lambda"]),
+            math.log10(lmbda_of(trial.user_attrs["quality"])),
         )
 
     def _points(self, trials: Sequence[FrozenTrial]) -> Points:

@@ -52,12 +52,12 @@ _LEARNT = "learnt_from"
 
 def readings_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
     """The recorded figures of a trial by epoch."""
-    return _by_epoch(trial, _READINGS)
+    return by_epoch(trial, _READINGS)
 
 
 def images_of(trial: FrozenTrial) -> dict[int, dict[str, list[float]]]:
     """The recorded per-image columns by epoch, named as the figures are."""
-    return _by_epoch(trial, _IMAGES)
+    return by_epoch(trial, _IMAGES)
 
 
 def _reading(trial: FrozenTrial, epoch: int) -> Reading:
@@ -75,7 +75,8 @@ def attributes_of(
     return {**columns, f"{_READINGS}{epoch}": figures}
 
 
-def _by_epoch(trial: FrozenTrial, prefix: str) -> dict[int, Any]:
+def by_epoch(trial: FrozenTrial, prefix: str) -> dict[int, Any]:
+    """The attributes of a trial whose keys are this prefix and an epoch, by epoch."""
     found = {
         int(key.removeprefix(prefix)): value
         for key, value in trial.user_attrs.items()

@@ -27,8 +27,8 @@ from search.base.space import (
     confirmation_name,
     trial_name,
 )
-from search.decide.belief import FORK, Prediction
-from search.decide.core import SOURCE, images_of, readings_of
+from search.decide.belief import FORK, VARIANCE, Prediction
+from search.decide.core import BY_LAMBDA, SOURCE, by_epoch, images_of, readings_of
 from search.decide.objective import Reading, compared_baselines, compared_qualities, has_value, rate_change
 from search.records.curves import image_curve
 from search.store.optuna_internals import id_of_trial, storage_of
@@ -74,6 +74,10 @@ class TrialRecord(AtPoint):
     ended: float | None = None
     #: The epoch of its baseline whose checkpoint it started from; 0: it trained in full.
     fork: int = 0
+    #: The variance of its objective over the selection images by epoch, in percent squared.
+    variances: dict[int, float] = field(default_factory=dict, repr=False)
+    #: The epochs whose objective used the slope that lambda gives (search.decide.objective), each true.
+    by_lambda: dict[int, bool] = field(default_factory=dict, repr=False)
 
     @property
     def last_epoch(self) -> int:
@@ -307,6 +311,8 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         began=_seconds(trial.datetime_start) or 0.0,
         ended=_seconds(trial.datetime_complete),
         fork=attrs.get(FORK, 0),
+        variances=by_epoch(trial, VARIANCE),
+        by_lambda=by_epoch(trial, BY_LAMBDA),
     )
 
 
@@ -324,6 +330,8 @@ def check(record: TrialRecord) -> None:
         "source": isinstance(record.source, str),
         "readings": all(map(_are_figures, record.readings.values())) and min(record.readings, default=1) > 0,
         "images": all(map(_are_columns, record.images.values())),
+        "variances": _are_figures(record.variances) and min(record.variances.values(), default=0) >= 0,
+        "by_lambda": all(value is True for value in record.by_lambda.values()),
     }
     for key, fit in fits.items():
         if not fit:

@@ -71,8 +71,8 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         )
     for key in ("results", "cache"):
         folder = getattr(settings, key)
-        if folder is not None and (place := _in_the_way(Path(folder))):
-            return f"cannot write to {key} {shown(folder)} because of {place}; give another folder"
+        if folder is not None and (obstacle := _obstacle(Path(folder))):
+            return f"{key} {shown(folder)} cannot be used: {obstacle}; give another folder"
     on_crops = settings.objective == BD_RATE_MSSIM and settings.select_on == "val"
     if on_crops and settings.val_crop is not None and settings.val_crop < _MS_SSIM_PIXELS:
         return (
@@ -110,7 +110,9 @@ def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
         yield f"seeds {settings.seeds} has no effect without --confirm"
 
 
-def _in_the_way(folder: Path) -> Path | None:
-    """The deepest existing part of a path if it is not a writable folder, else None."""
+def _obstacle(folder: Path) -> str:
+    """What is wrong with the deepest existing part of a path; empty if it is a writable folder."""
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
-    return None if there.is_dir() and os.access(there, os.W_OK) else there
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    return "" if os.access(there, os.W_OK) else f"{there} is not writable"

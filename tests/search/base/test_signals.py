@@ -34,7 +34,7 @@ def test_running_epochs_get_some_seconds_and_then_signals_mean_what_they_did(
         said: list[str] = []
         with ends_on_signal(limits, said.append):
             os.kill(os.getpid(), number)
-            assert limits.reached() == "it was interrupted"
+            assert limits.reached() == "interrupted"
             assert said[0].startswith(f"{number.name}: finishing the running epochs (0.3 s at most)")
         time.sleep(0.4)  # those that ended in time are not disturbed
         limits = Limits(None, None, 1.0)

@@ -130,7 +130,7 @@ def test_a_machine_outside_the_cluster_starts_a_search_on_its_head(hosts: TwoHos
     words[words.index("--address") + 1] = f"ray://{hosts.first.address}:10001"
     done = hosts.first.run(*words, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Against the baselines on test" in done.stdout
+    assert "Comparison with the baselines on test" in done.stdout
     check(hosts, "outside", 5, cache)
 
 

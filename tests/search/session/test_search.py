@@ -429,7 +429,7 @@ def test_a_search_whose_every_trial_fails_says_why_and_is_open_to_this_machine_a
             "--strategies", "y", "--alpha-min", "1e34", "--alpha-max", "1e35", "--steps-per-epoch", "8",
         )  # fmt: skip
     assert done.returncode == 1, done.stdout
-    assert "every trial failed; the first said: " in done.stdout
+    assert "all trials failed; the first reason: " in done.stdout
     assert "lower --lr or --alpha-max" in done.stdout
     names = {name for name, _, _ in seen}
     assert {"gcs_server", "raylet"} <= names and any(name.startswith("ray::") for name in names)
