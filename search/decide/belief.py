@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from search.base.space import Plan, SearchPoint, lmbda_of
+from search.decide.mixture import Mixture, places
 from search.decide.surrogate import (
     Array,
     Data,
@@ -19,7 +20,6 @@ from search.decide.surrogate import (
     Posterior,
     fit,
     gather,
-    linearised,
     pins,
     squash,
     unsquash,
@@ -108,15 +108,14 @@ class SurrogateModel:
         self._informing = self._choose()
         self.data = self._gather()
         self.theta = theta
-        self._known: Posterior | None = None
-        self._linearised: Data | None = None
+        self._known: Mixture | None = None
 
     @_one_thread
     def fit(self, start: Array | None = None) -> Array:
         """Fit the hyperparameters and use them from now on; returns them."""
         steps = _FEW_FIT_STEPS if self._long and start is not None else _FIT_STEPS
         self.theta = fit(self.data, self.plan.strategies, start, steps)
-        self._known = self._linearised = None
+        self._known = None
         return self.theta
 
     @_one_thread
@@ -133,7 +132,7 @@ class SurrogateModel:
         grid, own = self._safe(*self._grid(self._open(qualities), seed), posterior)
         rivals = pending.joined(self._points(self._rivals(posterior, qualities)))
         everything = rivals.joined(grid)
-        mean, covariance = posterior.mean(everything), posterior.covariance(everything)
+        mean, covariance = posterior.joint(everything)
         noise = posterior.noise(everything) ** 2
         groups = [np.flatnonzero(everything.log_lmbda == math.log10(lmbda_of(q))) for q in qualities]
         known = len(rivals)
@@ -155,7 +154,7 @@ class SurrogateModel:
             covariance -= np.outer(column, column) / (column[known + best] + noise[known + best])
         return chosen
 
-    def _safe(self, grid: Points, own: list[int], posterior: Posterior) -> tuple[Points, list[int]]:
+    def _safe(self, grid: Points, own: list[int], posterior: Mixture) -> tuple[Points, list[int]]:
         """The candidates whose first reading is not ruinous in all probability, and not above (or just
         below) an alpha that was ruinous at this or a lower rate: harm grows with alpha and with lambda. Where
         none is left, the least harmful one."""
@@ -163,8 +162,8 @@ class SurrogateModel:
             self.plan.epochs - self.plan.fork
         )
         early = replace(grid, progress=np.full(len(grid), first))
-        mean = posterior.mean(early)
-        safe = mean + _SAFETY * posterior.std(early) < squash(np.array(RUINOUS))
+        mean, std = posterior.each(early)
+        safe = mean + _SAFETY * std < squash(np.array(RUINOUS))
         latents = [set(name.split("+")) for name in self.plan.strategies]
         for trial in self._informing:
             if max(trial.intermediate_values.values()) <= RUINOUS:
@@ -198,17 +197,16 @@ class SurrogateModel:
     def _expected(self, points: Points) -> list[Prediction]:
         if not len(points):
             return []
-        posterior = self._posterior()
-        mean, std = unsquash(posterior.mean(points)), posterior.std(points)
-        return [Prediction(float(m), float(s)) for m, s in zip(mean, std, strict=True)]
+        mean, std = self._posterior().each(points)
+        return [Prediction(float(m), float(s)) for m, s in zip(unsquash(mean), std, strict=True)]
 
     @_one_thread
     def expected_improvement(self, trial: FrozenTrial) -> float:
         """By how much the best of the trial's rate is expected to improve when it is trained to the end
         (expected improvement on the finished trials and the baseline), percent."""
         finished = self._finished(trial.user_attrs["quality"])
-        posterior, points = self._posterior(), self._unseeded([trial, *finished])
-        mean, std = posterior.mean(points), float(posterior.std(points)[0])
+        means, stds = self._posterior().each(self._unseeded([trial, *finished]))
+        mean, std = means.tolist(), float(stds[0])
         z = (min(0.0, *mean[1:]) - mean[0]) / std if finished else -mean[0] / std
         density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
         return float(std * (z * (1 + math.erf(z / math.sqrt(2))) / 2 + density))
@@ -220,17 +218,15 @@ class SurrogateModel:
             if t.state == TrialState.COMPLETE and t.intermediate_values and t.user_attrs["quality"] == quality
         ]
 
-    def _posterior(self, pending: Points | None = None) -> Posterior:
+    def _posterior(self, pending: Points | None = None) -> Mixture:
         if self.theta is None:
             self.fit()
         assert self.theta is not None
-        if self._linearised is None:
-            self._linearised = linearised(self.data, self.theta)
-        if pending is not None:
-            return Posterior(self.theta, self._linearised, pending)
         if self._known is None:
-            self._known = Posterior(self.theta, self._linearised)
-        return self._known
+            # So many trials of a long search say where z acts.
+            alone = Mixture([Posterior(self.theta, self.data)], np.ones(1)) if self._long else None
+            self._known = alone or places(self.data, self.plan.strategies, self.theta)
+        return self._known if pending is None or not len(pending) else self._known.awaiting(pending)
 
     def _choose(self) -> list[FrozenTrial]:
         """The trials that inform the model: all, or, of a long search, some of every rate."""
@@ -284,7 +280,7 @@ class SurrogateModel:
         """The same without what their seeds add, which is no gain."""
         return replace(self._points(trials), trial=np.full(len(trials), -1))
 
-    def _rivals(self, posterior: Posterior, qualities: Sequence[int]) -> list[FrozenTrial]:
+    def _rivals(self, posterior: Mixture, qualities: Sequence[int]) -> list[FrozenTrial]:
         rivals: list[FrozenTrial] = []
         for quality in qualities:
             finished = self._finished(quality)

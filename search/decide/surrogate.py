@@ -7,7 +7,8 @@ fraction t of the full training, harm compressed (`squash`). The model is
 
 harm(u) = slope w log(1 + exp((u - onset) / w)) is the mean function: beyond its onset harm grows with alpha,
 about as a power of it, and the logarithm of a power is a straight line. g is what is saved, or lost, beside
-that at full length; d is how early readings differ, and vanishes as t goes to 1. All see alpha through
+that at full length: a part that neighbouring rates share and one of every rate's own, both alike for
+strategies that act at the same place; d is how early readings differ, and vanishes as t goes to 1. All see alpha through
 u = log10 alpha + shear log10 lambda + offset(strategy): the useful window moves down by about a decade
 per decade of lambda and lies further right for z, and in u it stands still. alpha = 0 is the baseline, whose
 rate change is 0 by definition: pseudo-readings below the smallest alpha say so. sigma is the noise between
@@ -20,10 +21,10 @@ Williams 2006, section 5.4).
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,6 +54,10 @@ _NOISE_FALL = 1.5
 #: Gauss-Newton steps of a linearisation, and how often it and the fit take turns.
 _TANGENTS, _ROUNDS = 3, 2
 
+#: Correlation of what two strategies save that act decades apart: y and z; those that act at the same place,
+#: y and y+z, save alike.
+_ACROSS = 0.3
+
 #: log10 lambda is counted from here, so that the shear does not move u by its mean.
 _MIDDLE = math.log10(0.01)
 
@@ -67,6 +72,7 @@ PRIORS: dict[str, tuple[float, float]] = {
     "log_slope": (math.log(3.5), 0.3),
     "log_amplitude": (math.log(1.2), 0.12),
     "log_own_amplitude": (math.log(0.2), 0.2),
+    "log_single_amplitude": (math.log(0.6), 0.3),
     "log_early_length": (math.log(0.8), 0.4),
     "log_early_amplitude": (math.log(2.0), 0.6),
     "log_noise_low": (math.log(0.2), 0.4),
@@ -123,12 +129,14 @@ class Points:
 @dataclass(frozen=True)
 class Data:
     """Readings at points, `value` and its `variance` known beforehand in percent; `count` says how many
-    readings a row is the mean of. Linearised (`linearised`) they are squashed."""
+    readings a row is the mean of. The first `pinned` rows are pins. Linearised (`linearised`) they are
+    squashed."""
 
     points: Points
     value: Array
     variance: Array
     count: Array
+    pinned: int
 
     def at(self, expected: Array, noise: Array) -> Data:
         """Squashed by the tangent at the squashed values that are `expected`, given the standard deviation of
@@ -144,7 +152,7 @@ class Data:
         beyond = value > np.maximum(itself, expected + 3 * slope * noise)
         slope, value = np.where(beyond, _slope(self.value), slope), np.where(beyond, itself, value)
         return Data(
-            dataclasses.replace(self.points, slope=slope), value, slope**2 * self.variance, self.count
+            replace(self.points, slope=slope), value, slope**2 * self.variance, self.count, self.pinned
         )
 
 
@@ -180,23 +188,36 @@ class Hyperparameters:
 
     def covariance(self, a: Points, b: Points) -> Tensor:
         """Prior covariance of the values at a (rows) and b (columns), without the readings' own noise."""
+        return self.smooth(a, b) + self.trial_effect(a, b)
+
+    def smooth(self, a: Points, b: Points) -> Tensor:
+        """The same without what the seed of a training adds."""
         distance = (self.u(a)[:, None] - self.u(b)[None]).abs()
         same = torch.from_numpy(a.strategy[:, None] == b.strategy[None]).double()
+        between = self.offsets[a.strategy][:, None] - self.offsets[b.strategy][None]
+        kin = _ACROSS + (1 - _ACROSS) * (-0.5 * between**2).exp()
         apart = torch.from_numpy(a.log_lmbda[:, None] - b.log_lmbda[None])
         rates = (-0.5 * (apart / self.rate_length) ** 2).exp()
-        value = (self.amplitude**2 + self.own_amplitude**2 * same) * _matern(distance / self.length)
-        left = torch.from_numpy((1 - a.progress)[:, None] * (1 - b.progress)[None])
+        shared = self.amplitude**2 * rates + self.single_amplitude**2 * (apart.abs() < 1e-9)
+        value = (shared * kin + self.own_amplitude**2 * same * rates) * _matern(distance / self.length)
+        left = (1 - a.progress)[:, None] * (1 - b.progress)[None]
+        if not left.any():
+            return value
         time = torch.from_numpy(np.log(a.progress)[:, None] - np.log(b.progress)[None]) / _TIME_SCALE
-        early = self.early_amplitude**2 * (_EARLY_SHARED + (1 - _EARLY_SHARED) * same) * left
-        value = value + early * _matern(distance / self.early_length) * (-0.5 * time**2).exp()
+        early = self.early_amplitude**2 * (_EARLY_SHARED + (1 - _EARLY_SHARED) * same)
+        shape = _matern(distance / self.early_length) * (-0.5 * time**2).exp()
+        return value + rates * early * torch.from_numpy(left) * shape
+
+    def trial_effect(self, a: Points, b: Points) -> Tensor:
+        """The covariance of what the seed of a training adds to all its readings."""
         one = torch.from_numpy((a.trial[:, None] == b.trial[None]) & (a.trial[:, None] >= 0))
-        return rates * value + one * self.noise(a)[:, None] * self.noise(b)[None]
+        return one * self.noise(a)[:, None] * self.noise(b)[None]
 
     def variance(self, points: Points) -> Tensor:
         """The diagonal of `covariance(points, points)`."""
         early = self.early_amplitude**2 * torch.from_numpy((1 - points.progress) ** 2)
         trial = self.noise(points) ** 2 * torch.from_numpy(points.trial >= 0)
-        return self.amplitude**2 + self.own_amplitude**2 + early + trial
+        return self.amplitude**2 + self.own_amplitude**2 + self.single_amplitude**2 + early + trial
 
 
 def prior(strategies: Sequence[str]) -> tuple[Array, Array]:
@@ -208,27 +229,27 @@ def prior(strategies: Sequence[str]) -> tuple[Array, Array]:
     return table[:, 0], table[:, 1]
 
 
-def linearised(data: Data, theta: Array) -> Data:
-    """The readings squashed by tangents at their posterior means, by Gauss-Newton steps."""
-    found = data.at(squash(data.value), np.zeros(len(data.points)))
-    for _ in range(_TANGENTS):
-        posterior = Posterior(theta, found)
-        plain = dataclasses.replace(data.points, trial=np.full(len(data.points), -1))
-        found = data.at(posterior.mean(plain), posterior.noise(plain))
-    return found
-
-
 def fit(data: Data, strategies: Sequence[str], start: Array | None = None, steps: int = 40) -> Array:
     """The most probable hyperparameters given the readings, from `start` or the prior mean."""
     theta = prior(strategies)[0] if start is None else start
     for _ in range(_ROUNDS):
-        theta = _most_probable(linearised(data, theta), strategies, theta, steps)
+        theta = _most_probable(Posterior(theta, data).data, strategies, theta, steps)
     return theta
+
+
+def _surprise(residual: Tensor, factor: Tensor, pinned: int) -> Tensor:
+    """The negative logarithm of the density of what the mean function leaves, given the first `pinned` rows,
+    but for a constant; `factor` is the Cholesky factor of the covariance.
+
+    The pins hold whatever the hyperparameters are. Counted as data they would speak for those under which so
+    many zeros are one fact: no gains anywhere, and z harmful exactly where y is."""
+    away = torch.linalg.solve_triangular(factor, residual[:, None], upper=False)
+    rows = slice(pinned, None)  # the chain rule
+    return 0.5 * (away[rows] ** 2).sum() + factor.diagonal()[rows].log().sum()
 
 
 def _most_probable(data: Data, strategies: Sequence[str], start: Array, steps: int) -> Array:
     mean, sigma = prior(strategies)
-    value = torch.from_numpy(data.value)
 
     def cost(theta: Array) -> tuple[float, Array]:
         at = torch.tensor(theta, requires_grad=True)
@@ -237,9 +258,9 @@ def _most_probable(data: Data, strategies: Sequence[str], start: Array, steps: i
         factor, wrong = torch.linalg.cholesky_ex(matrix)
         if wrong:
             return 1e10, np.zeros_like(theta)
-        away = torch.linalg.solve_triangular(factor, (value - hyper.harm(data.points))[:, None], upper=False)
         unlikely = ((at - torch.from_numpy(mean)) / torch.from_numpy(sigma)) ** 2
-        total = 0.5 * (away**2).sum() + factor.diagonal().log().sum() + 0.5 * unlikely.sum()
+        residual = torch.from_numpy(data.value) - hyper.harm(data.points)
+        total = _surprise(residual, factor, data.pinned) + 0.5 * unlikely.sum()
         total.backward()
         assert at.grad is not None
         return float(total.detach()), at.grad.numpy()
@@ -250,29 +271,51 @@ def _most_probable(data: Data, strategies: Sequence[str], start: Array, steps: i
 
 
 class Posterior:
-    """The model given linearised data; `pending` are points whose values are still to come, so that what
-    they will tell is not asked for again (their expected values are the posterior means)."""
+    """The model given readings under hyperparameters `theta`. `data` are the readings squashed by tangents at
+    their posterior means: Gauss-Newton steps, or one from `start`, the data of a similar posterior."""
 
     @torch.no_grad()
-    def __init__(self, theta: Array, data: Data, pending: Points | None = None) -> None:
-        self.hyper = Hyperparameters(torch.from_numpy(np.asarray(theta, float)))
-        matrix = self.hyper.covariance(data.points, data.points)
-        self._factor = _cholesky(matrix + torch.diag(_noise_variance(self.hyper, data)))
-        residual = torch.from_numpy(data.value) - self.hyper.harm(data.points)
-        self._weights = torch.cholesky_solve(residual[:, None], self._factor)[:, 0]
-        self._known = self._all = data.points
-        if pending is not None and len(pending):
-            self._add(pending)
+    def __init__(self, theta: Array, readings: Data, start: Data | None = None) -> None:
+        self.theta = np.asarray(theta, float)
+        self.hyper = Hyperparameters(torch.from_numpy(self.theta))
+        points = readings.points
+        smooth, harm = self.hyper.smooth(points, points), self.hyper.harm(points)
+        self.data = start or readings.at(squash(readings.value), np.zeros(len(points)))
+        for _ in range(1 if start else _TANGENTS):
+            self._condition(smooth, harm)
+            self.data = readings.at(np.asarray(harm + smooth @ self._weights), self.noise(points))
+        self._condition(smooth, harm)
+        self._known = self._all = self.data.points
 
-    def _add(self, pending: Points) -> None:
+    def _condition(self, smooth: Tensor, harm: Tensor) -> None:
+        points = self.data.points
+        noise = torch.diag(_noise_variance(self.hyper, self.data))
+        self._factor = _cholesky(smooth + self.hyper.trial_effect(points, points) + noise)
+        self._residual = torch.from_numpy(self.data.value) - harm
+        self._weights = torch.cholesky_solve(self._residual[:, None], self._factor)[:, 0]
+
+    @torch.no_grad()
+    def surprise(self) -> float:
+        """The negative logarithm of the readings' density given the pins (in percent), but for a constant."""
+        found = _surprise(self._residual, self._factor, self.data.pinned)
+        return float(found) - float(np.log(self.data.points.slope).sum())
+
+    @torch.no_grad()
+    def awaiting(self, pending: Points) -> Posterior:
+        """What will be known once trials at `pending` have ended; their expected values are the means."""
         cross = self.hyper.covariance(self._known, pending)
         corner = self.hyper.covariance(pending, pending) + 1e-6 * torch.eye(len(pending))
         lower = torch.linalg.solve_triangular(self._factor, cross, upper=False)
-        block = _cholesky(corner - lower.T @ lower)
         n, m = len(self._known), len(pending)
         whole = self._factor.new_zeros(n + m, n + m)
-        whole[:n, :n], whole[n:, :n], whole[n:, n:] = self._factor, lower.T, block
-        self._factor, self._all = whole, self._known.joined(pending)
+        whole[:n, :n], whole[n:, :n], whole[n:, n:] = (
+            self._factor,
+            lower.T,
+            _cholesky(corner - lower.T @ lower),
+        )
+        later = copy.copy(self)
+        later._factor, later._all = whole, self._known.joined(pending)
+        return later
 
     @torch.no_grad()
     def mean(self, points: Points) -> Array:
@@ -317,10 +360,11 @@ def gather(rows: Sequence[tuple[float, ...]], pinned: Points) -> Data:
     value, count, variance = table[:, 5], table[:, 6], table[:, 7]
     n = len(pinned)
     return Data(
-        Points.of(table[:, :5]).joined(pinned),
-        np.concatenate([value, np.zeros(n)]),
-        np.concatenate([variance + 1e-6, np.full(n, _PIN_SIGMA**2)]),
-        np.concatenate([count, np.full(n, np.inf)]),
+        pinned.joined(Points.of(table[:, :5])),
+        np.concatenate([np.zeros(n), value]),
+        np.concatenate([np.full(n, _PIN_SIGMA**2), variance + 1e-6]),
+        np.concatenate([np.full(n, np.inf), count]),
+        n,
     )
 
 

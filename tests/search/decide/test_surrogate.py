@@ -13,6 +13,7 @@ import torch
 
 from lic.recipe import LAMBDAS
 from search.decide import surrogate
+from search.decide.mixture import Mixture, places
 from search.decide.surrogate import (
     PRIORS,
     Array,
@@ -22,7 +23,6 @@ from search.decide.surrogate import (
     Posterior,
     fit,
     gather,
-    linearised,
     pins,
     prior,
     squash,
@@ -80,9 +80,15 @@ def final(alphas: Sequence[float] | Array, strategy: int, lmbda: float) -> Point
     return Points.of([(alpha, strategy, math.log10(lmbda), 1.0, -1) for alpha in alphas])
 
 
+def replace_trials(p: Points) -> Points:
+    """The same, each of a training of its own."""
+    return dataclasses.replace(p, trial=np.arange(len(p)))
+
+
 def posterior_of(readings: Data, theta: Array | None = None, pending: Points | None = None) -> Posterior:
     theta = fit(readings, STRATEGIES) if theta is None else theta
-    return Posterior(theta, linearised(readings, theta), pending)
+    posterior = Posterior(theta, readings)
+    return posterior if pending is None else posterior.awaiting(pending)
 
 
 def usual(**changes: float) -> Array:
@@ -270,6 +276,62 @@ def test_what_is_not_a_number_is_left_out() -> None:
     readings = gathered(rows_of(p, value))
     assert len(readings.points) == 8 + 18
     assert np.isfinite(readings.value).all()
+
+
+def test_where_z_acts_is_open_while_its_readings_show_nothing() -> None:
+    """Inert readings of z on the left fit any place further right: the most probable place must not speak for
+    them all, or z is never tried where it saves bits. What harms says where it acts."""
+    seen = final([-8.0, -7.5, -7.0], 1, LOWEST)
+    inert = gathered(rows_of(replace_trials(seen), np.zeros(3)))
+    told = places(inert, STRATEGIES, usual())
+    assert told.weights.sum() == pytest.approx(1) and len(told.parts) >= 3 and told.weights.max() < 0.6
+    far = final([-5.5], 1, LOWEST)
+    alone = posterior_of(inert, usual()).std(far)
+    assert told.each(far)[1] > alone
+    harmful = final([-6.5, -6.0, -5.5], 1, LOWEST)
+    harmed = gathered(rows_of(replace_trials(harmful), np.array([8.0, 20.0, 40.0])))
+    z = list(prior(STRATEGIES)[0]).index(-2.0)
+    mixtures = [places(readings, STRATEGIES, usual()) for readings in (inert, harmed)]
+    where = [sum(m.weights * [part.theta[z] for part in m.parts]) for m in mixtures]
+    assert where[0] == pytest.approx(-2, abs=0.3) and where[1] > where[0] + 0.7
+
+
+def test_a_mixture_has_the_moments_of_its_parts() -> None:
+    readings, somewhere = data(30), final([-7.5, -6.5, -5.5], 1, LOWEST)
+    weights, parts = np.array([0.25, 0.75]), [Posterior(usual(onset=at), readings) for at in (-6.3, -6.0)]
+    mean, covariance = Mixture(parts, weights).joint(somewhere)
+    draws = np.concatenate(
+        [
+            np.random.default_rng(1).multivariate_normal(
+                part.mean(somewhere), part.covariance(somewhere), int(weight * 400_000)
+            )
+            for weight, part in zip(weights, parts, strict=True)
+        ]
+    )
+    assert mean == pytest.approx(draws.mean(0), abs=0.01)
+    assert covariance == pytest.approx(np.cov(draws.T), abs=0.03)
+    same_mean, std = Mixture(parts, weights).each(somewhere)
+    assert same_mean == pytest.approx(mean) and std == pytest.approx(np.sqrt(np.diag(covariance)))
+
+
+def test_without_a_free_place_there_is_one_part() -> None:
+    rows = rows_of(final([-8.0, -7.0], 0, LOWEST), np.zeros(2))
+    alone = gather(rows, pins(1e-8, 1, RATES))
+    assert list(places(alone, ("y",), prior(("y",))[0]).weights) == [1.0]
+
+
+def test_a_rates_own_gain_is_not_spread_over_its_neighbours() -> None:
+    """Many readings say that one rate gains 2 % and the next one nothing: both are believed."""
+    rates = sorted(RATES)
+    rows = []
+    for place, level in ((1, -2.0), (2, 0.0), (3, -2.0)):
+        at = final([-7.2, -7.0, -6.8], 0, rates[place])
+        for repeat in range(3):
+            trial = np.arange(3) + 100 * place + 10 * repeat
+            rows += rows_of(dataclasses.replace(at, trial=trial), np.full(3, level))
+    posterior = posterior_of(gathered(rows))
+    found = [posterior.mean(final([-7.0], 0, rates[place]))[0] for place in (1, 2, 3)]
+    assert found[0] < -1.4 and found[1] > -0.6 and found[2] < -1.4
 
 
 def test_the_same_point_many_times_does_not_break_it() -> None:
