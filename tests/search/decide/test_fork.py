@@ -94,8 +94,9 @@ def test_a_model_that_knows_an_earlier_search_waits_for_every_baseline() -> None
     for epoch in range(4, 10):
         core.observe(trial.name, epoch, figures(trial, epoch))
     # Its own epochs 1; 2; 3 and 4; 5; and the last of six.
-    told = SurrogateModel(plan, core.trials.trials).data
-    assert told.points.progress[told.pinned :][:5] == pytest.approx([1 / 6, 2 / 6, math.sqrt(12) / 6, 5 / 6, 1])
+    data = SurrogateModel(plan, core.trials.trials).data
+    told = data.points.progress[data.pinned :][:5]
+    assert told == pytest.approx([1 / 6, 2 / 6, math.sqrt(12) / 6, 5 / 6, 1])
     later = dataclasses.replace(PLAN, epochs=3, rungs=())
     third = Core(InMemoryStorage(), "x", later)
     third.learn_from(core.trials.trials, "s")
