@@ -9,11 +9,11 @@ harm(u) = slope w log(1 + exp((u - onset) / w)) is the mean function: beyond its
 about as a power of it, and the logarithm of a power is a straight line. g is what is saved, or lost, beside
 that at full length: a part that neighbouring rates share and one of every rate's own, both alike for
 strategies that act at the same place; d is how early readings differ, and vanishes as t goes to 1. All see
-alpha through u = log10 alpha + shear log10 lambda + offset(strategy): the useful window moves down by about a
-decade per decade of lambda and lies further right for z, and in u it stands still. alpha = 0 is the baseline, whose
-rate change is 0 by definition: pseudo-readings below the smallest alpha say so. sigma is the noise between
-seeds, log-linear in lambda: two trainings differ by 0.2 % at the lowest rate and by several at the highest,
-and by f times as much before the learning rate falls.
+alpha through u = log10 alpha + shear log10 lambda + offset(strategy): the useful window moves down by about
+a decade per decade of lambda and lies further right for z, and in u it stands still. alpha = 0 is the
+baseline, whose rate change is 0 by definition: pseudo-readings below the smallest alpha say so. sigma is
+the noise between seeds, log-linear in lambda: two trainings differ by 0.2 % at the lowest rate and by
+several at the highest, and by f times as much before the learning rate falls.
 
 The gradient of the marginal likelihood is torch's, the fit scipy's: maximum a posteriori (Rasmussen and
 Williams 2006, section 5.4).
