@@ -33,6 +33,14 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes (`make test`) one runs all tests on the real search, so that it is run once; the
+    tests of a file share its fixtures."""
+    for item in items:
+        shared = "real" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("real" if shared else item.path.as_posix()))
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
