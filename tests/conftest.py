@@ -32,6 +32,17 @@ torch.set_num_threads(1)
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
 
+#: The test set of the real search: the paper's two example images, kodim07 and kodim08, are in it.
+TEST_SET = "kodak_first8" if HAVE_DATA else "deadleaves"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes (`make test`) one runs all tests on the real search, so that it is run once; the
+    tests of a file share its fixtures."""
+    for item in items:
+        shared = "real" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("real" if shared else item.path.as_posix()))
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -154,7 +165,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     results = tmp_path_factory.mktemp("results")
     images = ["--test", "deadleaves"]
     if HAVE_DATA:
-        images = ["--data", str(SHARED / "bsds500"), "--kodak", str(SHARED / "kodak")]
+        images = ["--data", str(SHARED / "bsds500"), "--kodak", str(SHARED / "kodak"), "--test-images", "8"]
     done = run_search(
         results, "real", "--model", "hyperprior", "--preset", "tiny", "--budget", "8", "--epochs", "3",
         "--steps-per-epoch", "30", "--val-images", "8", "--workers", "2", "--cadence", "dense",

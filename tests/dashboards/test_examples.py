@@ -53,8 +53,8 @@ def test_the_rate_with_the_largest_gain_is_shown(search: OpenedSearch, found: Ex
 def test_the_models_code_the_images_as_the_search_recorded(search: OpenedSearch, found: Examples) -> None:
     """So the checkpoints are those of the trial and its baseline, and the images bear their own names."""
     test_set, epoch = search.records.test_set, search.records.epochs
-    numbers = (6, 7) if test_set == "kodak" else (0, 1)
-    if test_set == "kodak":
+    numbers = (6, 7) if test_set == "kodak_first8" else (0, 1)
+    if test_set == "kodak_first8":
         assert [example.name for example in found.images] == ["kodim07", "kodim08"]
         assert [example.paper_ratio for example in found.images] == [0.51, 0.42]
     for number, example in zip(numbers, found.images, strict=True):

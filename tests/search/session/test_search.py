@@ -35,7 +35,7 @@ from search.session.reuse import reuse_baselines
 from search.settings.config import Settings
 from search.settings.plan import plan_of, template_of
 from search.simulation.surfaces import read_table, seed_noise
-from tests.conftest import HAVE_DATA, assert_as_trained_alone, interrupted_at, run_search, search_command
+from tests.conftest import TEST_SET, assert_as_trained_alone, interrupted_at, run_search, search_command
 from tests.support.sockets import is_local, watched
 
 SMALL = [
@@ -58,10 +58,10 @@ def settings_of(results: Path, name: str) -> Settings:
 def test_a_search_ends_with_its_tables(real: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     results, done = real
     assert done.returncode == 0, done.stderr + done.stdout
-    name, printed = "kodak" if HAVE_DATA else "deadleaves", " ".join(done.stdout.split())
+    printed = " ".join(done.stdout.split())
     for expected in (
-        "preset tiny", "CPU (no GPU found), 2 concurrent trials", f"test images {name}: 24",
-        "budget 8 trials and 6 baselines", "[ 14/14] ", f"Best point per quality, measured on {name}",
+        "preset tiny", "CPU (no GPU found), 2 concurrent trials", f"test images {TEST_SET}: ",
+        "budget 8 trials and 6 baselines", "[ 14/14] ", f"Best point per quality, measured on {TEST_SET}",
         "BD-rate (MS-SSIM)", "next: python -m dashboards.open",
     ):  # fmt: skip
         assert expected in printed, expected
@@ -85,14 +85,13 @@ def test_every_trial_is_in_optuna_with_finite_figures(
     real: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     results, _ = real
-    test_set = "kodak" if HAVE_DATA else "deadleaves"
-    records = records_of(results, "real", test_set)
+    records = records_of(results, "real", TEST_SET)
     assert len(records.trials) == 8
     assert sorted(records.baselines) == [1, 2, 3, 4, 5, 6]
     assert {r.state for r in records.baselines.values()} == {FINISHED}
     assert {r.state for r in records.trials} <= {FINISHED, STOPPED}
     assert [r.quality for r in records.trials] == [1, 2, 3, 4, 5, 6, 1, 2]
-    points = [records.baselines[q].readings[3][f"{test_set}/psnr"] for q in range(1, 7)]
+    points = [records.baselines[q].readings[3][f"{TEST_SET}/psnr"] for q in range(1, 7)]
     assert points == sorted(points)
     for record in records.trials:
         derived = records.derived(record, record.last_epoch)
@@ -102,8 +101,7 @@ def test_every_trial_is_in_optuna_with_finite_figures(
 
 def test_mlflow_holds_the_search(real: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     results, _ = real
-    test_set = "kodak" if HAVE_DATA else "deadleaves"
-    records = records_of(results, "real", test_set)
+    records = records_of(results, "real", TEST_SET)
     client = MlflowClient(f"sqlite:///{results}/mlflow.db")
     experiment = client.get_experiment_by_name("real")
     assert experiment is not None
@@ -120,7 +118,7 @@ def test_mlflow_holds_the_search(real: tuple[Path, subprocess.CompletedProcess[s
     best = client.get_metric_history(parent.info.run_id, "best/rate_change_q1")
     assert len(best) == len(records.finished())
     assert [point.value for point in sorted(best, key=lambda p: p.step)][-1] <= 0
-    assert math.isfinite(parent.data.metrics[f"best/{test_set}_bd_rate_psnr_best"])
+    assert math.isfinite(parent.data.metrics[f"best/{TEST_SET}_bd_rate_psnr_best"])
     by_name = {run.data.tags["lictune.trial"]: run for run in by_role["trial"]}
     for record in records.trials:
         run = by_name[record.name]
@@ -130,7 +128,7 @@ def test_mlflow_holds_the_search(real: tuple[Path, subprocess.CompletedProcess[s
         assert run.data.params["strategy"] == record.strategy
         assert float(run.data.params["lambda"]) == pytest.approx(LAMBDAS[record.quality], rel=1e-2)
         for metric in ("bd_rate_psnr", "bd_rate_msssim", "psnr", "ms_ssim"):
-            assert math.isfinite(run.data.metrics[f"{test_set}/{metric}"])
+            assert math.isfinite(run.data.metrics[f"{TEST_SET}/{metric}"])
         change = records.rate_change(record, record.last_epoch, "val")
         assert run.data.metrics["val/rate_change"] == pytest.approx(change)
         history = client.get_metric_history(run.info.run_id, "val/rate_change")
@@ -148,7 +146,7 @@ def test_the_best_checkpoints_are_kept_and_no_others(
         assert state["config"]["lmbda"] == entry["lambda"]
         assert state["config"]["alpha"] == entry["alpha"]
         assert state["step"] == 3 * 30
-    for record in records_of(results, "real", "kodak" if HAVE_DATA else "deadleaves").everything():
+    for record in records_of(results, "real", TEST_SET).everything():
         there = sorted((results / "real" / "trials" / record.name).glob("*.pt"))
         last = [f"epoch-{record.last_epoch:04d}.pt"]
         # A trial that was stopped can no longer win.
@@ -161,7 +159,7 @@ def test_its_learning_curves_can_be_exported(
     results, _ = real
     target = tmp_path / "curves.csv"
     assert simulate.main(["--export", str(results / "real"), "--table", str(target)]) == 0
-    records = records_of(results, "real", "kodak" if HAVE_DATA else "deadleaves")
+    records = records_of(results, "real", TEST_SET)
     table = read_table(target)
     assert len(table) == sum(record.last_epoch for record in records.trials)
     record = records.trials[0]
@@ -193,7 +191,7 @@ def test_a_trials_figures_are_a_function_of_its_point_and_seed(
     real: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     results, _ = real
-    records = records_of(results, "real", "kodak" if HAVE_DATA else "deadleaves")
+    records = records_of(results, "real", TEST_SET)
     assert_as_trained_alone(records.trials[-1], template_of(settings_of(results, "real")))
 
 
