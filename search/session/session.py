@@ -30,6 +30,7 @@ from search.records.confirm import Confirmation, points_to_confirm
 from search.records.folder import SearchFolder
 from search.records.search_records import SearchRecords
 from search.session import conclusion, summary
+from search.session.confirming import Followup, announced
 from search.session.metrics import Gauges
 from search.session.monitor import Followed, Monitor
 from search.session.retention import Retention
@@ -208,10 +209,10 @@ class Session:
                 spent = len(records.trials) == self.plan.budget
                 if self.settings.confirm and spent and not limits.reached():
                     confirmation = self._confirmation(records)
-                    monitor.confirming = len(confirmation.candidates)
-                    seeds = f"{self.settings.seeds} fresh seeds"
-                    view.say(f"{'confirming':<12} {monitor.confirming} training runs on {seeds}")
-                    self._execute(confirmation, monitor.changed, limits, CONFIRMATION)
+                    followup = Followup(confirmation, monitor, view.say)
+                    what = announced(self.settings.confirm, self.settings.seeds, monitor.confirming)
+                    view.say(f"{'confirming':<12} {what}")
+                    self._execute(confirmation, followup.changed, limits, CONFIRMATION)
                 return Trained(records, confirmation, wall)
         finally:
             cluster.disconnect()
@@ -254,7 +255,8 @@ class Session:
 
     def _confirmation(self, records: SearchRecords) -> Confirmation:
         points = points_to_confirm(records, self.plan, self.settings.confirm or 0, self.settings.seeds)
-        return Confirmation(self.opened.storage(), self.folder.name, self.plan, points)
+        storage, test_set = self.opened.storage(), self.experiment.test_set
+        return Confirmation(storage, self.folder.name, self.plan, points, test_set)
 
     def suspend(self, observers: Observers, trouble: str) -> int:
         """End the session of an interrupted search, or of one stopped by `trouble`; print how to resume it
@@ -277,7 +279,8 @@ class Session:
         for sentence in lacking:
             self._say(sentence)
         if trained.confirmation is not None:
-            conclusion.conclude_confirmation(self.folder, trained.confirmation, records, self.console)
+            repetitions = trained.confirmation.repetitions()
+            conclusion.conclude_confirmation(self.folder, repetitions, records, self.console)
         self._say("writing the report ...")
         made = conclusion.make_report(self.folder)
         conclusion.store_results(self.opened, self._say)

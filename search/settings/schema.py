@@ -54,11 +54,14 @@ class Settings(BaseModel):
     confirm: int | None = _setting(
         "What to search",
         None,
-        "after the search, retrain the top N points per quality on fresh seeds, in full even with --fork-at",
+        "after the search, retrain the top N points per quality on fresh seeds, in full even with --fork-at, "
+        "each until its 95 % interval excludes 0 or it has --seeds",
         ge=1,
         le=1000,
     )
-    seeds: int = _setting("What to search", 3, "number of fresh seeds for --confirm", ge=1, le=1000)
+    seeds: int = _setting(
+        "What to search", 3, "maximum number of fresh seeds per point for --confirm", ge=1, le=1000
+    )
     warm_start: str | None = _setting(
         "What to search", None, "an earlier search (name or folder) whose trials the sampler also uses"
     )

@@ -56,7 +56,7 @@ def open_forked(storage: BaseStorage | str) -> TrialScheduler:
 
 
 def open_confirmation(storage: BaseStorage | str) -> TrialScheduler:
-    return Confirmation(storage, "s", PLAIN, list(to_confirm()))
+    return Confirmation(storage, "s", PLAIN, list(to_confirm()), "val")
 
 
 KINDS = [

@@ -52,8 +52,16 @@ def test_stopping_saves() -> None:
 def test_the_command_measures_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--preset", "tiny", "--width", "8", "--start", "scratch", "--data", "deadleaves"]
     arguments += ["--test", "deadleaves", "--test-images", "2", "--val-images", "2", "--budget", "8"]
+    arguments += ["--confirm", "1", "--seeds", "4"]
     assert main([*arguments, "--plan", "--results", str(tmp_path / "results")]) == 0
     printed = capsys.readouterr().out
-    for expected in ("8 trials and 6 baselines", " ms per step", "54 epochs of baselines", "wall time"):
+    for expected in (
+        "8 trials and 6 baselines",
+        " ms per step",
+        "54 epochs of baselines",
+        "wall time",
+        "at most 48 training runs",
+        "confirming   at most",
+    ):
         assert expected in printed
     assert not (tmp_path / "results").exists()
