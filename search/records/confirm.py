@@ -22,8 +22,8 @@ from search.base.space import (
     baseline_name,
     confirmation_name,
 )
-from search.decide.core import attributes_of, images_of, readings_of
 from search.decide.objective import Columns
+from search.decide.readings import attributes_of, images_of, readings_of
 from search.records.confirmed import (
     UNDECIDED,
     Confirmed,
@@ -70,8 +70,9 @@ class FixedSchedule:
     ) -> None:
         self.plan, self.candidates = replace(plan, fork=0), candidates
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        mirror = storage if isinstance(storage, Mirror) else Mirror(get_storage(storage))
         self.study = optuna.create_study(
-            storage=Mirror(get_storage(storage)), study_name=confirmation_name(name), load_if_exists=True
+            storage=mirror, study_name=confirmation_name(name), load_if_exists=True
         )
 
     def suggest(self) -> Candidate | None:

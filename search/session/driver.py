@@ -280,6 +280,7 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
     settings, (train, val, test) = resolved.settings, prepared.images
     lacking = without_ms_ssim(test)
     stops = f"rungs for early stopping at epoch {', '.join(map(str, plan.rungs))}"
+    noise = f", {plan.noise_baselines} more on other seeds" if plan.noise_seeds else ""
     forks = f"; trials start from their baseline's checkpoint of epoch {plan.fork}" if plan.fork else ""
     return {
         "searching": f"{architecture(settings.model)}, {settings.width} channels: qualities "
@@ -293,7 +294,7 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
         "train images": train.source,
         "selection": val.source if plan.selection == "val" else test.source,
         "test images": f"{test.name}: {test.source}{f'; {lacking}' if lacking else ''}",
-        "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines; "
+        "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines{noise}; "
         f"{stops if plan.rungs else 'no early stopping'}",
         **_confirming(settings, plan),
         **({"checkpoints": settings.storage} if settings.storage else {}),

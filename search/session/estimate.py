@@ -69,15 +69,16 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
             (plan.fork, max(t.intermediate_values, default=plan.fork))
             for t in core.trials.get_trials(deepcopy=False)
         ]
-        spans += [(0, plan.epochs)] * len(plan.qualities)
+        spans += [(0, plan.epochs)] * (len(plan.qualities) + plan.noise_baselines)
         epochs.append(outcome.epochs_spent)
         waits.append(outcome.time)
         tests.append(sum(begin < epoch <= end for begin, end in spans for epoch in template.test_epochs))
-    baseline_epochs = plan.epochs * len(plan.qualities)
+    baseline_epochs = plan.epochs * (len(plan.qualities) + plan.noise_baselines)
     epoch = _epoch_seconds(plan, template, pace)
     testing = float(np.mean(tests)) * pace.test
     work = (float(np.mean(epochs)) + baseline_epochs) * epoch + testing
-    wall = float(np.mean(waits)) * epoch + testing / workers
+    wait = float(np.mean(waits)) + plan.epochs * plan.noise_baselines / workers
+    wall = wait * epoch + testing / workers
     return Estimate(float(np.mean(epochs)), baseline_epochs, wall / 3600, gpus_per_trial * work / 3600)
 
 

@@ -21,13 +21,15 @@ from search.base.limits import Limits
 from search.base.signals import ends_on_signal
 from search.base.space import CONFIRMATION, Plan, trial_name
 from search.decide.core import SETUP, Core, make_studies
-from search.decide.recommend import predictions
+from search.decide.noise import measured_noise
+from search.decide.recommend import believe, expected_of
 from search.engine import cluster
 from search.engine import tune as engine
 from search.engine.cluster import RayDiedError
 from search.records import results
 from search.records.confirm import Confirmation, points_to_confirm
 from search.records.folder import SearchFolder
+from search.records.noise import WithNoise
 from search.records.search_records import SearchRecords
 from search.session import conclusion, summary
 from search.session.confirming import Followup, announced
@@ -203,7 +205,8 @@ class Session:
         view, monitor, started = observers.view, observers.monitor, time.monotonic()
         try:
             with ends_on_signal(limits, view.say):
-                self._execute(core, monitor.changed, limits, TRIALS_FOLDER)
+                scheduler: engine.TrialScheduler = WithNoise(core) if self.plan.noise_seeds else core
+                self._execute(scheduler, monitor.changed, limits, TRIALS_FOLDER)
                 wall = time.monotonic() - started
                 records, confirmation = self._with_expectations(core, monitor.records()), None
                 spent = len(records.trials) == self.plan.budget
@@ -248,10 +251,16 @@ class Session:
         return lambda: self.resources.workers
 
     def _with_expectations(self, core: Core, records: SearchRecords) -> SearchRecords:
-        expected = predictions(core.trials, self.plan, core.earlier())
-        by_name = {trial_name(number): value for number, value in expected.items()}
-        without_ms_ssim = self.opened.environment.get(WITHOUT_MS_SSIM, "")
-        return dataclasses.replace(records, expected=by_name, without_ms_ssim=without_ms_ssim)
+        noise = core.noise()
+        model = believe(core.trials, self.plan, core.earlier(), noise)
+        expected = expected_of(model, core.trials)
+        return dataclasses.replace(
+            records,
+            expected={trial_name(number): value for number, value in expected.items()},
+            without_ms_ssim=self.opened.environment.get(WITHOUT_MS_SSIM, ""),
+            measured_noise=measured_noise(noise),
+            fitted_noise={} if model is None else model.seed_noise(),
+        )
 
     def _confirmation(self, records: SearchRecords) -> Confirmation:
         points = points_to_confirm(records, self.plan, self.settings.confirm or 0, self.settings.seeds)

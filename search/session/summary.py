@@ -70,11 +70,12 @@ def findings(records: SearchRecords) -> list[str]:
     if records.expected:
         best = {q: records.best(records.finished(q)) for q in records.qualities}
         sure = [q for q, record in best.items() if record and records.expected[record.name].is_sure]
-        found.append(
-            f"better than the baseline with 95 % probability: quality {', '.join(map(str, sure))}"
-            if sure
-            else "no trial is better than its baseline beyond noise (95 % probability)"
-        )
+        none = f"no trial is better than its baseline beyond noise (95 % probability){_fitted_noise(records)}"
+        better = f"better than the baseline with 95 % probability: quality {', '.join(map(str, sure))}"
+        found.append(better if sure else none)
+    if records.measured_noise:
+        noise = _by_quality(records.measured_noise)
+        found.append(f"seed noise: {noise} (measured by baselines on other seeds)")
     later = records.trials[STARTUP * len(records.qualities) :]
     first = [_first_change(records, record) for record in later]
     measured = [change for change in first if change is not None]
@@ -85,6 +86,17 @@ def findings(records: SearchRecords) -> list[str]:
             f"start-up trials ({100 * ruinous / len(measured):.0f} %)"
         )
     return found
+
+
+def _fitted_noise(records: SearchRecords) -> str:
+    """The model's noise, where none was measured."""
+    if records.measured_noise or not records.fitted_noise:
+        return ""
+    return f"; seed noise: {_by_quality(records.fitted_noise)} (fitted by the model)"
+
+
+def _by_quality(values: dict[int, float]) -> str:
+    return ", ".join(f"{value:.2g} % at quality {quality}" for quality, value in sorted(values.items()))
 
 
 def _first_change(records: SearchRecords, record: TrialRecord) -> float | None:

@@ -38,6 +38,14 @@ class Settings(BaseModel):
         "What to search", "auto", "paper, fast, tiny, or auto: fast on a GPU, tiny on a CPU"
     )
     budget: int = _setting("What to search", 64, "number of trials, not counting baselines", ge=1, le=100_000)
+    noise_seeds: int = _setting(
+        "What to search",
+        0,
+        "train each baseline on N further seeds, instead of as many trials, to measure the noise between "
+        "seeds; --confirm reuses them",
+        ge=0,
+        le=100,
+    )
     max_hours: float | None = _setting(
         "What to search", None, "stop the search after this many hours (default: no limit)", gt=0, le=1e6
     )
@@ -262,6 +270,11 @@ class Settings(BaseModel):
     def shares(self) -> int:
         """Number of trials per GPU, 1 if it is still to be measured; 0 on the CPU."""
         return 1 if self.trials_per_gpu == "auto" else self.trials_per_gpu or 0
+
+    @property
+    def noise_baselines(self) -> int:
+        """Number of baselines on further seeds, which the budget includes."""
+        return self.noise_seeds * len(self.rates)
 
     @property
     def fork(self) -> int:

@@ -37,7 +37,8 @@ def test_the_time_of_a_confirmation_at_most() -> None:
 
 
 def test_each_decision_is_said_once_and_the_plan_shrinks() -> None:
-    confirmation, said = opened(InMemoryStorage()), []
+    confirmation = opened(InMemoryStorage())
+    said: list[str] = []
     monitor: Any = SimpleNamespace(confirming=0, changed=lambda: None)
     followup = Followup(confirmation, monitor, said.append)
     assert monitor.confirming == 30
