@@ -15,12 +15,14 @@ from dashboards import plots, png
 from dashboards.examples import Examples, ExamplesError, examples
 from dashboards.images import gradient, map_uri, picture_uri
 from lic import atomic_io
+from lic.evaluation.bdrate import Interval
 from lic.evaluation.example import Example
 from lic.evaluation.latents import correlation_sum
 from lic.models.architectures import architecture
 from lic.paper import BD_RATES, TRAINING_TIME
 from search.base.formats import fixed, interval, percent
 from search.base.space import BASELINE
+from search.records.confirmed import BETTER, Confirmed, bd_rates, confirmed, repetitions_of
 from search.records.figures import DIVERGING, SEQUENTIAL, STRONG, scale_of
 from search.records.folder import OpenedSearch, open_search
 from search.records.results import OVERALL, StrategyResult, bd_rate_text, strategy_results, write_tables
@@ -29,6 +31,9 @@ from search.reproduction.training_time import TrainingTime, training_times
 from search.session import summary
 from search.session.terminal import duration
 from search.store.find import check_inside
+
+#: The quality metrics of a BD-rate, as the cards name them.
+_METRICS = ("PSNR", "MS-SSIM")
 
 
 def write(args: argparse.Namespace) -> None:
@@ -80,11 +85,14 @@ def page(
     """The report as HTML; `why_none` is the reason if there are no example images."""
     records = search.records
     count = {s: sum(t.state == s for t in records.trials) for s in (FINISHED, STOPPED, FAILED, RUNNING)}
-    settings = search.settings
+    settings, (found_again, rates_again) = search.settings, _confirmed(search)
     facts: dict[str, Any] = {
         "name": architecture(settings.model),
         "steps": settings.epochs * settings.steps_per_epoch,
-        "cards": _cards(by_strategy, count, records.test_set),
+        "cards": _cards(by_strategy, count, records.test_set, bool(found_again)),
+        "confirmed_cards": _confirmed_cards(found_again, rates_again, records.test_set),
+        "confirmed_table": summary.confirmation(found_again, records.test_set),
+        "confirmed_findings": summary.confirmed_findings(found_again, rates_again),
         "strategy_table": summary.strategies(records, by_strategy),
         "paper": _of_the_paper(search),
         "refused": _refused(by_strategy),
@@ -142,11 +150,38 @@ def _div(figure: Any, name: str) -> str:
     return html
 
 
-def _cards(found: list[StrategyResult], count: dict[str, int], test_set: str) -> list[tuple[str, str]]:
-    overall = next(result for result in found if result.strategy == OVERALL)
+def _confirmed(search: OpenedSearch) -> tuple[list[Confirmed], dict[str, Interval | str]]:
+    """The confirmed points and the BD-rates on fresh seeds, as far as the confirmation is; empty without
+    one."""
+    repetitions = repetitions_of(search.confirmed, search.plan, search.settings.seeds)
+    found = confirmed(repetitions, search.records.test_set)
+    return found, bd_rates(repetitions, search.records) if found else {}
+
+
+def _confirmed_cards(
+    found: list[Confirmed], rates: dict[str, Interval | str], test_set: str
+) -> list[tuple[str, str]]:
+    if not found:
+        return []
+    better = sum(item.outcome == BETTER for item in found)
+    figures = [interval(figure if isinstance(figure, Interval) else None) for figure in rates.values()]
     return [
-        (f"BD-rate on {test_set}, PSNR", bd_rate_text(overall, overall.bd_rate_psnr)),
-        (f"BD-rate on {test_set}, MS-SSIM", bd_rate_text(overall, overall.bd_rate_msssim)),
+        *(
+            (f"confirmed BD-rate on {test_set}, {by}", text)
+            for by, text in zip(_METRICS, figures, strict=True)
+        ),
+        ("confirmed better than the baseline", f"{better} of {len(found)} points"),
+    ]
+
+
+def _cards(
+    found: list[StrategyResult], count: dict[str, int], test_set: str, has_confirmation: bool
+) -> list[tuple[str, str]]:
+    overall = next(result for result in found if result.strategy == OVERALL)
+    own = ", selection seed" if has_confirmation else ""
+    return [
+        (f"BD-rate on {test_set}, PSNR{own}", bd_rate_text(overall, overall.bd_rate_psnr)),
+        (f"BD-rate on {test_set}, MS-SSIM{own}", bd_rate_text(overall, overall.bd_rate_msssim)),
         ("trials trained in full", str(count[FINISHED])),
         ("trials stopped early", str(count[STOPPED])),
         ("trials failed", str(count[FAILED])),

@@ -100,7 +100,8 @@ def alpha_range(low: float, high: float, given: Collection[str]) -> tuple[float,
 class Plan:
     """The plan of a search. `rungs` are the epochs at which a trial may be stopped; `selection` names the
     image set on which trials are compared. Trials start from their baseline's checkpoint after epoch `fork`;
-    0: they train in full."""
+    0: they train in full. `noise_seeds` is the number of further seeds on which each baseline is trained,
+    which the budget does not count."""
 
     qualities: tuple[int, ...]
     strategies: tuple[str, ...]
@@ -115,6 +116,12 @@ class Plan:
     selection: str
     fork: int = 0
     objective: str = RD_COST
+    noise_seeds: int = 0
+
+    @property
+    def noise_baselines(self) -> int:
+        """The number of baselines on further seeds."""
+        return self.noise_seeds * len(self.qualities)
 
 
 def lmbda_of(quality: int) -> float:

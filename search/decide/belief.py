@@ -8,18 +8,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import threadpoolctl
+import torch
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from search.base.space import Plan, SearchPoint, lmbda_of
 from search.decide.mixture import Mixture, places
+from search.decide.noise import NoiseReading
 from search.decide.surrogate import (
     Array,
     Data,
+    Hyperparameters,
     Points,
     Posterior,
     fit,
     gather,
+    pin_alpha,
     pins,
     squash,
     unsquash,
@@ -32,8 +36,8 @@ _EPOCH_RATIO = 1.7
 #: matters, and others spread over the search. (Its best readings are those that noise favoured.)
 MOST_TRIALS = 150
 
-#: Earlier searches' trials are numbered from here.
-_EARLIER = 1_000_000
+#: Earlier searches' trials are numbered from here, and baselines on other seeds.
+_EARLIER, _NOISE = 1_000_000, 2_000_000
 
 #: Trials of a rate that may still turn out to be its best.
 _RIVALS = 20
@@ -91,7 +95,8 @@ class Prediction:
 class SurrogateModel:
     """The surrogate, fed with a study's trials. A pure function of its arguments.
 
-    `earlier` are trials of another search: they inform the model, but none of them can be kept."""
+    `earlier` are trials of another search: they inform the model, but none of them can be kept. `noise` are
+    baselines on other seeds, which say how much a training's seed adds."""
 
     def __init__(
         self,
@@ -99,8 +104,10 @@ class SurrogateModel:
         trials: Sequence[FrozenTrial],
         theta: Array | None = None,
         earlier: Sequence[FrozenTrial] = (),
+        noise: Sequence[NoiseReading] = (),
     ) -> None:
         self.plan, self._earlier, self._foreign = plan, earlier, {id(trial) for trial in earlier}
+        self._noise = noise
         self._strategies = {name: number for number, name in enumerate(plan.strategies)}
         # One that a crash left between being asked for and being described has no lambda.
         self._trials = [t for t in trials if t.params.get("alpha") and "quality" in t.user_attrs]
@@ -258,8 +265,27 @@ class SurrogateModel:
                 known = _mean([trial.user_attrs.get(f"{VARIANCE}{e}", 0.0) for e in epochs])
                 place = (*self._location(trial), progress, self._identity(trial))
                 rows.append((*place, value, len(epochs), known))
+        rows += self._noise_rows()
         lambdas = [lmbda_of(quality) for quality in self.plan.qualities]
         return gather(rows, pins(self.plan.alpha_min, len(self.plan.strategies), lambdas))
+
+    def _noise_rows(self) -> list[tuple[float, ...]]:
+        """Readings of alpha 0, where the rate change is what the seed adds. It is so of two trainings, the
+        search's own baseline and the other: over the square root of 2 it is that of one. The sign says
+        nothing, and savings are not compressed."""
+        alpha = pin_alpha(self.plan.alpha_min)
+        rows: list[tuple[float, ...]] = []
+        for number, reading in enumerate(self._noise):
+            place = (alpha, 0, math.log10(lmbda_of(reading.quality)), 1.0, _NOISE + number)
+            rows.append((*place, -abs(reading.change) / math.sqrt(2), 1, reading.variance / 2))
+        return rows
+
+    def seed_noise(self) -> dict[int, float]:
+        """The standard deviation between training seeds in percent, by quality, as fitted."""
+        self._posterior()
+        hyper = Hyperparameters(torch.from_numpy(np.asarray(self.theta, float)))
+        points = Points.of([(0.0, 0, math.log10(lmbda_of(q)), 1.0, -1) for q in self.plan.qualities])
+        return dict(zip(self.plan.qualities, hyper.noise(points).tolist(), strict=True))
 
     def _identity(self, trial: FrozenTrial) -> int:
         """A number that no trial of this search and no earlier one shares."""

@@ -25,13 +25,13 @@ from search.base.space import (
     trial_name,
 )
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
+from search.decide.noise import NoiseReading, noise_readings
 from search.decide.objective import Reading, compared_baselines, has_value, rate_change
+from search.decide.readings import attributes_of, has_reading, reading_at, readings_of
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import owed, should_stop, worth_finishing
 from search.store.optuna_internals import id_of_study, id_of_trial, storage_of
 from search.store.storage import Mirror
-
-_READINGS, _IMAGES = "readings:", "images:"
 
 #: Prefix of the user attribute of a trial that is set for the epochs whose rate change is by lambda's slope,
 #: since the baselines made no curve there.
@@ -48,41 +48,6 @@ _NUMBER = "source_number"
 
 #: User attribute of the study of copied trials, once all are there: the search they were copied from.
 _LEARNT = "learnt_from"
-
-
-def readings_of(trial: FrozenTrial) -> dict[int, dict[str, float]]:
-    """The recorded figures of a trial by epoch."""
-    return by_epoch(trial, _READINGS)
-
-
-def images_of(trial: FrozenTrial) -> dict[int, dict[str, list[float]]]:
-    """The recorded per-image columns by epoch, named as the figures are."""
-    return by_epoch(trial, _IMAGES)
-
-
-def _reading(trial: FrozenTrial, epoch: int) -> Reading:
-    """What a training measured after an epoch; empty if that was not recorded."""
-    attributes = trial.user_attrs
-    return Reading(attributes.get(f"{_READINGS}{epoch}", {}), attributes.get(f"{_IMAGES}{epoch}", {}))
-
-
-def attributes_of(
-    epoch: int, figures: dict[str, float], images: dict[str, list[float]] | None
-) -> dict[str, Any]:
-    """What a training measured after an epoch, and its per-image columns if there are any, as attributes of
-    its Optuna trial."""
-    columns = {f"{_IMAGES}{epoch}": images} if images else {}
-    return {**columns, f"{_READINGS}{epoch}": figures}
-
-
-def by_epoch(trial: FrozenTrial, prefix: str) -> dict[int, Any]:
-    """The attributes of a trial whose keys are this prefix and an epoch, by epoch."""
-    found = {
-        int(key.removeprefix(prefix)): value
-        for key, value in trial.user_attrs.items()
-        if key.startswith(prefix)
-    }
-    return dict(sorted(found.items()))
 
 
 def make_studies(storage: BaseStorage | str, name: str) -> tuple[optuna.Study, optuna.Study]:
@@ -133,6 +98,7 @@ class Core:
         self.plan, self.setup = plan, setup
         self._storage = Mirror(get_storage(storage))
         self._earlier: list[FrozenTrial] | None = None
+        self._noise: list[NoiseReading] = []
         self.trials, self.baselines = make_studies(self._storage, name)
         self._finish_what_was_cut_short()
 
@@ -157,6 +123,12 @@ class Core:
         study = self._study_of_earlier()
         # Former versions copied without noting numbers; what they had copied by their end has to do.
         return _LEARNT in study.user_attrs or any(_NUMBER not in trial.user_attrs for trial in _all(study))
+
+    def noise(self) -> list[NoiseReading]:
+        """What the baselines on other seeds say of the noise between seeds, so far."""
+        if len(self._noise) < self.plan.noise_baselines:
+            self._noise = noise_readings(self.trials, self.baselines, self.plan)
+        return self._noise
 
     def learn_from(self, trials: list[FrozenTrial], source: str) -> None:
         """Let the trials of an earlier search, called `source`, inform the sampler, as far as they have ended
@@ -240,7 +212,7 @@ class Core:
 
     def _start_trial(self, qualities: list[int]) -> Candidate:
         plan, number = self.plan, len(_all(self.trials))
-        self.trials.sampler = make_sampler(plan, number, qualities, self.earlier())
+        self.trials.sampler = make_sampler(plan, number, qualities, self.earlier(), self.noise())
         trial = self.trials.ask()
         quality = qualities[number % len(qualities)]
         if isinstance(self.trials.sampler, RateSampler):
@@ -269,7 +241,7 @@ class Core:
         are per-image columns named as the figures are. What is known is not recorded again: a training that
         goes on from its checkpoint tells all that it ever measured."""
         trial = self._find(name)
-        if trial.state.is_finished() or f"{_READINGS}{epoch}" in trial.user_attrs:
+        if trial.state.is_finished() or has_reading(trial, epoch):
             return
         for key, value in attributes_of(epoch, figures, images).items():
             self._keep(trial, key, value)
@@ -292,7 +264,7 @@ class Core:
         """Give a running trial the rate changes that the readings so far allow, and its end."""
         values, objective, selection = trial.intermediate_values, self.plan.objective, self.plan.selection
         for epoch in readings_of(trial):
-            own = _reading(trial, epoch)
+            own = reading_at(trial, epoch)
             if epoch in values or not has_value(objective, own.metrics, selection):
                 continue  # a sparse cadence leaves epochs out
             quality = trial.user_attrs["quality"]
@@ -316,7 +288,7 @@ class Core:
             trial = self.baseline(other)
             if trial is None:
                 return Reading({}, {}), False
-            return _reading(trial, epoch), trial.state == TrialState.FAIL
+            return reading_at(trial, epoch), trial.state == TrialState.FAIL
 
         plan = self.plan
         return compared_baselines(plan.objective, quality, plan.qualities, reading, plan.selection)
@@ -349,7 +321,7 @@ class Core:
             rung = [t.intermediate_values[epoch] for t in rivals if epoch in t.intermediate_values]
             rung.remove(trial.intermediate_values[epoch])
             return not should_stop(trial.intermediate_values[epoch], rung, self.plan.eta)
-        model = SurrogateModel(self.plan, everything, theta, self.earlier())
+        model = SurrogateModel(self.plan, everything, theta, self.earlier(), self.noise())
         finished = [t.user_attrs["quality"] for t in everything if t.state == TrialState.COMPLETE]
         is_owed = owed(finished.count(trial.user_attrs["quality"]), len(finished), len(self.plan.qualities))
         own = everything[trial.number]

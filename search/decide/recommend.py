@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.base.space import AtPoint, Plan, SearchPoint
 from search.decide.belief import Prediction, SurrogateModel
+from search.decide.noise import NoiseReading
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,16 @@ def expected_of(belief: SurrogateModel | None, trials: optuna.Study) -> dict[int
     return dict(zip((t.number for t in finished), belief.expect(finished), strict=True))
 
 
-def believe(trials: optuna.Study, plan: Plan, earlier: Sequence[FrozenTrial] = ()) -> SurrogateModel | None:
+def believe(
+    trials: optuna.Study,
+    plan: Plan,
+    earlier: Sequence[FrozenTrial] = (),
+    noise: Sequence[NoiseReading] = (),
+) -> SurrogateModel | None:
     """The model fitted to all that is recorded; None while no trial is trained in full."""
     if not _finished(trials):
         return None
-    belief = SurrogateModel(plan, trials.get_trials(deepcopy=False), earlier=earlier)
+    belief = SurrogateModel(plan, trials.get_trials(deepcopy=False), earlier=earlier, noise=noise)
     belief.fit()
     return belief
 

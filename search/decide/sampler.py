@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from search.base.space import Plan, SearchPoint, lmbda_of
 from search.decide.belief import SurrogateModel
+from search.decide.noise import NoiseReading
 from search.decide.surrogate import Array
 from search.store.optuna_internals import id_of_study, storage_of
 
@@ -28,7 +29,11 @@ _MODEL, _PROPOSALS = "surrogate", "proposals"
 
 
 def make_sampler(
-    plan: Plan, number: int, qualities: Sequence[int], earlier: Sequence[FrozenTrial] = ()
+    plan: Plan,
+    number: int,
+    qualities: Sequence[int],
+    earlier: Sequence[FrozenTrial] = (),
+    noise: Sequence[NoiseReading] = (),
 ) -> BaseSampler:
     """The sampler that proposes trial `number` for one of these qualities.
 
@@ -40,7 +45,7 @@ def make_sampler(
         # NumPy's generators take a seed of any size; recorded searches go on with this one.
         large_seed = plan.seed * 1_000_003 + number
         kind = RateSampler if plan.sampler == "surrogate" else GridSampler
-        return kind(plan, qualities, large_seed, earlier)
+        return kind(plan, qualities, large_seed, earlier, noise)
     own_seed = _seed_of(plan.seed, number)
     if plan.sampler == "random":
         return RandomSampler(seed=own_seed)
@@ -84,9 +89,15 @@ class RateSampler(BaseSampler):
     """
 
     def __init__(
-        self, plan: Plan, qualities: Sequence[int], seed: int, earlier: Sequence[FrozenTrial] = ()
+        self,
+        plan: Plan,
+        qualities: Sequence[int],
+        seed: int,
+        earlier: Sequence[FrozenTrial] = (),
+        noise: Sequence[NoiseReading] = (),
     ) -> None:
-        self._plan, self._qualities, self._seed, self._earlier = plan, tuple(qualities), seed, earlier
+        self._plan, self._qualities, self._seed = plan, tuple(qualities), seed
+        self._earlier, self._noise = earlier, noise
 
     def infer_relative_search_space(
         self,
@@ -135,7 +146,7 @@ class RateSampler(BaseSampler):
 
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != number]
         theta = fitted(study)
-        belief = SurrogateModel(self._plan, trials, theta, self._earlier)
+        belief = SurrogateModel(self._plan, trials, theta, self._earlier, self._noise)
         if theta is None or number >= attributes[_MODEL]["trials"] * (1 + _REFIT_SHARE):
             model = {"trials": number, "theta": belief.fit(theta).tolist()}
             storage.set_study_user_attr(study_id, _MODEL, model)

@@ -346,9 +346,14 @@ class Posterior:
         return np.asarray((self.hyper.noise(points) ** 2 + own**2).sqrt())
 
 
+def pin_alpha(alpha_min: float) -> float:
+    """log10 of the alpha that is taken for that of the baseline."""
+    return math.log10(alpha_min) - _PIN_BELOW
+
+
 def pins(alpha_min: float, strategies: int, lambdas: Sequence[float]) -> Points:
     """Points far below the smallest alpha, for every rate (lambda) and strategy."""
-    alpha = math.log10(alpha_min) - _PIN_BELOW
+    alpha = pin_alpha(alpha_min)
     return Points.of([(alpha, s, math.log10(lmbda), 1.0, -1) for lmbda in lambdas for s in range(strategies)])
 
 

@@ -23,7 +23,7 @@ from lic.errors import StorageError
 from lic.training.trainer import CheckpointError, CorruptCheckpointError, DivergedError
 from lic.training.trial import EpochMetrics, Trial, TrialConfig
 from search.base.limits import Limits
-from search.base.space import BASELINE, Candidate, Plan, baseline_name
+from search.base.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name
 from search.engine import cluster
 from search.store.checkpoints import Checkpoints
 from search.store.disk import is_full
@@ -360,7 +360,8 @@ def run(
     trainable: type[tune.Trainable] = RayTrial,
 ) -> None:
     """Train until the core has nothing more to suggest or a limit is reached; first the training runs that an
-    interrupted session left unfinished, from their checkpoints below `subfolder`.
+    interrupted session left unfinished, from their checkpoints below `subfolder`, or those of another seed
+    than the plan's from below the confirmation's.
 
     `changed` is called in the driver's loop after every proposal, result and end, and must be quick. A failed
     training run is retried from its last checkpoint, with twice its share of a GPU if it ran out of memory.
@@ -369,8 +370,9 @@ def run(
     bridge = TuneBridge(core, changed, limits)
 
     def details(candidate: Candidate) -> dict[str, Any]:
-        own, baseline = (f"{subfolder}/{name}" for name in (candidate.name, baseline_name(candidate.quality)))
-        fork = core.plan.fork
+        fresh = candidate.seed != core.plan.seed
+        own = f"{CONFIRMATION if fresh else subfolder}/{candidate.name}"
+        baseline, fork = f"{subfolder}/{baseline_name(candidate.quality)}", 0 if fresh else core.plan.fork
         return {"trial": configure(candidate), "checkpoints": execution.checkpoints, "training": own,
                 "fork": Fork(fork, "" if not fork or candidate.role == BASELINE else baseline),
                 "gpus": execution.gpus_per_trial}  # fmt: skip

@@ -1,56 +1,48 @@
 """Confirmation: the best points of a search and the baselines, retrained on fresh seeds.
 
 A search selects the best of many noisy measurements on one seed, which is optimistic. An unbiased result
-needs seeds that were not used for the selection.
+needs seeds that were not used for the selection. Points get one seed after another until their interval
+decides (search.records.confirmed), or a limit is reached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import optuna
-import pandas as pd
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lic.evaluation.bdrate import CurveError, Interval, bd_rate_interval
 from search.base.space import (
     BASELINE,
     CONFIRMATION,
-    AtPoint,
     Candidate,
     Plan,
     SearchPoint,
     baseline_name,
     confirmation_name,
 )
-from search.decide.core import attributes_of, images_of, readings_of
 from search.decide.objective import Columns
-from search.records.curves import curves_over_seeds, rate_change_over_seeds
-from search.records.search_records import MS_SSIM, PSNR, QUALITY_COLUMNS, SearchRecords
+from search.decide.readings import attributes_of, images_of, readings_of
+from search.records.confirmed import (
+    UNDECIDED,
+    Confirmed,
+    Repetitions,
+    baselines_needed,
+    by_point,
+    repeated_name,
+)
+from search.records.search_records import SearchRecords
 from search.store.optuna_internals import id_of_trial, storage_of
 from search.store.storage import Mirror
 
 
-def repeated_name(name: str, seed: int) -> str:
-    """The name of a search's training when it is trained again on a fresh seed."""
-    return f"{name}-s{seed}"
-
-
-def repeated_trial(candidate: Candidate) -> str:
-    """The name of the training that a candidate of the confirmation trains again."""
-    return candidate.name.removesuffix(repeated_name("", candidate.seed))
-
-
 def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int) -> list[Candidate]:
-    """The training runs of a confirmation: for each of the next `seeds` seeds, the baselines and then the
-    `best` finished trials of each quality, ordered by their predicted rate change."""
+    """The training runs of a confirmation at most: for each of the next `seeds` seeds, the baselines and then
+    the `best` finished trials of each quality, ordered by their predicted rate change."""
     found = []
     for seed in range(plan.seed + 1, plan.seed + 1 + seeds):
-        for quality in records.qualities:
-            name = repeated_name(baseline_name(quality), seed)
-            found.append(Candidate(name, BASELINE, SearchPoint(quality), seed))
+        found += baselines_on(records.qualities, seed)
         for quality in records.qualities:
             rivals = records.finished(quality)
             for _ in range(best):
@@ -63,31 +55,41 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
     return found
 
 
-class Confirmation:
-    """A scheduler with the interface of the decision core for a fixed list of training runs, which are
-    neither stopped nor forked."""
+def baselines_on(qualities: tuple[int, ...], seed: int) -> list[Candidate]:
+    """The baselines of these qualities on a fresh seed."""
+    names = {quality: repeated_name(baseline_name(quality), seed) for quality in qualities}
+    return [Candidate(name, BASELINE, SearchPoint(q), seed) for q, name in names.items()]
+
+
+class FixedSchedule:
+    """A scheduler with the interface of the decision core for a fixed list of training runs on fresh seeds,
+    which are neither stopped nor forked."""
 
     def __init__(
         self, storage: BaseStorage | str, name: str, plan: Plan, candidates: list[Candidate]
     ) -> None:
         self.plan, self.candidates = replace(plan, fork=0), candidates
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        mirror = storage if isinstance(storage, Mirror) else Mirror(get_storage(storage))
         self.study = optuna.create_study(
-            storage=Mirror(get_storage(storage)), study_name=confirmation_name(name), load_if_exists=True
+            storage=mirror, study_name=confirmation_name(name), load_if_exists=True
         )
 
     def suggest(self) -> Candidate | None:
-        """The next training run that has not started, or None."""
-        started = {trial.user_attrs["name"] for trial in self._trials()}
-        for candidate in self.candidates:
-            if candidate.name not in started:
-                attributes = {**candidate.as_row(), "lambda": candidate.lmbda}
-                self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
-                return candidate
-        return None
+        """The next training run that can start, or None."""
+        started = self._states()
+        candidate = next((c for c in self._due() if c.name not in started), None)
+        if candidate is not None:
+            attributes = {**candidate.as_row(), "lambda": candidate.lmbda}
+            self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
+        return candidate
+
+    def _due(self) -> list[Candidate]:
+        """The training runs that can start, or have started: all at once."""
+        return self.candidates
 
     def waits(self) -> bool:
-        """False: all training runs can start at once."""
+        """Whether other training runs must end before it is known whether one is left to suggest."""
         return False
 
     def unfinished(self) -> list[Candidate]:
@@ -104,7 +106,7 @@ class Confirmation:
     ) -> None:
         trial = self._find(name)
         if trial.state.is_finished() or epoch in readings_of(trial):
-            return  # as the core's (search.core.Core.observe)
+            return  # as the core's (search.decide.core.Core.observe)
         for key, value in attributes_of(epoch, figures, images).items():
             storage_of(self.study).set_trial_user_attr(id_of_trial(trial), key, value)
 
@@ -136,100 +138,103 @@ class Confirmation:
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
+    def _states(self) -> dict[str, TrialState]:
+        return {trial.user_attrs["name"]: trial.state for trial in self._trials()}
+
     def _find(self, name: str) -> FrozenTrial:
         return next(trial for trial in self._trials() if trial.user_attrs["name"] == name)
 
-    def per_image(self) -> dict[str, dict[str, list[float]]]:
-        """The final metrics per image of the complete training runs, by name."""
-        done = [t for t in self._trials() if t.state == TrialState.COMPLETE]
-        return {t.user_attrs["name"]: images_of(t)[self.plan.epochs] for t in done}
+
+#: Seeds of a point that are trained before its interval is looked at.
+_FIRST_LOOK = 2
 
 
-@dataclass(frozen=True)
-class Confirmed(AtPoint):
-    """The result of one point on fresh seeds: its rate change on the test set in percent, as mean and 95 %
-    interval over seeds and images. `seeds` counts the seeds that are complete, with their baseline; with a
-    single seed the interval is over images only."""
+class Confirmation(FixedSchedule):
+    """The scheduler of a confirmation. A point gets another seed while its interval on the test set does not
+    exclude 0, up to as many as the candidates have. All baselines are trained on the first two seeds, for the
+    BD-rate, and then those that an undecided point is compared with. That depends on the recorded training
+    runs alone."""
 
-    point: SearchPoint
-    trial: str
-    seeds: int
-    rate_change: Interval
+    def __init__(
+        self, storage: BaseStorage | str, name: str, plan: Plan, candidates: list[Candidate], test_set: str
+    ) -> None:
+        super().__init__(storage, name, plan, candidates)
+        self.test_set, self.limit = test_set, len({candidate.seed for candidate in candidates})
+        self._points = by_point(candidates)
+        #: Results by the names of the complete training runs that they are of: computing one takes a while.
+        self._known: dict[tuple[str, ...], Confirmed] = {}
+        self._columns: dict[str, Columns] = {}
 
+    def _due(self) -> list[Candidate]:
+        states = self._states()
+        due = set()
+        for trial, runs in self._points.items():
+            started = [run for run in runs if run.name in states]
+            more = [run for run in runs if run.name not in states][:1]
+            if len(started) >= _FIRST_LOOK and not (self._over(started, states) and self._is_open(trial)):
+                more = []
+            for run in (*started, *more):
+                due |= {run.name, *self._with_baselines(run)}
+        return [candidate for candidate in self.candidates if candidate.name in due]
 
-def confirmed(confirmation: Confirmation, test_set: str) -> list[Confirmed]:
-    """One per point, in the order of the candidates."""
-    columns = confirmation.per_image()
-    points: dict[str, list[Candidate]] = {}
-    for candidate in confirmation.candidates:
-        there = {candidate.name, _baseline_of(candidate)} <= columns.keys()
-        if candidate.role == CONFIRMATION and there:
-            points.setdefault(repeated_trial(candidate), []).append(candidate)
-    found = []
-    objective = confirmation.plan.objective
-    for trial, runs in points.items():
-        quality = runs[0].quality
-        seeds = [(columns[run.name], _baselines_of(confirmation, run, columns)) for run in runs]
-        interval = rate_change_over_seeds(objective, quality, seeds, test_set)
-        found.append(Confirmed(runs[0].point, trial, len(runs), interval))
-    return found
+    def waits(self) -> bool:
+        states = self._states()
+        for runs in self._points.values():
+            started = [run for run in runs if run.name in states]
+            if len(started) < len(runs) and not self._over(started, states):
+                return True
+        return False
 
+    def _over(self, runs: list[Candidate], states: dict[str, TrialState]) -> bool:
+        """Whether these training runs have ended, and the baselines that they are compared with."""
+        names = {name for run in runs for name in (run.name, *baselines_needed(self.plan, run))}
+        return all(name in states and states[name].is_finished() for name in names)
 
-def _baselines_of(
-    confirmation: Confirmation, candidate: Candidate, columns: Mapping[str, Columns]
-) -> dict[int, Columns]:
-    """The columns of the baselines of the candidate's seed, by quality, as far as they got to their end."""
-    names = {q: repeated_name(baseline_name(q), candidate.seed) for q in confirmation.plan.qualities}
-    return {quality: columns[name] for quality, name in names.items() if name in columns}
+    def _is_open(self, trial: str) -> bool:
+        result = self._result(trial)
+        return result is None or result.outcome == UNDECIDED
 
+    def _result(self, trial: str) -> Confirmed | None:
+        """What is known of a point."""
+        repetitions = self.repetitions()
+        runs = repetitions.complete(self._points[trial])
+        names = {name for run in runs for name in (run.name, *baselines_needed(self.plan, run))}
+        key = (trial, *sorted(names & repetitions.columns.keys()))
+        if key not in self._known and runs:
+            found = repetitions.result(trial, runs, self.test_set)
+            assert found is not None
+            self._known[key] = found
+        return self._known.get(key)
 
-def _baseline_of(candidate: Candidate) -> str:
-    """The name of the baseline that a training of the confirmation is compared with."""
-    return repeated_name(baseline_name(candidate.quality), candidate.seed)
+    def decided(self) -> list[Confirmed]:
+        """The points that are decided before they have all seeds."""
+        states, found = self._states(), []
+        for trial, runs in self._points.items():
+            started = [run for run in runs if run.name in states]
+            if _FIRST_LOOK <= len(started) < len(runs) and self._over(started, states):
+                result = self._result(trial)
+                if result is not None and result.outcome != UNDECIDED:
+                    found.append(result)
+        return found
 
+    def most(self) -> int:
+        """The number of training runs, those that have started and all that may still be needed."""
+        names, decided = set(self._states()), {result.trial for result in self.decided()}
+        for trial, runs in self._points.items():
+            if trial not in decided:
+                names |= {name for run in runs for name in (run.name, *self._with_baselines(run))}
+        return len(names)
 
-def confirmed_bd_rate(confirmation: Confirmation, records: SearchRecords, metric: str) -> Interval:
-    """BD-rate in percent of the selected points (the first point per quality, or the baseline if that was
-    selected) over the complete seeds, with its interval over seeds and images. `metric` is PSNR or MS_SSIM of
-    search.records.search_records. Raises CurveError."""
-    columns = confirmation.per_image()
-    kept = {q: records.best([*records.finished(q), b]) for q, b in sorted(records.baselines.items())}
-    seeds = []
-    for seed in sorted({candidate.seed for candidate in confirmation.candidates}):
-        anchors = [repeated_name(baseline_name(quality), seed) for quality in kept]
-        tests = [
-            anchor if record is None or record.role == BASELINE else repeated_name(record.name, seed)
-            for anchor, record in zip(anchors, kept.values(), strict=True)
-        ]
-        if {*anchors, *tests} <= columns.keys():
-            seeds.append(([columns[name] for name in anchors], [columns[name] for name in tests]))
-    if not seeds:
-        raise CurveError("no seed has all points of the curve")
-    if metric == MS_SSIM and records.without_ms_ssim:
-        raise CurveError(records.without_ms_ssim)
-    anchor, test = curves_over_seeds(seeds, records.test_set, QUALITY_COLUMNS[metric])
-    return bd_rate_interval(anchor, test, blocks=len(seeds))
+    def _with_baselines(self, run: Candidate) -> list[str]:
+        """The names of the baselines that are trained along with a training run of a point."""
+        if run.seed > self.plan.seed + _FIRST_LOOK:
+            return baselines_needed(self.plan, run)
+        return [c.name for c in self.candidates if c.seed == run.seed and c.role == BASELINE]
 
-
-def table_of(found: list[Confirmed]) -> pd.DataFrame:
-    """The confirmed points as a flat table."""
-    rows = [
-        {
-            "quality": item.quality, "trial": item.trial, "alpha": item.alpha, "strategy": item.strategy,
-            "seeds": item.seeds, "rate_change": item.rate_change.value,
-            "rate_change_low": item.rate_change.low, "rate_change_high": item.rate_change.high,
-        }
-        for item in found
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def bd_rates(confirmation: Confirmation, records: SearchRecords) -> dict[str, Interval | str]:
-    """BD-rate by metric, or why there is none."""
-    found: dict[str, Interval | str] = {}
-    for metric, label in ((PSNR, "BD-rate"), (MS_SSIM, "BD-rate (MS-SSIM)")):
-        try:
-            found[label] = confirmed_bd_rate(confirmation, records, metric)
-        except CurveError as error:
-            found[label] = str(error)
-    return found
+    def repetitions(self) -> Repetitions:
+        """What the training runs measured."""
+        for trial in self._trials():
+            name = trial.user_attrs["name"]
+            if trial.state == TrialState.COMPLETE and name not in self._columns:
+                self._columns[name] = images_of(trial)[self.plan.epochs]
+        return Repetitions(self.plan, self.candidates, self._columns, self.limit)

@@ -23,6 +23,7 @@ from lic.files import one_line, read_regular, shown
 from search.base.space import Plan, trial_name
 from search.decide.belief import Prediction, SurrogateModel
 from search.decide.core import earlier_trials, open_studies
+from search.decide.noise import measured_noise, noise_readings
 from search.decide.recommend import believe, expected_of
 from search.records.search_records import RUNNING, RecordReader, SearchRecords, TrialRecord, check, record_of
 from search.settings import plain_yaml
@@ -207,13 +208,17 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
         records, confirmed = reader.read(), reader.read_confirmation()
         for record in (record for group in (records, *confirmed) for record in group.everything()):
             check(record)
-        model = believe(pair[0], plan, earlier_trials(pair[0])) if with_model else None
+        noise = noise_readings(*pair, plan)
+        model = believe(pair[0], plan, earlier_trials(pair[0]), noise) if with_model else None
         expected = expected_of(model, pair[0])
     test_set, without_ms_ssim = _test_set(opened, records), environment.get(WITHOUT_MS_SSIM, "")
     records, *confirmed = (
         replace(group, test_set=test_set, without_ms_ssim=without_ms_ssim) for group in (records, *confirmed)
     )
-    records = replace(records, expected={trial_name(number): value for number, value in expected.items()})
+    by_name = {trial_name(number): value for number, value in expected.items()}
+    fitted = model.seed_noise() if model is not None else {}
+    measured = measured_noise(noise)
+    records = replace(records, expected=by_name, measured_noise=measured, fitted_noise=fitted)
     return OpenedSearch(opened.path, opened.settings, plan, records, environment, model, confirmed)
 
 

@@ -28,8 +28,9 @@ from search.base.space import (
     trial_name,
 )
 from search.decide.belief import FORK, VARIANCE, Prediction
-from search.decide.core import BY_LAMBDA, SOURCE, by_epoch, images_of, readings_of
+from search.decide.core import BY_LAMBDA, SOURCE
 from search.decide.objective import Reading, compared_baselines, compared_qualities, has_value, rate_change
+from search.decide.readings import by_epoch, images_of, readings_of
 from search.records.curves import image_curve
 from search.store.optuna_internals import id_of_trial, storage_of
 
@@ -111,6 +112,10 @@ class SearchRecords:
     expected: dict[str, Prediction] = field(default_factory=dict)
     without_ms_ssim: str = ""
     objective: str = RD_COST
+    #: The standard deviation between training seeds in percent by quality: as baselines on other seeds
+    #: measured it, and as the surrogate model has fitted it; empty if there are none, or no model.
+    measured_noise: dict[int, float] = field(default_factory=dict)
+    fitted_noise: dict[int, float] = field(default_factory=dict)
 
     def everything(self) -> list[TrialRecord]:
         return [*self.baselines.values(), *self.trials]

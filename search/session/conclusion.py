@@ -10,9 +10,8 @@ from rich.console import Console
 
 from lic import atomic_io
 from lic.cli import command
-from search.base.formats import interval
-from search.records import confirm, results
-from search.records.confirm import Confirmation
+from search.records import confirmed, results
+from search.records.confirmed import Repetitions
 from search.records.folder import SearchFolder
 from search.records.search_records import FAILED, SearchRecords
 from search.session import summary
@@ -65,16 +64,14 @@ def _cannot_copy(name: str, error: OSError) -> str:
 
 
 def conclude_confirmation(
-    folder: Path, confirmation: Confirmation, records: SearchRecords, console: Console
+    folder: Path, repetitions: Repetitions, records: SearchRecords, console: Console
 ) -> None:
     """Write and print the table of confirmed points, and the BD-rates over seeds and images."""
-    found = confirm.confirmed(confirmation, records.test_set)
-    table = confirm.table_of(found).to_csv(index=False)
-    atomic_io.write(folder / "tables" / "confirmation.csv", table)
+    found = confirmed.confirmed(repetitions, records.test_set)
+    atomic_io.write(folder / "tables" / "confirmation.csv", confirmed.table_of(found).to_csv(index=False))
     console.print(summary.confirmation(found, records.test_set))
-    for label, figure in confirm.bd_rates(confirmation, records).items():
-        text = figure if isinstance(figure, str) else interval(figure)
-        console.print(f"{label} of the selected points on fresh seeds: {text}", markup=False)
+    for sentence in summary.confirmed_findings(found, confirmed.bd_rates(repetitions, records)):
+        console.print(sentence, markup=False)
 
 
 def make_report(folder: Path) -> bool:

@@ -66,7 +66,8 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     """Print the estimated time and cost of the search on this machine, without starting it."""
     from lic.training.trial import check_start, open_images
     from search.engine.capacity import default_workers
-    from search.session.estimate import estimate, measure
+    from search.session.confirming import at_most
+    from search.session.estimate import confirmation_at_most, estimate, measure
     from search.session.terminal import duration
     from search.settings.plan import plan_of, template_of
 
@@ -95,9 +96,18 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     )
     print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} concurrent trials")
     if settings.gpus_per_trial:
-        money = "" if price is None else f"; cost {price * expected.gpu_hours:.2f} at {price:g} per hour"
-        print(f"{'GPU hours':<12} {expected.gpu_hours:.2f}{money}")
+        print(f"{'GPU hours':<12} {_gpu_hours(expected.gpu_hours, price)}")
+    if settings.confirm:
+        runs = at_most(plan, settings.confirm, settings.seeds)
+        most = confirmation_at_most(plan, template, pace, runs, workers, settings.gpus_per_trial)
+        gpu_hours = f", GPU hours {_gpu_hours(most.gpu_hours, price)}" if settings.gpus_per_trial else ""
+        print(f"{'confirming':<12} at most {duration(3600 * most.hours)} more{gpu_hours}")
     return 0
+
+
+def _gpu_hours(hours: float, price: float | None) -> str:
+    """GPU hours with their cost, if the price is known."""
+    return f"{hours:.2f}" if price is None else f"{hours:.2f}; cost {price * hours:.2f} at {price:g} per hour"
 
 
 @dataclass(frozen=True)
@@ -270,6 +280,7 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
     settings, (train, val, test) = resolved.settings, prepared.images
     lacking = without_ms_ssim(test)
     stops = f"rungs for early stopping at epoch {', '.join(map(str, plan.rungs))}"
+    noise = f", {plan.noise_baselines} more on other seeds" if plan.noise_seeds else ""
     forks = f"; trials start from their baseline's checkpoint of epoch {plan.fork}" if plan.fork else ""
     return {
         "searching": f"{architecture(settings.model)}, {settings.width} channels: qualities "
@@ -283,10 +294,21 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
         "train images": train.source,
         "selection": val.source if plan.selection == "val" else test.source,
         "test images": f"{test.name}: {test.source}{f'; {lacking}' if lacking else ''}",
-        "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines; "
+        "budget": f"{plan.budget} trials and {len(plan.qualities)} baselines{noise}; "
         f"{stops if plan.rungs else 'no early stopping'}",
+        **_confirming(settings, plan),
         **({"checkpoints": settings.storage} if settings.storage else {}),
     }
+
+
+def _confirming(settings: Settings, plan: Plan) -> dict[str, str]:
+    """What --confirm trains, for the first lines of output; empty without it."""
+    from search.session.confirming import announced, at_most
+
+    if not settings.confirm:
+        return {}
+    runs = at_most(plan, settings.confirm, settings.seeds)
+    return {"confirming": f"then {announced(settings.confirm, settings.seeds, runs)}"}
 
 
 def _record_start(resolved: Resolved, folder: Path, images: tuple[ImageSet, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,14 @@ class Estimate:
     gpu_hours: float
 
 
+@dataclass(frozen=True)
+class Most:
+    """Hours of wall time and GPU hours of a confirmation at most."""
+
+    hours: float
+    gpu_hours: float
+
+
 def measure(template: TrialConfig) -> Pace:
     """Time a few steps of training and evaluation of the middle quality on this machine."""
     trial = Trial(short_training(template, SearchPoint(3, "y", 1e-7), epochs=3, steps=_STEPS))
@@ -60,14 +69,28 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
             (plan.fork, max(t.intermediate_values, default=plan.fork))
             for t in core.trials.get_trials(deepcopy=False)
         ]
-        spans += [(0, plan.epochs)] * len(plan.qualities)
+        spans += [(0, plan.epochs)] * (len(plan.qualities) + plan.noise_baselines)
         epochs.append(outcome.epochs_spent)
         waits.append(outcome.time)
         tests.append(sum(begin < epoch <= end for begin, end in spans for epoch in template.test_epochs))
-    baseline_epochs = plan.epochs * len(plan.qualities)
-    epoch = pace.step * template.training.steps_per_epoch
-    epoch += pace.val * len(template.val_epochs) / plan.epochs
+    baseline_epochs = plan.epochs * (len(plan.qualities) + plan.noise_baselines)
+    epoch = _epoch_seconds(plan, template, pace)
     testing = float(np.mean(tests)) * pace.test
     work = (float(np.mean(epochs)) + baseline_epochs) * epoch + testing
-    wall = float(np.mean(waits)) * epoch + testing / workers
+    wait = float(np.mean(waits)) + plan.epochs * plan.noise_baselines / workers
+    wall = wait * epoch + testing / workers
     return Estimate(float(np.mean(epochs)), baseline_epochs, wall / 3600, gpus_per_trial * work / 3600)
+
+
+def _epoch_seconds(plan: Plan, template: TrialConfig, pace: Pace) -> float:
+    """Seconds of an epoch with its part of the evaluations of the validation images."""
+    evaluation = pace.val * len(template.val_epochs) / plan.epochs
+    return pace.step * template.training.steps_per_epoch + evaluation
+
+
+def confirmation_at_most(
+    plan: Plan, template: TrialConfig, pace: Pace, runs: int, workers: int, gpus_per_trial: float
+) -> Most:
+    """What a confirmation of so many full training runs takes at the measured pace."""
+    run = plan.epochs * _epoch_seconds(plan, template, pace) + pace.test * len(template.test_epochs)
+    return Most(math.ceil(runs / workers) * run / 3600, gpus_per_trial * runs * run / 3600)

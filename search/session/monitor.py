@@ -72,15 +72,16 @@ class Monitor:
         self._retention, self._gauges, self._watch = retention, gauges, watch
         self._progress: Progress | None = None
         self._reader = followed.reader()
-        #: The number of planned confirmation runs.
-        self.confirming = 0
+        #: The number of planned training runs on fresh seeds.
+        self.confirming = followed.plan.noise_baselines
         self._memory_seen = 0.0
         #: Start of monitoring, in seconds since 1970.
         self.since = time.time()
-        before = self.records()
-        self._told = {record.name for record in before.everything() if record.state != RUNNING}
+        before = self.groups()
+        trained = [record for group in before for record in group.everything()]
+        self._told = {record.name for record in trained if record.state != RUNNING}
         if self._retention is not None:
-            self._retention.offer([before])
+            self._retention.offer(before)
         self._report = _Report(followed.opened.path)
         #: Largest memory of this process and all below it so far, MiB.
         self.peak_memory = 0.0

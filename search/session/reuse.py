@@ -15,7 +15,8 @@ from lic.data.sets import ImageSet
 from lic.errors import StorageError
 from lic.training.trial import TrialConfig
 from search.base.space import baseline_name
-from search.decide.core import SETUP, SOURCE, Core, readings_of
+from search.decide.core import SETUP, SOURCE, Core
+from search.decide.readings import readings_of
 from search.records.folder import SearchFolder
 from search.store.find import TRIALS_FOLDER, FolderError, searches_in
 

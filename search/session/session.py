@@ -21,15 +21,18 @@ from search.base.limits import Limits
 from search.base.signals import ends_on_signal
 from search.base.space import CONFIRMATION, Plan, trial_name
 from search.decide.core import SETUP, Core, make_studies
-from search.decide.recommend import predictions
+from search.decide.noise import measured_noise
+from search.decide.recommend import believe, expected_of
 from search.engine import cluster
 from search.engine import tune as engine
 from search.engine.cluster import RayDiedError
 from search.records import results
 from search.records.confirm import Confirmation, points_to_confirm
 from search.records.folder import SearchFolder
+from search.records.noise import WithNoise
 from search.records.search_records import SearchRecords
 from search.session import conclusion, summary
+from search.session.confirming import Followup, announced
 from search.session.metrics import Gauges
 from search.session.monitor import Followed, Monitor
 from search.session.retention import Retention
@@ -202,16 +205,17 @@ class Session:
         view, monitor, started = observers.view, observers.monitor, time.monotonic()
         try:
             with ends_on_signal(limits, view.say):
-                self._execute(core, monitor.changed, limits, TRIALS_FOLDER)
+                scheduler: engine.TrialScheduler = WithNoise(core) if self.plan.noise_seeds else core
+                self._execute(scheduler, monitor.changed, limits, TRIALS_FOLDER)
                 wall = time.monotonic() - started
                 records, confirmation = self._with_expectations(core, monitor.records()), None
                 spent = len(records.trials) == self.plan.budget
                 if self.settings.confirm and spent and not limits.reached():
                     confirmation = self._confirmation(records)
-                    monitor.confirming = len(confirmation.candidates)
-                    seeds = f"{self.settings.seeds} fresh seeds"
-                    view.say(f"{'confirming':<12} {monitor.confirming} training runs on {seeds}")
-                    self._execute(confirmation, monitor.changed, limits, CONFIRMATION)
+                    followup = Followup(confirmation, monitor, view.say)
+                    what = announced(self.settings.confirm, self.settings.seeds, monitor.confirming)
+                    view.say(f"{'confirming':<12} {what}")
+                    self._execute(confirmation, followup.changed, limits, CONFIRMATION)
                 return Trained(records, confirmation, wall)
         finally:
             cluster.disconnect()
@@ -247,14 +251,21 @@ class Session:
         return lambda: self.resources.workers
 
     def _with_expectations(self, core: Core, records: SearchRecords) -> SearchRecords:
-        expected = predictions(core.trials, self.plan, core.earlier())
-        by_name = {trial_name(number): value for number, value in expected.items()}
-        without_ms_ssim = self.opened.environment.get(WITHOUT_MS_SSIM, "")
-        return dataclasses.replace(records, expected=by_name, without_ms_ssim=without_ms_ssim)
+        noise = core.noise()
+        model = believe(core.trials, self.plan, core.earlier(), noise)
+        expected = expected_of(model, core.trials)
+        return dataclasses.replace(
+            records,
+            expected={trial_name(number): value for number, value in expected.items()},
+            without_ms_ssim=self.opened.environment.get(WITHOUT_MS_SSIM, ""),
+            measured_noise=measured_noise(noise),
+            fitted_noise={} if model is None else model.seed_noise(),
+        )
 
     def _confirmation(self, records: SearchRecords) -> Confirmation:
         points = points_to_confirm(records, self.plan, self.settings.confirm or 0, self.settings.seeds)
-        return Confirmation(self.opened.storage(), self.folder.name, self.plan, points)
+        storage, test_set = self.opened.storage(), self.experiment.test_set
+        return Confirmation(storage, self.folder.name, self.plan, points, test_set)
 
     def suspend(self, observers: Observers, trouble: str) -> int:
         """End the session of an interrupted search, or of one stopped by `trouble`; print how to resume it
@@ -277,7 +288,8 @@ class Session:
         for sentence in lacking:
             self._say(sentence)
         if trained.confirmation is not None:
-            conclusion.conclude_confirmation(self.folder, trained.confirmation, records, self.console)
+            repetitions = trained.confirmation.repetitions()
+            conclusion.conclude_confirmation(self.folder, repetitions, records, self.console)
         self._say("writing the report ...")
         made = conclusion.make_report(self.folder)
         conclusion.store_results(self.opened, self._say)

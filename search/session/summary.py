@@ -7,12 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
+from lic.evaluation.bdrate import Interval
 from search.base.formats import MISSING, NONE_BETTER, fixed, format_db, interval, percent, signed, weight
 from search.base.space import BASELINE
 from search.base.text_table import TextTable
 from search.decide.belief import RUINOUS
 from search.decide.sampler import STARTUP
-from search.records.confirm import Confirmed
+from search.records.confirmed import BETTER, UNDECIDED, WORSE, Confirmed
 from search.records.convergence import statement
 from search.records.results import StrategyResult, bd_rate_text, rate_table
 from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord
@@ -69,11 +70,12 @@ def findings(records: SearchRecords) -> list[str]:
     if records.expected:
         best = {q: records.best(records.finished(q)) for q in records.qualities}
         sure = [q for q, record in best.items() if record and records.expected[record.name].is_sure]
-        found.append(
-            f"better than the baseline with 95 % probability: quality {', '.join(map(str, sure))}"
-            if sure
-            else "no trial is better than its baseline beyond noise (95 % probability)"
-        )
+        none = f"no trial is better than its baseline beyond noise (95 % probability){_fitted_noise(records)}"
+        better = f"better than the baseline with 95 % probability: quality {', '.join(map(str, sure))}"
+        found.append(better if sure else none)
+    if records.measured_noise:
+        noise = _by_quality(records.measured_noise)
+        found.append(f"seed noise: {noise} (measured by baselines on other seeds)")
     later = records.trials[STARTUP * len(records.qualities) :]
     first = [_first_change(records, record) for record in later]
     measured = [change for change in first if change is not None]
@@ -84,6 +86,17 @@ def findings(records: SearchRecords) -> list[str]:
             f"start-up trials ({100 * ruinous / len(measured):.0f} %)"
         )
     return found
+
+
+def _fitted_noise(records: SearchRecords) -> str:
+    """The model's noise, where none was measured."""
+    if records.measured_noise or not records.fitted_noise:
+        return ""
+    return f"; seed noise: {_by_quality(records.fitted_noise)} (fitted by the model)"
+
+
+def _by_quality(values: dict[int, float]) -> str:
+    return ", ".join(f"{value:.2g} % at quality {quality}" for quality, value in sorted(values.items()))
 
 
 def _first_change(records: SearchRecords, record: TrialRecord) -> float | None:
@@ -112,16 +125,45 @@ def _bd_quality(row: StrategyResult, figure: float | None) -> str:
 
 def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
     """The rate change of each confirmed point on fresh seeds."""
-    head = ("quality", "trial", "alpha", "strategy", "seeds", f"rate change, {test_set}")
+    head = ("quality", "trial", "alpha", "strategy", "seeds", f"rate change, {test_set}", "outcome")
     rows = [
         (
             str(item.quality), item.trial, weight(item.alpha), item.strategy_name, str(item.seeds),
-            interval(item.rate_change),
+            interval(item.rate_change), item.outcome,
         )
         for item in found
     ]  # fmt: skip
     title = "Confirmed on fresh seeds, with 95 % intervals over seeds and images"
     return TextTable(title, head, rows, names=2)
+
+
+def confirmed_findings(found: list[Confirmed], bd_rates: dict[str, Interval | str]) -> list[str]:
+    """Sentences on what the confirmation says: BD-rates, or why there are none, and which points are better
+    and worse than their baselines."""
+    sentences = [
+        f"{label} of the selected points on fresh seeds: {_or_reason(figure)}"
+        for label, figure in bd_rates.items()
+    ]
+    if not found:
+        return [*sentences, "no point is complete on a fresh seed together with its baseline"]
+    limit = max(item.limit for item in found)
+    for outcome, text in (
+        (BETTER, "better than the baseline on fresh seeds"),
+        (WORSE, "worse than the baseline on fresh seeds"),
+        (UNDECIDED, f"not distinguishable from the baseline on at most {_seeds(limit)}"),
+    ):
+        items = [f"quality {item.quality} ({item.trial})" for item in found if item.outcome == outcome]
+        if items:
+            sentences.append(f"{text}: {', '.join(items)}")
+    return sentences
+
+
+def _or_reason(figure: Interval | str) -> str:
+    return figure if isinstance(figure, str) else interval(figure)
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def effort(records: SearchRecords, wall: float, workers: int, memory: float, since: float) -> str:

@@ -69,6 +69,11 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
             f"grace {settings.grace} leaves no rung in {settings.epochs} epochs{after}; "
             "lower --grace or use --no-stopping"
         )
+    if settings.noise_baselines >= settings.budget:
+        return (
+            f"noise_seeds {settings.noise_seeds} takes {settings.noise_baselines} of the budget of "
+            f"{settings.budget} trials and leaves none; use a larger --budget or fewer --noise-seeds"
+        )
     for key in ("results", "cache"):
         folder = getattr(settings, key)
         if folder is not None and (obstacle := _obstacle(Path(folder))):

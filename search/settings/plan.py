@@ -21,12 +21,13 @@ def plan_of(settings: Settings) -> Plan:
         epochs=settings.epochs,
         rungs=_rungs(settings) if settings.stopping else (),
         eta=settings.eta,
-        budget=settings.budget,
+        budget=settings.budget - settings.noise_baselines,
         seed=settings.seed,
         sampler=settings.sampler,
         selection=settings.select_on,
         fork=settings.fork,
         objective=settings.objective,
+        noise_seeds=settings.noise_seeds,
     )
 
 

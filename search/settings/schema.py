@@ -38,6 +38,14 @@ class Settings(BaseModel):
         "What to search", "auto", "paper, fast, tiny, or auto: fast on a GPU, tiny on a CPU"
     )
     budget: int = _setting("What to search", 64, "number of trials, not counting baselines", ge=1, le=100_000)
+    noise_seeds: int = _setting(
+        "What to search",
+        0,
+        "train each baseline on N further seeds, instead of as many trials, to measure the noise between "
+        "seeds; --confirm reuses them",
+        ge=0,
+        le=100,
+    )
     max_hours: float | None = _setting(
         "What to search", None, "stop the search after this many hours (default: no limit)", gt=0, le=1e6
     )
@@ -54,11 +62,14 @@ class Settings(BaseModel):
     confirm: int | None = _setting(
         "What to search",
         None,
-        "after the search, retrain the top N points per quality on fresh seeds, in full even with --fork-at",
+        "after the search, retrain the top N points per quality on fresh seeds, in full even with --fork-at, "
+        "each until its 95 % interval excludes 0 or it has --seeds",
         ge=1,
         le=1000,
     )
-    seeds: int = _setting("What to search", 3, "number of fresh seeds for --confirm", ge=1, le=1000)
+    seeds: int = _setting(
+        "What to search", 3, "maximum number of fresh seeds per point for --confirm", ge=1, le=1000
+    )
     warm_start: str | None = _setting(
         "What to search", None, "an earlier search (name or folder) whose trials the sampler also uses"
     )
@@ -259,6 +270,11 @@ class Settings(BaseModel):
     def shares(self) -> int:
         """Number of trials per GPU, 1 if it is still to be measured; 0 on the CPU."""
         return 1 if self.trials_per_gpu == "auto" else self.trials_per_gpu or 0
+
+    @property
+    def noise_baselines(self) -> int:
+        """Number of baselines on further seeds, which the budget includes."""
+        return self.noise_seeds * len(self.rates)
 
     @property
     def fork(self) -> int:

@@ -74,8 +74,9 @@ def need_of(template: TrialConfig, plan: Plan, workers: int) -> Need:
     qualities = len(plan.qualities)
     running = 2 * min(workers, plan.budget + qualities) * size
     forks = qualities * size if plan.fork else 0
-    most = running + (2 * qualities + plan.budget) * size + forks
-    return Need(size, running + qualities * size + forks, most, running + _RESERVE)
+    noise = plan.noise_baselines * size
+    most = running + (2 * qualities + plan.budget) * size + forks + noise
+    return Need(size, running + qualities * size + forks + noise, most, running + _RESERVE)
 
 
 def free_at(place: Path) -> int:

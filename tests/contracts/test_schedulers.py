@@ -1,5 +1,5 @@
 """What the engine asks of a scheduler (search.engine.tune.TrialScheduler), asked of each that there is: the
-decision core, with and without a fork, and the confirmation."""
+decision core, with and without a fork and baselines on other seeds, and the confirmation."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from search.base.space import Candidate, rungs
 from search.decide.core import Core
 from search.records.confirm import Confirmation, points_to_confirm
+from search.records.noise import WithNoise
 from search.store.storage import sqlite_address
 from tests.search.decide.test_core import PLAN, figures, first_epoch, records, run_all
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # the process of its own has no use for Ray
     from search.engine.tune import TrialScheduler
 
 PLAIN = dataclasses.replace(PLAN, budget=9)
+NOISY = dataclasses.replace(PLAIN, noise_seeds=1)
 FORKED = dataclasses.replace(PLAIN, sampler="surrogate", fork=3, rungs=rungs(9, 1, 3, 3))
 
 
@@ -56,11 +58,16 @@ def open_forked(storage: BaseStorage | str) -> TrialScheduler:
 
 
 def open_confirmation(storage: BaseStorage | str) -> TrialScheduler:
-    return Confirmation(storage, "s", PLAIN, list(to_confirm()))
+    return Confirmation(storage, "s", PLAIN, list(to_confirm()), "val")
+
+
+def open_with_noise(storage: BaseStorage | str) -> TrialScheduler:
+    return WithNoise(Core(storage, "s", NOISY))
 
 
 KINDS = [
     Kind("core", lambda: 3 + 9, open_plain),
+    Kind("core with noise", lambda: 3 + 3 + 9, open_with_noise),
     Kind("core with a fork", lambda: 3 + 9, open_forked),
     Kind("confirmation", lambda: len(to_confirm()), open_confirmation),
 ]

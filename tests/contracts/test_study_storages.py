@@ -12,7 +12,8 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from search.decide.core import Core, images_of, open_studies, readings_of
+from search.decide.core import Core, open_studies
+from search.decide.readings import images_of, readings_of
 from search.store.storage import open_storage, open_to_read, sqlite_address
 from tests.search.decide.test_core import PLAN, figures, records, run_all
 from tests.support.database import Database

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lic.evaluation.bdrate import Interval
 from search.base.space import SearchPoint
-from search.records.confirm import Confirmed, table_of
+from search.records.confirmed import Confirmed, table_of
 from search.records.folder import open_search
 from search.records.results import best_so_far, parent_figures, strategy_results, write_tables
 from search.tracking.views import final_figure

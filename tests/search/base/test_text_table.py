@@ -15,7 +15,7 @@ from search.base.space import Plan, SearchPoint, lmbda_of
 from search.base.text_table import TextTable, text_console
 from search.decide.belief import Prediction
 from search.decide.recommend import Recommendation
-from search.records.confirm import Confirmed, table_of
+from search.records.confirmed import Confirmed, table_of
 from search.records.progress import Progress
 from search.records.results import OVERALL, StrategyResult, rate_table, strategy_results, strategy_table
 from search.records.search_records import FAILED, STOPPED, SearchRecords

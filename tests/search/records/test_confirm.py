@@ -11,7 +11,8 @@ from optuna.storages import InMemoryStorage
 from lic.evaluation.bdrate import CurveError, Interval
 from search.base.space import BASELINE, Candidate, Plan
 from search.decide.core import Core
-from search.records.confirm import Confirmation, bd_rates, confirmed, confirmed_bd_rate, points_to_confirm
+from search.records.confirm import Confirmation, points_to_confirm
+from search.records.confirmed import bd_rates, confirmed, confirmed_bd_rate
 from search.records.search_records import PSNR, SearchRecords, read_records
 
 PLAN = Plan(
@@ -71,16 +72,16 @@ def test_baselines_and_best_points_on_fresh_seeds(searched: SearchRecords) -> No
 
 def test_the_mean_over_seeds_with_its_interval(searched: SearchRecords) -> None:
     points = points_to_confirm(searched, PLAN, best=1, seeds=3)
-    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points)
+    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points, "kodak")
     assert train(confirmation) == points
-    found = confirmed(confirmation, "kodak")
+    found = confirmed(confirmation.repetitions(), "kodak")
     luck = np.mean([np.random.default_rng(seed).normal(1, 0.01) for seed in (5, 6, 7)])
     assert [item.quality for item in found] == [1, 2, 3, 4, 5, 6]
     for item in found:
         assert item.seeds == 3
         assert item.rate_change.value == pytest.approx(100 * (SAVING * luck - 1))
         assert item.rate_change.low < item.rate_change.value < item.rate_change.high
-    for figure in bd_rates(confirmation, searched).values():
+    for figure in bd_rates(confirmation.repetitions(), searched).values():
         assert not isinstance(figure, str)
         assert figure.value == pytest.approx(100 * (SAVING * luck - 1), abs=0.02)
         assert figure.low < figure.value < figure.high
@@ -89,16 +90,16 @@ def test_the_mean_over_seeds_with_its_interval(searched: SearchRecords) -> None:
 def test_what_is_confirmed_is_trained_in_full(searched: SearchRecords) -> None:
     """Whether the search forked or not, and nothing waits for a baseline."""
     points = points_to_confirm(searched, PLAN, best=1, seeds=1)
-    confirmation = Confirmation(InMemoryStorage(), "s", replace(PLAN, fork=1), points)
+    confirmation = Confirmation(InMemoryStorage(), "s", replace(PLAN, fork=1), points, "kodak")
     assert (confirmation.plan, confirmation.waits()) == (PLAN, False)
     assert [confirmation.suggest() for _ in points] == points
 
 
 def test_one_seed_speaks_of_the_images_alone(searched: SearchRecords) -> None:
     points = points_to_confirm(searched, PLAN, best=1, seeds=1)
-    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points)
+    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points, "kodak")
     train(confirmation)
-    interval = confirmed(confirmation, "kodak")[0].rate_change
+    interval = confirmed(confirmation.repetitions(), "kodak")[0].rate_change
     luck = np.random.default_rng(5).normal(1, 0.01)
     assert (interval.low, interval.high) == pytest.approx((100 * (SAVING * luck - 1),) * 2)
 
@@ -106,30 +107,30 @@ def test_one_seed_speaks_of_the_images_alone(searched: SearchRecords) -> None:
 def test_what_is_not_complete_is_not_claimed(searched: SearchRecords) -> None:
     """A failed training leaves its seed out, of its point and of the curve."""
     points = points_to_confirm(searched, PLAN, best=1, seeds=1)
-    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points)
+    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points, "kodak")
     first = confirmation.suggest()
     assert first is not None
     assert first.quality == 1
     confirmation.fail(first.name, "out of memory")
     train(confirmation)
-    assert [item.quality for item in confirmed(confirmation, "kodak")] == [2, 3, 4, 5, 6]
+    assert [item.quality for item in confirmed(confirmation.repetitions(), "kodak")] == [2, 3, 4, 5, 6]
     with pytest.raises(CurveError, match="no seed has all points"):
-        confirmed_bd_rate(confirmation, searched, PSNR)
+        confirmed_bd_rate(confirmation.repetitions(), searched, PSNR)
 
 
 def test_a_metric_without_a_curve_hides_no_other_and_no_error(
     searched: SearchRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = points_to_confirm(searched, PLAN, best=1, seeds=1)
-    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points)
+    confirmation = Confirmation(InMemoryStorage(), "s", PLAN, points, "kodak")
     train(confirmation)
-    found = bd_rates(confirmation, replace(searched, without_ms_ssim="small.png is 150 x 150"))
+    found = bd_rates(confirmation.repetitions(), replace(searched, without_ms_ssim="small.png is 150 x 150"))
     assert found["BD-rate (MS-SSIM)"] == "small.png is 150 x 150"
     assert isinstance(found["BD-rate"], Interval) and -10 < found["BD-rate"].value < 0
 
     def broken(*_: object, **__: object) -> None:
         raise ValueError("operands could not be broadcast together")
 
-    monkeypatch.setattr("search.records.confirm.bd_rate_interval", broken)
+    monkeypatch.setattr("search.records.curves.bd_rate_interval", broken)
     with pytest.raises(ValueError, match="broadcast"):
-        bd_rates(confirmation, searched)
+        bd_rates(confirmation.repetitions(), searched)

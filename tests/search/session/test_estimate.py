@@ -52,8 +52,30 @@ def test_stopping_saves() -> None:
 def test_the_command_measures_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--preset", "tiny", "--width", "8", "--start", "scratch", "--data", "deadleaves"]
     arguments += ["--test", "deadleaves", "--test-images", "2", "--val-images", "2", "--budget", "8"]
+    arguments += ["--confirm", "1", "--seeds", "4"]
     assert main([*arguments, "--plan", "--results", str(tmp_path / "results")]) == 0
     printed = capsys.readouterr().out
-    for expected in ("8 trials and 6 baselines", " ms per step", "54 epochs of baselines", "wall time"):
+    for expected in (
+        "8 trials and 6 baselines",
+        " ms per step",
+        "54 epochs of baselines",
+        "wall time",
+        "at most 48 training runs",
+        "confirming   at most",
+    ):
         assert expected in printed
     assert not (tmp_path / "results").exists()
+
+
+def test_baselines_on_other_seeds_count() -> None:
+    """Two qualities' worth of trials become baselines, which are trained in full as well."""
+    settings = resolve({**GIVEN, "budget": "16"}, {}, lambda _: 0).settings
+    noisy = resolve({**GIVEN, "budget": "16", "noise_seeds": "1"}, {}, lambda _: 0).settings
+    plain, other = (
+        estimate(plan_of(given), template_of(given), Pace(0.1, 2.0, 6.0), 2, 0.5)
+        for given in (settings, noisy)
+    )
+    assert (plain.trial_epochs, plain.baseline_epochs) == (16 * 9, 54)
+    assert (other.trial_epochs, other.baseline_epochs) == (10 * 9, 108)
+    assert other.gpu_hours == pytest.approx(plain.gpu_hours)
+    assert other.hours == pytest.approx(plain.hours, rel=0.1)

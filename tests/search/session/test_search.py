@@ -308,6 +308,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     again = pd.read_csv(tmp_path / "first" / "tables" / "confirmation.csv")
     assert 1 <= len(again) <= 2
     assert set(again["seeds"]) == {2}
+    assert set(again["outcome"]) <= {"better", "worse", "undecided"}
     assert (again["rate_change_low"] <= again["rate_change"]).all()
     assert (again["rate_change"] <= again["rate_change_high"]).all()
 

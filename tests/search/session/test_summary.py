@@ -122,3 +122,23 @@ def test_ruinous_trials_are_counted(search: OpenedSearch) -> None:
     assert findings(many)[-1] == (
         f"first rate change above +50 %: 1 of {later} trials after the start-up trials ({100 / later:.0f} %)"
     )
+
+
+def test_the_noise_between_seeds_is_said_per_quality(search: OpenedSearch) -> None:
+    """As measured; as the model fitted it only where nothing was found and none was measured."""
+    unsure = {record.name: Prediction(-0.1, 1.0) for record in search.records.finished()}
+    sure = {record.name: Prediction(-4.0, 0.1) for record in search.records.finished()}
+    records = replace(search.records, expected=unsure, fitted_noise={1: 0.31, 3: 1.84})
+    assert (
+        "no trial is better than its baseline beyond noise (95 % probability); "
+        "seed noise: 0.31 % at quality 1, 1.8 % at quality 3 (fitted by the model)"
+    ) in findings(records)
+    assert not any("seed noise" in told for told in findings(replace(records, expected=sure)))
+    measured = replace(records, measured_noise={1: 0.3, 3: 1.8})
+    for expected in (unsure, sure):
+        told = findings(replace(measured, expected=expected))
+        assert (
+            "seed noise: 0.3 % at quality 1, 1.8 % at quality 3 (measured by baselines on other seeds)"
+            in told
+        )
+        assert not any("fitted" in sentence for sentence in told)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from search.settings.complaints import ConfigError
 from search.settings.config import Settings, resolve
 from search.settings.plan import plan_of, template_of
 
@@ -47,3 +48,11 @@ def test_paths_are_absolute_and_words_are_words(tmp_path: Path, monkeypatch: pyt
     template = template_of(settled(data="deadleaves", test="auto", start="scratch"))
     assert (template.images.data, template.images.test, template.start) == ("deadleaves", "auto", None)
     assert template.device == "cpu" and template.training.lmbda == 0.0
+
+
+def test_baselines_on_other_seeds_are_taken_from_the_budget() -> None:
+    plan = plan_of(settled(budget="30", noise_seeds="2", rates="1,3,6"))
+    assert (plan.budget, plan.noise_seeds, plan.noise_baselines) == (24, 2, 6)
+    assert plan_of(settled(budget="30")).budget == 30
+    with pytest.raises(ConfigError, match="noise_seeds 5 takes 30 of the budget of 30 trials"):
+        settled(budget="30", noise_seeds="5")

@@ -15,7 +15,8 @@ from optuna.storages import InMemoryStorage
 from lic.models.architectures import STRATEGIES
 from lic.recipe import LAMBDAS
 from search.base.space import TRIAL, Candidate, Plan
-from search.decide.core import Core, readings_of
+from search.decide.core import Core
+from search.decide.readings import readings_of
 from search.simulate import main
 from search.simulation.simulator import SELECTION, simulate
 from search.simulation.surfaces import (
