@@ -130,7 +130,7 @@ def test_nothing_is_stopped_before_its_baseline_is_there() -> None:
     assert all(len(t.intermediate_values) == 9 for t in core.trials.trials)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**31), st.booleans())
 def test_decisions_are_a_function_of_storage_and_seed(schedule: int, model: bool) -> None:
     """Reports in any order, crashes, and restarts in between: as without the restarts."""

@@ -127,20 +127,21 @@ def test_the_command_forks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.startswith("lictune: --fork-at 0.05 of 9 epochs is none of them; choose a")
 
 
-def test_the_sampler_beats_tpe_on_a_member_of_the_family(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_sampler_beats_tpe_on_members_of_the_family(tmp_path: Path) -> None:
     """With early stopping, against full trainings; tests/bench/samplers.py measures it properly."""
     regrets = {}
     for sampler, stopping in (("surrogate", "--stopping"), ("tpe", "--no-stopping")):
         lost = []
-        for member in (3, 4):
+        for member in (3, 4, 5, 6):
             surface = Family(member, 9)
             found = run(tmp_path / "out.json", "--member", str(member), "--sampler", sampler, stopping)
             for item in found["recommended"]:
                 value = surface.full(item["alpha"], item["strategy"], item["lmbda"]) if item["alpha"] else 0.0
                 lost.append(value - best_of(surface.full, item["lmbda"], *ALPHAS, STRATEGIES))
         regrets[sampler] = np.mean(lost)
-    # 0.5 on one processor and 0.62 on another, whose arithmetic leads to other proposals.
-    assert regrets["surrogate"] < 0.75 * regrets["tpe"]
+    # 0.38 with two workers, 0.73 with four: single searches differ by a factor of eight between seeds.
+    assert regrets["surrogate"] < 0.95 * regrets["tpe"]
 
 
 def table_of(family: Family) -> pd.DataFrame:
