@@ -33,13 +33,23 @@ def learning_rate(optimizer: Optimizer, start: str) -> float:
 Scale = Literal["paper", "reference"]
 
 
+#: What L is (lic.losses.regularizers), by name of the regularizer.
+REGULARIZERS = {
+    "covariance": "the sum of the absolute covariances of all pairs of channels at each position",
+    "off-diagonal": "the sum of the absolute covariances of different channels at each position",
+    "pooled": "the sum of the absolute covariances of different channels, pooled over batch and positions",
+    "correlation": "the sum of the squared correlations of channels, pooled over batch and positions",
+    "vicreg": "the variance and covariance terms of VICReg, pooled over batch and positions",
+}
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """The configuration of one training run.
 
     The learning rate is `lr` up to the fraction `decay_at` of all steps, then decays along half a cosine to
     `lr * decay_to`. `max_skipped` is the fraction of an epoch's steps that may be skipped because their loss
-    or gradient is not finite.
+    or gradient is not finite. `regularizer` is a name in REGULARIZERS or MODULE:FUNCTION.
     """
 
     lmbda: float
@@ -58,6 +68,7 @@ class TrainingConfig:
     max_skipped: float = 0.05
     seed: int = 0
     optimizer: Optimizer = "adam"
+    regularizer: str = "covariance"
 
     @property
     def total_steps(self) -> int:

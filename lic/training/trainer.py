@@ -38,6 +38,10 @@ _log = logging.getLogger(__name__)
 _COLUMNS = ("grad_norm", *TERMS)
 
 
+#: Values of options in checkpoints from before the option existed.
+_BEFORE = {"optimizer": "adam", "regularizer": "covariance"}
+
+
 class DivergedError(RuntimeError):
     """Too many steps of an epoch were not finite; the message has their number and what to do."""
 
@@ -239,7 +243,7 @@ class Trainer:
         saved, own, step = state["config"], dataclasses.asdict(self.config), state["step"]
         if not isinstance(saved, dict) or type(step) is not int or not 0 <= step <= self.config.total_steps:
             raise CheckpointError(f"the checkpoint {path} has an invalid configuration or step")
-        saved = {"optimizer": "adam", **saved}  # checkpoints from before the option existed
+        saved = {**_BEFORE, **saved}
         if changed := sorted(key for key in own if key not in other and saved.get(key) != own[key]):
             key = changed[0]
             raise CheckpointError(

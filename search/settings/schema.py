@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lic.files import user_path
-from lic.recipe import LAMBDAS, Optimizer, Precision, Scale, TrainingConfig
+from lic.recipe import LAMBDAS, REGULARIZERS, Optimizer, Precision, Scale, TrainingConfig
 from search.base.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
 
 #: Settings that are paths (some also accept a keyword, such as 'auto').
@@ -144,6 +145,11 @@ class Settings(BaseModel):
         TrainingConfig.scale,
         "scale of the decorrelation loss; paper: a plain sum; reference: normalized to the paper's batch, "
         "patch and channels",
+    )
+    regularizer: str = _setting(
+        "Training",
+        TrainingConfig.regularizer,
+        f"the loss L of the latents: {', '.join(REGULARIZERS)}, or MODULE:FUNCTION of your own",
     )
     batch: int = _setting("Training", TrainingConfig.batch, "batch size, in patches", ge=2, le=65_536)
     patch: int = _setting("Training", TrainingConfig.patch, "patch size, in pixels", ge=64, le=8192)
@@ -292,6 +298,13 @@ class Settings(BaseModel):
     @classmethod
     def _parse_strategies(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("regularizer")
+    @classmethod
+    def _check_regularizer(cls, value: str) -> str:
+        if value in REGULARIZERS or re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value):
+            return value
+        raise ValueError(f"choose from {', '.join(REGULARIZERS)}, or MODULE:FUNCTION")
 
     @field_validator("name")
     @classmethod
