@@ -30,7 +30,7 @@ from lic.models.acceleration import (
 from lic.models.build import LatentTap
 from lic.models.torch_internals import compile_errors, leave_out_dynamo
 from lic.recipe import ON_CPU, Acceleration, Precision, TrainingConfig
-from lic.training import optimizers
+from lic.training import optimizers, schedules
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _COLUMNS = ("grad_norm", *TERMS)
 
 
 #: Values of options in checkpoints from before the option existed.
-_BEFORE = {"optimizer": "adam", "regularizer": "covariance"}
+_BEFORE = {"optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine"}
 
 
 class DivergedError(RuntimeError):
@@ -58,8 +58,9 @@ class Trainer:
     """Trains `model` in place with Adam, and a second Adam for the entropy bottleneck's quantiles.
 
     Each step is a function of the previous state, the seed and the step number: the batch comes from
-    `crops.batch(step)`, and torch's generators are seeded per step. So the model, the optimizer states and
-    the step number are the full state, and on the CPU a resumed run equals an uninterrupted one bit for bit.
+    `crops.batch(step)`, and torch's generators are seeded per step. So the model, the states of
+    optimizers and schedule and the step number are the full state, and on the CPU a resumed run equals an
+    uninterrupted one bit for bit. After each epoch `schedule.observe` wants the validation loss.
 
     On a GPU the host waits only at the end of an epoch; until then the results of the steps stay on the
     device.
@@ -90,6 +91,7 @@ class Trainer:
         )
         if self.aux_optimiser is not None:
             self.aux_optimiser.set_rate(config.aux_lr)
+        self.schedule = schedules.build(config)
         self._ready_for_graph()
 
     def _ready_for_graph(self) -> None:
@@ -128,7 +130,7 @@ class Trainer:
         self.step = steps.stop
         means = table[finite].double().mean(0).tolist()
         metrics = dict(zip(_COLUMNS, means, strict=True))
-        metrics["lr"] = config.lr_at(self.step - 1)
+        metrics["lr"] = self.schedule.rate(self.step - 1)
         metrics["skipped_steps"] = skipped
         metrics["train_seconds"] = time.perf_counter() - started
         return metrics
@@ -147,7 +149,7 @@ class Trainer:
 
     def _train_step(self, tap: LatentTap, step: int, precision: Precision) -> Tensor:
         """One optimization step; does nothing if it is not finite. Returns its `_COLUMNS`, on the device."""
-        self.optimiser.set_rate(self.config.lr_at(step))
+        self.optimiser.set_rate(self.schedule.rate(step))
         images = self.crops.batch(step).contiguous(memory_format=self.layout)
         torch.manual_seed(_step_seed(self.config.seed, step))
         try:
@@ -231,6 +233,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "aux_optimiser": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
+            "schedule": self.schedule.state_dict(),
             **more,
         }
         atomic_io.write(path, _sealed(state))
@@ -254,6 +257,7 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             if self.aux_optimiser is not None:
                 self.aux_optimiser.load_state_dict(state["aux_optimiser"])
+            self.schedule.load_state_dict(state.get("schedule"))
             self._ready_for_graph()
         except Exception as error:  # a forged file can raise anything
             first = (str(error).splitlines() or [type(error).__name__])[0]

@@ -119,9 +119,14 @@ class Trial:
         figures = {f"train/{name}": value for name, value in terms.items()}
         epoch, started = self.trainer.epoch, time.perf_counter()
         images: dict[str, list[float]] = {}
-        if epoch in self.config.val_epochs or epoch == self.config.rest_epoch:
+        reported = epoch in self.config.val_epochs or epoch == self.config.rest_epoch
+        if reported or self.config.training.schedule == "plateau":
             with_ms_ssim = self.config.val_ms_ssim
             table = self._evaluate(self.val_images, self.config.images.val_crop, with_ms_ssim)
+            self.trainer.schedule.observe(
+                table["bpp"].mean() + self.config.training.lmbda * table["mse"].mean()
+            )
+        if reported:
             figures |= _figures("val", table)
             images |= _columns("val", table, ("bpp", "mse", *(("ms_ssim",) if with_ms_ssim else ())))
         if epoch in self.config.test_epochs:

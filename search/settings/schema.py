@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lic.files import user_path
-from lic.recipe import LAMBDAS, REGULARIZERS, Optimizer, Precision, Scale, TrainingConfig
+from lic.recipe import LAMBDAS, REGULARIZERS, Optimizer, Precision, Scale, Schedule, TrainingConfig
 from search.base.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
 
 #: Settings that are paths (some also accept a keyword, such as 'auto').
@@ -171,17 +171,24 @@ class Settings(BaseModel):
         "Training", TrainingConfig.aux_lr, "learning rate of the entropy bottleneck's quantiles", gt=0, le=1
     )
     clip: float = _setting("Training", TrainingConfig.clip, "maximum gradient norm", gt=0, le=1e9)
+    schedule: Schedule = _setting(
+        "Training",
+        TrainingConfig.schedule,
+        "learning rate schedule; constant-cosine: constant up to --decay-at, then half a cosine; cosine: "
+        "half a cosine over all steps; one-cycle: up to --lr, then down; plateau: a "
+        "tenth when the validation loss does not fall for a tenth of the epochs",
+    )
     decay_at: float = _setting(
         "Training",
         TrainingConfig.decay_at,
-        "fraction of the steps after which the learning rate decays",
+        "fraction of the steps after which the learning rate decays (constant-cosine)",
         ge=0,
         le=1,
     )
     decay_to: float = _setting(
         "Training",
         TrainingConfig.decay_to,
-        "final learning rate as a fraction of the initial one",
+        "final learning rate as a fraction of --lr (plateau: the minimum)",
         gt=0,
         le=1,
     )

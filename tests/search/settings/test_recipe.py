@@ -11,8 +11,8 @@ from search.settings.config import SETTINGS, ConfigError, Resolved, resolve, res
 from search.settings.plan import template_of
 
 #: Values other than the defaults, and the defaults of searches from before the settings existed.
-GIVEN: dict[str, Any] = {"regularizer": "my_losses.of_latents:second"}
-BEFORE: dict[str, Any] = {"regularizer": "covariance"}
+GIVEN: dict[str, Any] = {"regularizer": "my_losses.of_latents:second", "schedule": "one-cycle"}
+BEFORE: dict[str, Any] = {"regularizer": "covariance", "schedule": "constant-cosine"}
 
 
 def settled(command_line: dict[str, Any] | None = None) -> Resolved:
@@ -43,6 +43,7 @@ def test_searches_from_before_keep_their_recipe(tmp_path: Path) -> None:
             {"regularizer": "covarianse"},
             "from covariance, off-diagonal, pooled, correlation, vicreg, or MODULE:",
         ),
+        ({"schedule": "cosin"}, "constant-cosine, cosine, one-cycle, plateau; did you mean 'cosine'?"),
         ({"regularizer": "mine.py:loss()"}, "or MODULE:FUNCTION"),
     ],
 )
@@ -50,3 +51,17 @@ def test_errors_are_one_line_with_the_fix(given: dict[str, str], expected: str) 
     with pytest.raises(ConfigError) as refused:
         settled(given)
     assert expected in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_decay_at_belongs_to_one_schedule() -> None:
+    assert settled({"decay_at": "0.5"}).ignored == settled({"schedule": "cosine"}).ignored == ()
+    ignored = settled({"decay_at": "0.5", "schedule": "cosine"}).ignored
+    assert ignored == ("decay_at 0.5 has no effect with --schedule cosine",)
+
+
+def test_plateau_evaluates_the_validation_images_after_every_epoch() -> None:
+    sparse = {"preset": "paper", "epochs": "9", "grace": "1", "cadence": "sparse"}
+    assert template_of(settled(sparse).settings).val_epochs == (1, 3, 9)
+    assert template_of(settled({**sparse, "schedule": "plateau"}).settings).val_epochs == tuple(range(1, 10))
+    on_kodak = template_of(settled({**sparse, "schedule": "plateau", "select_on": "kodak"}).settings)
+    assert (on_kodak.val_epochs, on_kodak.test_epochs) == ((), (1, 3, 9))
