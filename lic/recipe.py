@@ -52,7 +52,7 @@ class TrainingConfig:
     The learning rate begins or peaks at `lr` and ends at `lr * decay_to`, by `schedule`; 'constant-cosine' is
     constant up to the fraction `decay_at` of all steps. `max_skipped` is the fraction of an epoch's steps
     that may be skipped because their loss or gradient is not finite. `regularizer` is a name in REGULARIZERS
-    or MODULE:FUNCTION.
+    or MODULE:FUNCTION. `ema` is the decay of the average of the weights, which is evaluated; 0: none.
     """
 
     lmbda: float
@@ -73,6 +73,7 @@ class TrainingConfig:
     optimizer: Optimizer = "adam"
     regularizer: str = "covariance"
     schedule: Schedule = "constant-cosine"
+    ema: float = 0.0
 
     @property
     def total_steps(self) -> int:

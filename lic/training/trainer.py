@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lic import atomic_io
 from lic.data.crops import RandomCrops
@@ -39,7 +40,7 @@ _COLUMNS = ("grad_norm", *TERMS)
 
 
 #: Values of options in checkpoints from before the option existed.
-_BEFORE = {"optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine"}
+_BEFORE = {"optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0}
 
 
 class DivergedError(RuntimeError):
@@ -92,6 +93,10 @@ class Trainer:
         if self.aux_optimiser is not None:
             self.aux_optimiser.set_rate(config.aux_lr)
         self.schedule = schedules.build(config)
+        #: The exponential moving average of the weights, quantiles included; None if it is off.
+        self.average: AveragedModel | None = None
+        if config.ema:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self._ready_for_graph()
 
     def _ready_for_graph(self) -> None:
@@ -102,6 +107,11 @@ class Trainer:
             self.optimiser.lie_still()
             if self.aux_optimiser is not None:
                 self.aux_optimiser.lie_still()
+
+    @property
+    def final_model(self) -> nn.Module:
+        """The model to evaluate and export: with the averaged weights, if `ema` is on."""
+        return self.model if self.average is None else self.average.module
 
     @property
     def epoch(self) -> int:
@@ -153,12 +163,20 @@ class Trainer:
         images = self.crops.batch(step).contiguous(memory_format=self.layout)
         torch.manual_seed(_step_seed(self.config.seed, step))
         try:
-            return self._optimise_on(tap, images, precision)
+            row = self._optimise_on(tap, images, precision)
+            self._update_average(row)
+            return row
         except CaptureError as error:
             self._do_without("graph", error)
         except compile_errors() as error:  # no weight has changed yet
             self._do_without("compile", error)
         return self._train_step(tap, step, precision)
+
+    def _update_average(self, row: Tensor) -> None:
+        """Update the average after a step. A step that is not finite is left out; on a GPU, where the host
+        does not wait to know, the unchanged weights count once more."""
+        if self.average is not None and (self.device.type != "cpu" or _finite(row)):
+            self.average.update_parameters(self.model)
 
     def _optimise_on(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
         """The step of a batch, with the current learning rate and generator. It has one part, or three if the
@@ -225,17 +243,21 @@ class Trainer:
             )
 
     def save(self, path: Path, **more: Any) -> None:
-        """Write the full state and `more` (plain values and tensors) to `path`, atomically. Raises
+        """Write the full state and `more` (plain values and tensors) to `path`, atomically. 'model' are the
+        weights to use; with `ema`, the average, and 'trained' are those that training goes on from. Raises
         OSError."""
         state = {
             "config": dataclasses.asdict(self.config),
             "step": self.step,
-            "model": self.model.state_dict(),
+            "model": self.final_model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "aux_optimiser": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
             "schedule": self.schedule.state_dict(),
             **more,
         }
+        if self.average is not None:
+            state["trained"] = self.model.state_dict()
+            state["averaged_steps"] = int(self.average.n_averaged)
         atomic_io.write(path, _sealed(state))
 
     def load(self, path: Path, other: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -253,7 +275,9 @@ class Trainer:
                 f"the checkpoint {path} was trained with {key} {saved.get(key)}, not {own[key]}"
             )
         try:
-            self.model.load_state_dict(state["model"])
+            self.final_model.load_state_dict(state["model"])
+            if self.average is not None:
+                self._load_average(state)
             self.optimiser.load_state_dict(state["optimiser"])
             if self.aux_optimiser is not None:
                 self.aux_optimiser.load_state_dict(state["aux_optimiser"])
@@ -264,6 +288,16 @@ class Trainer:
             raise CheckpointError(f"the checkpoint {path} does not fit this model ({first})") from error
         self.step = step
         return state
+
+    def _load_average(self, state: dict[str, Any]) -> None:
+        """Load the trained weights and the number of averaged steps. Raises ValueError on a wrong number; a
+        forged state can raise any exception."""
+        assert self.average is not None
+        steps = state["averaged_steps"]
+        if type(steps) is not int or not 0 <= steps <= 2 * self.config.total_steps:
+            raise ValueError("its average has an invalid number of steps")
+        self.model.load_state_dict(state["trained"])
+        self.average.n_averaged.fill_(steps)
 
 
 def _losses(

@@ -158,7 +158,7 @@ class Trial:
         self.trainer.load(path, other=("alpha", "strategy", "regularizer"))
 
     def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:
-        table = evaluate(self.trainer.model, images.images, self.config.device, crop, with_ms_ssim)
+        table = evaluate(self.trainer.final_model, images.images, self.config.device, crop, with_ms_ssim)
         if not all(map(math.isfinite, table["mse"])) or not all(map(math.isfinite, table["bpp"])):
             raise DivergedError(
                 f"after epoch {self.trainer.epoch} the model's output on {images.name} is not finite; "

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _POINT = ("lmbda", "alpha", "strategy", "regularizer")
 
 #: Defaults that fingerprints leave out, like those from before the option existed.
-_BEFORE = {"optimizer": "adam", "schedule": "constant-cosine"}
+_BEFORE = {"optimizer": "adam", "schedule": "constant-cosine", "ema": 0.0}
 
 
 def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:

@@ -192,6 +192,14 @@ class Settings(BaseModel):
         gt=0,
         le=1,
     )
+    ema: float = _setting(
+        "Training",
+        TrainingConfig.ema,
+        "decay of the exponential moving average of the weights, such as 0.999, which is evaluated and "
+        "exported instead of the trained weights; 0: none",
+        ge=0,
+        lt=1,
+    )
     max_skipped: float = _setting(
         "Training",
         TrainingConfig.max_skipped,

@@ -11,8 +11,8 @@ from search.settings.config import SETTINGS, ConfigError, Resolved, resolve, res
 from search.settings.plan import template_of
 
 #: Values other than the defaults, and the defaults of searches from before the settings existed.
-GIVEN: dict[str, Any] = {"regularizer": "my_losses.of_latents:second", "schedule": "one-cycle"}
-BEFORE: dict[str, Any] = {"regularizer": "covariance", "schedule": "constant-cosine"}
+GIVEN: dict[str, Any] = {"regularizer": "my_losses.of_latents:second", "schedule": "one-cycle", "ema": 0.99}
+BEFORE: dict[str, Any] = {"regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0}
 
 
 def settled(command_line: dict[str, Any] | None = None) -> Resolved:
