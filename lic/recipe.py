@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +13,9 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 #: See lic.training.optimizers.
 Optimizer = Literal["adam", "adamw", "soap", "muon"]
+
+#: See lic.training.schedules.
+Schedule = Literal["constant-cosine", "cosine", "one-cycle", "plateau"]
 
 #: Learning rate per optimizer, from scratch and from pretrained weights (docs/benchmarks.md, Optimisers).
 LEARNING_RATES: dict[str, tuple[float, float]] = {
@@ -33,13 +35,24 @@ def learning_rate(optimizer: Optimizer, start: str) -> float:
 Scale = Literal["paper", "reference"]
 
 
+#: What L is (lic.losses.regularizers), by name of the regularizer.
+REGULARIZERS = {
+    "covariance": "the sum of the absolute covariances of all pairs of channels at each position",
+    "off-diagonal": "the sum of the absolute covariances of different channels at each position",
+    "pooled": "the sum of the absolute covariances of different channels, pooled over batch and positions",
+    "correlation": "the sum of the squared correlations of channels, pooled over batch and positions",
+    "vicreg": "the variance and covariance terms of VICReg, pooled over batch and positions",
+}
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """The configuration of one training run.
 
-    The learning rate is `lr` up to the fraction `decay_at` of all steps, then decays along half a cosine to
-    `lr * decay_to`. `max_skipped` is the fraction of an epoch's steps that may be skipped because their loss
-    or gradient is not finite.
+    The learning rate begins or peaks at `lr` and ends at `lr * decay_to`, by `schedule`; 'constant-cosine' is
+    constant up to the fraction `decay_at` of all steps. `max_skipped` is the fraction of an epoch's steps
+    that may be skipped because their loss or gradient is not finite. `regularizer` is a name in REGULARIZERS
+    or MODULE:FUNCTION. `ema` is the decay of the average of the weights, which is evaluated; 0: none.
     """
 
     lmbda: float
@@ -58,18 +71,13 @@ class TrainingConfig:
     max_skipped: float = 0.05
     seed: int = 0
     optimizer: Optimizer = "adam"
+    regularizer: str = "covariance"
+    schedule: Schedule = "constant-cosine"
+    ema: float = 0.0
 
     @property
     def total_steps(self) -> int:
         return self.epochs * self.steps_per_epoch
-
-    def lr_at(self, step: int) -> float:
-        """The learning rate at a step, counted from 0."""
-        start = self.decay_at * self.total_steps
-        if step < start:
-            return self.lr
-        done = min(1.0, (step - start) / max(1.0, self.total_steps - start))
-        return self.lr * (self.decay_to + (1 - self.decay_to) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 @dataclass(frozen=True)

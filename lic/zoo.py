@@ -34,7 +34,7 @@ from lic.files import one_line, read_regular, shown, user_path
 from lic.models.architectures import ARCHITECTURES, STRATEGIES, WEIGHTS, ModelError
 from lic.models.build import build
 from lic.models.compressai_parts import EntropyModel
-from lic.recipe import LAMBDAS
+from lic.recipe import LAMBDAS, TrainingConfig
 
 MANIFEST, CONFIG = "manifest.json", "config.json"
 _FORMAT = 1
@@ -64,6 +64,7 @@ class ModelConfig:
     scale: str
     seed: int
     trial: str
+    regularizer: str = TrainingConfig.regularizer
 
     @property
     def name(self) -> str:
@@ -85,7 +86,9 @@ class ModelConfig:
             "scale": lambda value: value in ("paper", "reference"),
             "seed": lambda value: _is_whole(value, 0, 2**63),
             "trial": lambda value: isinstance(value, str) and len(value) <= 200,
+            "regularizer": lambda value: isinstance(value, str) and len(value) <= 200,
         }
+        document = {"regularizer": TrainingConfig.regularizer, **document}  # of zoos from before it existed
         for key, check in fits.items():
             if key not in document:
                 raise ValueError(f"it lacks {key}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lic.losses.decorrelation import latent_decorrelation
+from lic.losses.regularizers import COVARIANCE, Regularizer, latent_penalty, regularizer_of
 from lic.models.build import Latents
 from lic.recipe import Scale, TrainingConfig
 
@@ -28,20 +28,23 @@ class Criterion:
     """R(y) + R(z) + lambda_d (D + alpha L); D is the MSE on the 0..255 scale, R in bits per pixel.
 
     With strategy '' (alpha = 0) the loss is CompressAI's RateDistortionLoss bit for bit, and L is not
-    computed. `lmbda` and `alpha` may be scalar tensors, so that all qualities and weights share compiled
-    code.
+    computed. `regularizer` is L (lic.losses.regularizers). `lmbda` and `alpha` may be scalar tensors, so that
+    all qualities and weights share compiled code.
     """
 
     lmbda: float | Tensor
     alpha: float | Tensor = 0.0
     strategy: str = ""
     scale: Scale = "reference"
+    regularizer: Regularizer = COVARIANCE
 
     @staticmethod
     def of(config: TrainingConfig, device: torch.device) -> Criterion:
-        """The criterion of a training run, with its constants on the device."""
+        """The criterion of a training run, with its constants on the device. Raises ModelError."""
         lmbda, alpha = torch.tensor([config.lmbda, config.alpha], device=device).unbind()
-        return Criterion(lmbda, alpha, config.strategy if config.alpha else "", config.scale)
+        if not config.alpha:
+            return Criterion(lmbda, alpha)
+        return Criterion(lmbda, alpha, config.strategy, config.scale, regularizer_of(config.regularizer))
 
     def __call__(
         self, output: dict[str, Tensor | dict[str, Tensor]], latents: Latents, target: Tensor
@@ -62,7 +65,7 @@ class Criterion:
             "loss": self.lmbda * mse + sum(rates.values()),
         }
         if self.strategy:
-            penalty = latent_decorrelation(latents, self.strategy, height * width, self.scale)
+            penalty = latent_penalty(latents, self.strategy, height * width, self.scale, self.regularizer)
             terms["decorrelation"] = penalty
             terms["alpha_L_over_D"] = self.alpha * penalty.detach() / mse.detach()
             terms["loss"] = terms["loss"] + self.lmbda * self.alpha * penalty

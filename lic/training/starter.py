@@ -95,7 +95,7 @@ def _train(args: argparse.Namespace) -> None:
         before = json.loads(target.with_suffix(".json").read_text())
     trainer = Trainer(model, config, crops)
     metrics = _epochs(trainer, args.work / f"{target.stem}-{args.patch}.pt")
-    save_weights(trainer.model, target, args.half)
+    save_weights(trainer.final_model, target, args.half)
     provenance = {**_provenance(args, trainer, images), "last_epoch": metrics, "started_from": before}
     atomic_io.write(target.with_suffix(".json"), json.dumps(provenance, indent=2) + "\n")
     print(f"wrote {target} ({target.stat().st_size / 2**20:.2f} MiB)")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lic import atomic_io
 from lic.data.crops import RandomCrops
@@ -30,12 +31,16 @@ from lic.models.acceleration import (
 from lic.models.build import LatentTap
 from lic.models.torch_internals import compile_errors, leave_out_dynamo
 from lic.recipe import ON_CPU, Acceleration, Precision, TrainingConfig
-from lic.training import optimizers
+from lic.training import optimizers, schedules
 
 _log = logging.getLogger(__name__)
 
 #: Values that each training step measures.
 _COLUMNS = ("grad_norm", *TERMS)
+
+
+#: Values of options in checkpoints from before the option existed.
+_BEFORE = {"optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0}
 
 
 class DivergedError(RuntimeError):
@@ -54,8 +59,9 @@ class Trainer:
     """Trains `model` in place with Adam, and a second Adam for the entropy bottleneck's quantiles.
 
     Each step is a function of the previous state, the seed and the step number: the batch comes from
-    `crops.batch(step)`, and torch's generators are seeded per step. So the model, the optimizer states and
-    the step number are the full state, and on the CPU a resumed run equals an uninterrupted one bit for bit.
+    `crops.batch(step)`, and torch's generators are seeded per step. So the model, the states of
+    optimizers and schedule and the step number are the full state, and on the CPU a resumed run equals an
+    uninterrupted one bit for bit. After each epoch `schedule.observe` wants the validation loss.
 
     On a GPU the host waits only at the end of an epoch; until then the results of the steps stay on the
     device.
@@ -86,6 +92,11 @@ class Trainer:
         )
         if self.aux_optimiser is not None:
             self.aux_optimiser.set_rate(config.aux_lr)
+        self.schedule = schedules.build(config)
+        #: The exponential moving average of the weights, quantiles included; None if it is off.
+        self.average: AveragedModel | None = None
+        if config.ema:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self._ready_for_graph()
 
     def _ready_for_graph(self) -> None:
@@ -96,6 +107,11 @@ class Trainer:
             self.optimiser.lie_still()
             if self.aux_optimiser is not None:
                 self.aux_optimiser.lie_still()
+
+    @property
+    def final_model(self) -> nn.Module:
+        """The model to evaluate and export: with the averaged weights, if `ema` is on."""
+        return self.model if self.average is None else self.average.module
 
     @property
     def epoch(self) -> int:
@@ -124,7 +140,7 @@ class Trainer:
         self.step = steps.stop
         means = table[finite].double().mean(0).tolist()
         metrics = dict(zip(_COLUMNS, means, strict=True))
-        metrics["lr"] = config.lr_at(self.step - 1)
+        metrics["lr"] = self.schedule.rate(self.step - 1)
         metrics["skipped_steps"] = skipped
         metrics["train_seconds"] = time.perf_counter() - started
         return metrics
@@ -143,16 +159,24 @@ class Trainer:
 
     def _train_step(self, tap: LatentTap, step: int, precision: Precision) -> Tensor:
         """One optimization step; does nothing if it is not finite. Returns its `_COLUMNS`, on the device."""
-        self.optimiser.set_rate(self.config.lr_at(step))
+        self.optimiser.set_rate(self.schedule.rate(step))
         images = self.crops.batch(step).contiguous(memory_format=self.layout)
         torch.manual_seed(_step_seed(self.config.seed, step))
         try:
-            return self._optimise_on(tap, images, precision)
+            row = self._optimise_on(tap, images, precision)
+            self._update_average(row)
+            return row
         except CaptureError as error:
             self._do_without("graph", error)
         except compile_errors() as error:  # no weight has changed yet
             self._do_without("compile", error)
         return self._train_step(tap, step, precision)
+
+    def _update_average(self, row: Tensor) -> None:
+        """Update the average after a step. A step that is not finite is left out; on a GPU, where the host
+        does not wait to know, the unchanged weights count once more."""
+        if self.average is not None and (self.device.type != "cpu" or _finite(row)):
+            self.average.update_parameters(self.model)
 
     def _optimise_on(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
         """The step of a batch, with the current learning rate and generator. It has one part, or three if the
@@ -219,16 +243,21 @@ class Trainer:
             )
 
     def save(self, path: Path, **more: Any) -> None:
-        """Write the full state and `more` (plain values and tensors) to `path`, atomically. Raises
+        """Write the full state and `more` (plain values and tensors) to `path`, atomically. 'model' are the
+        weights to use; with `ema`, the average, and 'trained' are those that training goes on from. Raises
         OSError."""
         state = {
             "config": dataclasses.asdict(self.config),
             "step": self.step,
-            "model": self.model.state_dict(),
+            "model": self.final_model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "aux_optimiser": self.aux_optimiser.state_dict() if self.aux_optimiser else None,
+            "schedule": self.schedule.state_dict(),
             **more,
         }
+        if self.average is not None:
+            state["trained"] = self.model.state_dict()
+            state["averaged_steps"] = int(self.average.n_averaged)
         atomic_io.write(path, _sealed(state))
 
     def load(self, path: Path, other: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -239,23 +268,36 @@ class Trainer:
         saved, own, step = state["config"], dataclasses.asdict(self.config), state["step"]
         if not isinstance(saved, dict) or type(step) is not int or not 0 <= step <= self.config.total_steps:
             raise CheckpointError(f"the checkpoint {path} has an invalid configuration or step")
-        saved = {"optimizer": "adam", **saved}  # checkpoints from before the option existed
+        saved = {**_BEFORE, **saved}
         if changed := sorted(key for key in own if key not in other and saved.get(key) != own[key]):
             key = changed[0]
             raise CheckpointError(
                 f"the checkpoint {path} was trained with {key} {saved.get(key)}, not {own[key]}"
             )
         try:
-            self.model.load_state_dict(state["model"])
+            self.final_model.load_state_dict(state["model"])
+            if self.average is not None:
+                self._load_average(state)
             self.optimiser.load_state_dict(state["optimiser"])
             if self.aux_optimiser is not None:
                 self.aux_optimiser.load_state_dict(state["aux_optimiser"])
+            self.schedule.load_state_dict(state.get("schedule"))
             self._ready_for_graph()
         except Exception as error:  # a forged file can raise anything
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"the checkpoint {path} does not fit this model ({first})") from error
         self.step = step
         return state
+
+    def _load_average(self, state: dict[str, Any]) -> None:
+        """Load the trained weights and the number of averaged steps. Raises ValueError on a wrong number; a
+        forged state can raise any exception."""
+        assert self.average is not None
+        steps = state["averaged_steps"]
+        if type(steps) is not int or not 0 <= steps <= 2 * self.config.total_steps:
+            raise ValueError("its average has an invalid number of steps")
+        self.model.load_state_dict(state["trained"])
+        self.average.n_averaged.fill_(steps)
 
 
 def _losses(

@@ -18,6 +18,7 @@ import torch
 from lic.data.crops import RandomCrops
 from lic.data.sets import ImageSet, noting_overlap, test_set, training_and_validation
 from lic.evaluation.evaluate import aggregate, evaluate
+from lic.losses.regularizers import check_regularizer
 from lic.models.acceleration import keep_freed_memory
 from lic.models.build import build
 from lic.recipe import ON_CPU, Acceleration, TrainingConfig
@@ -79,7 +80,8 @@ def open_images(config: ImagesConfig) -> tuple[ImageSet, ImageSet, ImageSet]:
 
 
 def check_start(config: TrialConfig) -> None:
-    """Check that the initial weights fit the model. Raises ModelError."""
+    """Check that the initial weights fit the model, and the regularizer. Raises ModelError."""
+    check_regularizer(config.training.regularizer)
     if config.start is not None:
         load_weights(build(config.model, config.width, config.latent_width), Path(config.start))
 
@@ -117,9 +119,14 @@ class Trial:
         figures = {f"train/{name}": value for name, value in terms.items()}
         epoch, started = self.trainer.epoch, time.perf_counter()
         images: dict[str, list[float]] = {}
-        if epoch in self.config.val_epochs or epoch == self.config.rest_epoch:
+        reported = epoch in self.config.val_epochs or epoch == self.config.rest_epoch
+        if reported or self.config.training.schedule == "plateau":
             with_ms_ssim = self.config.val_ms_ssim
             table = self._evaluate(self.val_images, self.config.images.val_crop, with_ms_ssim)
+            self.trainer.schedule.observe(
+                table["bpp"].mean() + self.config.training.lmbda * table["mse"].mean()
+            )
+        if reported:
             figures |= _figures("val", table)
             images |= _columns("val", table, ("bpp", "mse", *(("ms_ssim",) if with_ms_ssim else ())))
         if epoch in self.config.test_epochs:
@@ -146,12 +153,12 @@ class Trial:
             raise CheckpointError(f"{path} lacks the metrics of its epochs ({error})") from error
 
     def fork(self, path: Path) -> None:
-        """Start from the checkpoint of another training run, which may differ only in alpha and strategy; its
-        metrics are not taken over. Raises CheckpointError (see Trainer.load)."""
-        self.trainer.load(path, other=("alpha", "strategy"))
+        """Start from the checkpoint of another training run, which may differ only in the point and the
+        regularizer; its metrics are not taken over. Raises CheckpointError (see Trainer.load)."""
+        self.trainer.load(path, other=("alpha", "strategy", "regularizer"))
 
     def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:
-        table = evaluate(self.trainer.model, images.images, self.config.device, crop, with_ms_ssim)
+        table = evaluate(self.trainer.final_model, images.images, self.config.device, crop, with_ms_ssim)
         if not all(map(math.isfinite, table["mse"])) or not all(map(math.isfinite, table["bpp"])):
             raise DivergedError(
                 f"after epoch {self.trainer.epoch} the model's output on {images.name} is not finite; "

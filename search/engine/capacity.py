@@ -28,7 +28,17 @@ def trial_memory(template: TrialConfig) -> float:
     """Estimated peak host memory of a trial in bytes."""
     training = template.training
     values = training.batch * training.patch**2 * template.width if template.device == "cpu" else 0
-    return _WORKER[template.device] + _PER_VALUE * values + _beyond_adam(template)
+    return _WORKER[template.device] + _PER_VALUE * values + _beyond_adam(template) + _average(template)
+
+
+def _average(template: TrialConfig) -> float:
+    """Additional host memory of the average of the weights, in bytes; 0 on a GPU."""
+    from lic.models.build import parameters_of
+
+    if template.device != "cpu" or not template.training.ema:
+        return 0
+    weights = parameters_of(template.model, template.width, template.latent_width)
+    return 4 * sum(weight.numel() for weight in weights)
 
 
 def _beyond_adam(template: TrialConfig) -> float:

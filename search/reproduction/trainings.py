@@ -139,7 +139,7 @@ def train(candidate: Candidate, config: TrialConfig, state: Path) -> Record | No
                     saved.write(trial.trainer.epoch, local.read_bytes())
         except DivergedError as error:
             return _failed(candidate, config, str(error))
-        model = trial.trainer.model.cpu().eval()
+        model = trial.trainer.final_model.cpu().eval()
         if candidate.seed == CHOSEN_ON and candidate.role in (BASELINE, TRIAL):
             weights = Path(folder) / "weights.safetensors"
             save_weights(model, weights)

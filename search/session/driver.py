@@ -230,12 +230,17 @@ def _log_to(path: Path) -> None:
 
 def _with_earlier(resolved: Resolved) -> Resolved:
     """Resolve 'last' in --warm-start to a name, before this search itself is the last one. Raises FolderError
-    if the trials of the earlier search cannot be read."""
+    if the trials of the earlier search cannot be read, ConfigError if their alpha weighs another loss."""
     wanted = resolved.settings.warm_start
     if wanted is None:
         return resolved
     earlier = SearchFolder.read(find_folder(wanted, Path(resolved.settings.results)))
     earlier.trials()
+    if (own := resolved.settings.regularizer) != (other := earlier.settings.regularizer):
+        raise ConfigError(
+            f"the trials of {earlier.path.name} have the regularizer {other}, not {own}, so their alphas are "
+            f"not comparable; omit --warm-start, or use --regularizer {other}"
+        )
     named = earlier.path.name if wanted == "last" else wanted
     return replace(resolved, settings=resolved.settings.model_copy(update={"warm_start": named}))
 
@@ -282,10 +287,11 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
     stops = f"rungs for early stopping at epoch {', '.join(map(str, plan.rungs))}"
     noise = f", {plan.noise_baselines} more on other seeds" if plan.noise_seeds else ""
     forks = f"; trials start from their baseline's checkpoint of epoch {plan.fork}" if plan.fork else ""
+    named = "" if settings.regularizer == "covariance" else f", regularizer {settings.regularizer}"
     return {
         "searching": f"{architecture(settings.model)}, {settings.width} channels: qualities "
         f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
-        f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale)",
+        f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale{named})",
         "preset": f"{settings.preset}, source: {resolved.sources['preset']}",
         "device": f"{_device(settings, prepared.gpus)}, {workers} concurrent trials",
         **({"measured": str(sharing)} if sharing else {}),

@@ -22,16 +22,21 @@ from search.store.find import TRIALS_FOLDER, FolderError, searches_in
 
 _log = logging.getLogger(__name__)
 
-#: Fields that identify a point rather than the training setup.
-_POINT = ("lmbda", "alpha", "strategy")
+#: Fields that baselines do not depend on, apart from their quality.
+_POINT = ("lmbda", "alpha", "strategy", "regularizer")
+
+#: Defaults that fingerprints leave out, like those from before the option existed.
+_BEFORE = {"optimizer": "adam", "schedule": "constant-cosine", "ema": 0.0}
 
 
 def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
     """A fingerprint of everything that a baseline's metrics depend on except its quality: model, initial
     weights, training settings, the pixels of all images, versions of torch and compressai."""
-    training = {k: v for k, v in dataclasses.asdict(template.training).items() if k not in _POINT}
-    if training["optimizer"] == "adam":  # fingerprints from before the option existed lack it
-        del training["optimizer"]
+    training = {
+        key: value
+        for key, value in dataclasses.asdict(template.training).items()
+        if key not in _POINT and _BEFORE.get(key) != value
+    }
     start = hashlib.sha256(Path(template.start).read_bytes()).hexdigest() if template.start else ""
     parts = {
         "model": [template.model, template.width, template.latent_width, start, template.device],

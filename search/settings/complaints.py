@@ -113,6 +113,8 @@ def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
     """One sentence for each given setting that has no effect."""
     if "seeds" in given and settings.confirm is None:
         yield f"seeds {settings.seeds} has no effect without --confirm"
+    if "decay_at" in given and settings.schedule != "constant-cosine":
+        yield f"decay_at {settings.decay_at:g} has no effect with --schedule {settings.schedule}"
 
 
 def _obstacle(folder: Path) -> str:

@@ -111,6 +111,12 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], l
     return found, ignored
 
 
+#: Settings of searches from before these existed, whatever the presets and defaults say today.
+_BEFORE = {
+    "optimizer": "adam", "objective": RD_COST, "regularizer": "covariance", "schedule": "constant-cosine",
+    "ema": 0.0,
+}  # fmt: skip
+
 #: Settings that may change when a search is resumed: they do not affect the metrics of any trial.
 _CHANGEABLE = (
     "budget", "confirm", "seeds", "workers", "address", "max_hours", "max_gpu_hours", "results",
@@ -157,8 +163,7 @@ def _check_changes(keys: Collection[str], began: Settings, asked: Settings, fold
 def recorded_settings(folder: Path) -> dict[str, Any]:
     """The settings in a search's folder, without those unknown to this version of the package. Raises
     ConfigError."""
-    # Searches from before these settings existed, whatever the presets and defaults say today.
-    found = {"optimizer": "adam", "objective": RD_COST, **plain_yaml.read(folder / SETTINGS)}
+    found = {**_BEFORE, **plain_yaml.read(folder / SETTINGS)}
     return {key: value for key, value in found.items() if key in Settings.model_fields}
 
 

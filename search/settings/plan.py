@@ -44,6 +44,8 @@ def template_of(settings: Settings) -> TrialConfig:
     every_epoch = tuple(range(1, settings.epochs + 1))
     dense = settings.cadence == "dense"
     deciding, reported = (every_epoch, at_rungs) if dense else (at_rungs, (settings.epochs,))
+    if settings.schedule == "plateau":  # it has the validation images evaluated after every epoch anyway
+        deciding = every_epoch if settings.select_on == "val" else deciding
     on_validation = settings.select_on == "val"
     training = {
         key: getattr(settings, key)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lic.files import user_path
-from lic.recipe import LAMBDAS, Optimizer, Precision, Scale, TrainingConfig
+from lic.recipe import LAMBDAS, REGULARIZERS, Optimizer, Precision, Scale, Schedule, TrainingConfig
 from search.base.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
 
 #: Settings that are paths (some also accept a keyword, such as 'auto').
@@ -156,6 +157,11 @@ class Settings(BaseModel):
         "scale of the decorrelation loss; paper: a plain sum; reference: normalized to the paper's batch, "
         "patch and channels",
     )
+    regularizer: str = _setting(
+        "Training",
+        TrainingConfig.regularizer,
+        f"the loss L of the latents: {', '.join(REGULARIZERS)}, or MODULE:FUNCTION of your own",
+    )
     batch: int = _setting("Training", TrainingConfig.batch, "batch size, in patches", ge=2, le=65_536)
     patch: int = _setting("Training", TrainingConfig.patch, "patch size, in pixels", ge=64, le=8192)
     epochs: int = _setting(
@@ -176,19 +182,34 @@ class Settings(BaseModel):
         "Training", TrainingConfig.aux_lr, "learning rate of the entropy bottleneck's quantiles", gt=0, le=1
     )
     clip: float = _setting("Training", TrainingConfig.clip, "maximum gradient norm", gt=0, le=1e9)
+    schedule: Schedule = _setting(
+        "Training",
+        TrainingConfig.schedule,
+        "learning rate schedule; constant-cosine: constant up to --decay-at, then half a cosine; cosine: "
+        "half a cosine over all steps; one-cycle: up to --lr, then down; plateau: a "
+        "tenth when the validation loss does not fall for a tenth of the epochs",
+    )
     decay_at: float = _setting(
         "Training",
         TrainingConfig.decay_at,
-        "fraction of the steps after which the learning rate decays",
+        "fraction of the steps after which the learning rate decays (constant-cosine)",
         ge=0,
         le=1,
     )
     decay_to: float = _setting(
         "Training",
         TrainingConfig.decay_to,
-        "final learning rate as a fraction of the initial one",
+        "final learning rate as a fraction of --lr (plateau: the minimum)",
         gt=0,
         le=1,
+    )
+    ema: float = _setting(
+        "Training",
+        TrainingConfig.ema,
+        "decay of the exponential moving average of the weights, such as 0.999, which is evaluated and "
+        "exported instead of the trained weights; 0: none",
+        ge=0,
+        lt=1,
     )
     max_skipped: float = _setting(
         "Training",
@@ -308,6 +329,13 @@ class Settings(BaseModel):
     @classmethod
     def _parse_strategies(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("regularizer")
+    @classmethod
+    def _check_regularizer(cls, value: str) -> str:
+        if value in REGULARIZERS or re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value):
+            return value
+        raise ValueError(f"choose from {', '.join(REGULARIZERS)}, or MODULE:FUNCTION")
 
     @field_validator("name")
     @classmethod

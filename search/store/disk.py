@@ -70,6 +70,8 @@ def need_of(template: TrialConfig, plan: Plan, workers: int) -> Need:
 
     weights = parameters_of(template.model, template.width, template.latent_width)
     size = 4 * sum(weight.numel() for weight in weights) + state_bytes(template.training.optimizer, weights)
+    if template.training.ema:
+        size += 4 * sum(weight.numel() for weight in weights)
     size += 4 * _PER_TENSOR * len(weights)
     qualities = len(plan.qualities)
     running = 2 * min(workers, plan.budget + qualities) * size

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
 from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import architecture
+from lic.recipe import REGULARIZERS
 from lic.zoo import BASELINE, TUNED
 from search.base.formats import NONE_BETTER, fixed, interval, percent
 from search.records.folder import OpenedSearch
@@ -170,6 +171,7 @@ def readme(
         "rate_table": _rate_table(metrics, choices),
         "strategy_table": _strategy_table(by_strategy, len(records.baselines)),
         "refusals": list(dict.fromkeys(refused)),
+        "loss": REGULARIZERS.get(settings.regularizer, "a function of its own"),
         "start": start,
         "start_data": start_data,
         "data": Path(settings.data).name if settings.data else "dead leaves (generated)",

@@ -218,6 +218,7 @@ def _write_model(
     config = ModelConfig(
         architecture(settings.model), settings.width, settings.latent_width, record.quality, record.lmbda,
         record.alpha, record.strategy or "", settings.scale, record.seed, record.name,
+        settings.regularizer,
     )  # fmt: skip
     model = build(config.architecture, config.width, config.latent_width)
     try:

@@ -32,6 +32,7 @@ from torchvision import transforms
 from lic.losses.decorrelation import scale_factor
 from lic.models.build import build
 from lic.recipe import LAMBDAS, TrainingConfig
+from lic.training import schedules
 from lic.training.weights import load_weights
 from search.engine import cluster
 
@@ -167,7 +168,8 @@ def train(config: dict[str, Any], task: Task) -> None:  # size: one function, as
     quantiles = [parameter for name, parameter in named if name.endswith(".quantiles")]
     optimizer = torch.optim.Adam(weights, lr=training.lr)
     aux_optimizer = torch.optim.Adam(quantiles, lr=training.aux_lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: training.lr_at(step) / training.lr)
+    rates = schedules.build(training)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates.rate(step) / training.lr)
     criterion = RateDistortionLoss(lmbda=lmbda)
 
     for epoch in range(1, training.epochs + 1):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lic.losses.decorrelation import decorrelation, latent_decorrelation, scale_factor
+from lic.losses.decorrelation import decorrelation, scale_factor
+from lic.losses.regularizers import latent_penalty
 from lic.models.architectures import ModelError
 from lic.models.build import Latents
 
@@ -88,13 +89,13 @@ def test_reference_scale_keeps_the_order_over_geometries() -> None:
     values = []
     for batch, side, channels in ((16, 256, 128), (8, 64, 32)):
         y = torch.randn(batch, channels, side // 16, side // 16)
-        values.append(float(latent_decorrelation(Latents(y, None), "y", side * side, "reference")))
+        values.append(float(latent_penalty(Latents(y, None), "y", side * side, "reference")))
     assert 0.3 < values[1] / values[0] < 3
 
 
 def test_both_latents_add_up_and_a_missing_one_is_named() -> None:
     latents = Latents(torch.randn(4, 8, 4, 4), torch.randn(4, 6, 1, 1))
-    parts = [latent_decorrelation(latents, s, 4096, "reference") for s in ("y", "z", "y+z")]
+    parts = [latent_penalty(latents, s, 4096, "reference") for s in ("y", "z", "y+z")]
     torch.testing.assert_close(parts[0] + parts[1], parts[2])
     with pytest.raises(ModelError, match="hyper-latent z"):
-        latent_decorrelation(Latents(latents.y, None), "z", 4096, "paper")
+        latent_penalty(Latents(latents.y, None), "z", 4096, "paper")

@@ -1,10 +1,9 @@
-"""The trainer: resume, the NaN guard, the auxiliary optimiser, the schedule."""
+"""The trainer: resume, the NaN guard, the auxiliary optimiser."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -119,14 +118,6 @@ def test_quantiles_follow_the_auxiliary_loss_alone(leaves: PackedImages) -> None
     moved = trainer(leaves)
     moved.run_epoch()
     assert (start[0] - moved.quantiles[0]).abs().max() > 1e-3
-
-
-def test_the_learning_rate_is_constant_then_falls() -> None:
-    config = TrainingConfig(lmbda=1, epochs=10, steps_per_epoch=10, lr=1e-3, decay_at=0.6, decay_to=0.1)
-    rates = [config.lr_at(step) for step in range(100)]
-    assert rates[:60] == [1e-3] * 60
-    assert all(a > b for a, b in pairwise(rates[60:]))
-    assert config.lr_at(100) == pytest.approx(1e-4)
 
 
 def test_a_fork_may_differ_in_the_fields_that_are_named(leaves: PackedImages, tmp_path: Path) -> None:
