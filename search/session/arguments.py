@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if is_switch(field.annotation):
             group.add_argument(
                 option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
-                help=field.description,
+                help=_help(field.description),
             )  # fmt: skip
             continue
         shown = "" if default in (None, ()) or "default:" in (field.description or "") else default
@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             option,
             default=argparse.SUPPRESS,
             metavar=_metavar(key, field.annotation),
-            help=f"{field.description}{f' (default: {shown})' if shown != '' else ''}",
+            help=_help(f"{field.description}{f' (default: {shown})' if shown != '' else ''}"),
         )
 
 
@@ -129,3 +129,8 @@ def _metavar(key: str, annotation: Any) -> str:
     if typing.get_origin(annotation) is Literal:
         return f"{{{','.join(choice for choice in typing.get_args(annotation) if choice != 'auto')}}}"
     return {int: "N", float: "X", str: "TEXT"}.get(annotation, "LIST")
+
+
+def _help(text: str | None) -> str:
+    """For argparse, to which a percent sign begins a format."""
+    return (text or "").replace("%", "%%")
