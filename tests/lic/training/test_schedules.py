@@ -157,3 +157,15 @@ def test_a_checkpoint_of_before_there_were_schedules_has_the_default(
     assert resumed.epoch == 1
     with pytest.raises(CheckpointError, match="trained with schedule constant-cosine, not cosine"):
         trial(photographs, schedule="cosine").trainer.load(tmp_path / "old.pt")
+
+
+def test_a_trial_forks_from_a_baseline_of_another_regularizer(photographs: Path, tmp_path: Path) -> None:
+    """A baseline has none, so that searches with different ones share it."""
+    baseline = trial(photographs)
+    baseline.run_epoch()
+    baseline.save(tmp_path / "state.pt")
+    forked = trial(photographs, alpha=1e-7, regularizer="correlation")
+    forked.fork(tmp_path / "state.pt")
+    assert forked.trainer.epoch == 1
+    with pytest.raises(CheckpointError, match="trained with alpha"):
+        forked.load(tmp_path / "state.pt")

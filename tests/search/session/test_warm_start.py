@@ -14,6 +14,7 @@ from search.decide.core import Core
 from search.records.folder import SearchFolder
 from search.session import driver
 from search.session.session import Experiment, Session
+from search.settings.complaints import ConfigError
 from search.settings.config import Settings, resolve, resolve_again
 from search.settings.plan import plan_of
 from search.store.find import FolderError
@@ -145,3 +146,11 @@ def _images() -> Any:
 def test_the_flag_may_be_given_again(tmp_path: Path) -> None:
     folder = made_up_search(tmp_path / "second", warm_start="first")
     assert resolve_again({"warm_start": "first"}, folder, lambda _: 0).settings.warm_start == "first"
+
+
+def test_a_search_with_another_regularizer_is_refused(tmp_path: Path) -> None:
+    made_up_search(tmp_path / "first")
+    given = {"warm_start": "first", "results": str(tmp_path)}
+    driver._with_earlier(resolve(given, {}, lambda _: 0))
+    with pytest.raises(ConfigError, match="first have the regularizer covariance, not pooled"):
+        driver._with_earlier(resolve({**given, "regularizer": "pooled"}, {}, lambda _: 0))
