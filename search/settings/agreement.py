@@ -37,6 +37,8 @@ def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], in
         changes["lr"] = learning_rate(settings.optimizer, changes["start"])
     low, high = alpha_range(settings.alpha_min, settings.alpha_max, given)
     changes |= {"alpha_min": low, "alpha_max": high}
+    if settings.noise_baselines >= settings.budget and "budget" not in given:
+        changes["budget"] = settings.budget + settings.noise_baselines  # the default number of trials
     if settings.storage is not None:
         changes["storage"] = storage_address(settings.storage)
     return {key: value for key, value in changes.items() if value != getattr(settings, key)}

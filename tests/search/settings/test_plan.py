@@ -54,5 +54,6 @@ def test_baselines_on_other_seeds_are_taken_from_the_budget() -> None:
     plan = plan_of(settled(budget="30", noise_seeds="2", rates="1,3,6"))
     assert (plan.budget, plan.noise_seeds, plan.noise_baselines) == (24, 2, 6)
     assert plan_of(settled(budget="30")).budget == 30
+    assert plan_of(settled(noise_seeds="20")).budget == settled().budget
     with pytest.raises(ConfigError, match="noise_seeds 5 takes 30 of the budget of 30 trials"):
         settled(budget="30", noise_seeds="5")
