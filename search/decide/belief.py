@@ -42,9 +42,9 @@ _EARLIER, _NOISE = 1_000_000, 2_000_000
 #: Trials of a rate that may still turn out to be its best.
 _RIVALS = 20
 
-#: Values of alpha per rate and strategy among which the next trial is chosen, and in a long search, where
-#: many points are chosen at a time, each time from another grid.
-_GRID, _COARSE_GRID = 36, 8
+#: Values of alpha per rate and strategy among which the next trial is chosen, and after so many trials, when
+#: several points are chosen at a time, each time from another grid.
+_GRID, _COARSE_GRID, _FINE_TRIALS = 36, 8, 64
 
 #: How many times its equal share of the trials a rate gets at least and may get, and some to spare.
 _LEAST_SHARE, _MOST_SHARE, _SPARE = 0.7, 1.25, 2
@@ -319,7 +319,7 @@ class SurrogateModel:
         """The candidates, alpha on a grid shifted at random, and the quality of each."""
         low, high = math.log10(self.plan.alpha_min), math.log10(self.plan.alpha_max)
         shifts = np.random.default_rng(seed).random((len(qualities), len(self._strategies)))
-        count = _COARSE_GRID if self._long else _GRID
+        count = _GRID if len(self._trials) <= _FINE_TRIALS else _COARSE_GRID
         rows, own = [], []
         for i, quality in enumerate(qualities):
             for s in range(len(self._strategies)):
