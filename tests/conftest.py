@@ -36,6 +36,7 @@ HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
 TEST_SET = "kodak_first8" if HAVE_DATA else "deadleaves"
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes (`make test`) one runs all tests on the real search, so that it is run once; the
     tests of a file share its fixtures."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_a_search_in_a_thread_and_what_is_read_of_it(tmp_path: Path, cache: Path
     assert search.resume(result.folder.name, results=tmp_path).table().equals(result.table())
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a terminal: a job in the background and pytest-xdist's processes ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_an_interrupt_ends_what_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
