@@ -5,15 +5,15 @@ fraction t of the full training, harm compressed (`squash`). The model is
 
     y = harm(u) + g(x) + (1 - t) d(x, t) + sigma(lambda) (trial effect + (f - 1) (1 - t)^1.5 reading noise)
 
-harm(u) = slope w log(1 + exp((u - onset) / w)) is the mean function: beyond its onset harm grows with alpha,
-about as a power of it, and the logarithm of a power is a straight line. g is what is saved, or lost, beside
-that at full length: a part that neighbouring rates share and one of every rate's own, both alike for
-strategies that act at the same place; d is how early readings differ, and vanishes as t goes to 1. All see
-alpha through u = log10 alpha + shear log10 lambda + offset(strategy): the useful window moves down by about
-a decade per decade of lambda and lies further right for z, and in u it stands still. alpha = 0 is the
-baseline, whose rate change is 0 by definition: pseudo-readings below the smallest alpha say so. sigma is
-the noise between seeds, log-linear in lambda: two trainings differ by 0.2 % at the lowest rate and by
-several at the highest, and by f times as much before the learning rate falls.
+harm(u) = slope w log(1 + exp((u - onset) / w)) is the mean function: beyond its onset harm grows with
+alpha, about as a power of it, and the logarithm of a power is a straight line. g is what is saved, or lost,
+beside that at full length: a part that neighbouring rates share and one of every rate's own, both alike for
+strategies that act at the same place, both nothing far below the onset; d is how early readings differ, and
+vanishes as t goes to 1. All see alpha through u = log10 alpha + shear log10 lambda + offset(strategy): the
+useful window moves down by about a decade per decade of lambda and lies further right for z, and in u it
+stands still. alpha = 0 is the baseline, whose rate change is 0 by definition: pseudo-readings below the
+smallest alpha say so. sigma is the noise between seeds, log-linear in lambda: two trainings differ by 0.2 %
+at the lowest rate and by several at the highest, and by f times as much before the learning rate falls.
 
 The gradient of the marginal likelihood is torch's, the fit scipy's: maximum a posteriori (Rasmussen and
 Williams 2006, section 5.4).
@@ -53,6 +53,9 @@ _NOISE_FALL = 1.5
 
 #: Gauss-Newton steps of a linearisation, and how often it and the fit take turns.
 _TANGENTS, _ROUNDS = 3, 2
+
+#: Decades below the onset of harm at which a weight does half of what it can, and over which that sets in.
+_REACH, _REACH_WIDTH = 1.3, 0.35
 
 #: Correlation of what two strategies save that act decades apart: y and z; those that act at the same place,
 #: y and y+z, save alike.
@@ -175,6 +178,10 @@ class Hyperparameters:
         beyond = (self.u(points) - self.onset) / _HARM_WIDTH
         return self.slope * _HARM_WIDTH * torch.nn.functional.softplus(beyond)
 
+    def reach(self, points: Points) -> Tensor:
+        """Of 1, how much a weight matters: nothing far below the onset of harm."""
+        return torch.sigmoid((self.u(points) - self.onset + _REACH) / _REACH_WIDTH)
+
     def noise(self, points: Points) -> Tensor:
         """Standard deviation between seeds at full length (percent), squashed."""
         place = torch.from_numpy((points.log_lmbda - _LOWEST) / (_HIGHEST - _LOWEST))
@@ -202,11 +209,12 @@ class Hyperparameters:
         value = (shared * kin + self.own_amplitude**2 * same * rates) * _matern(distance / self.length)
         left = (1 - a.progress)[:, None] * (1 - b.progress)[None]
         if not left.any():
-            return value
+            return value * self.reach(a)[:, None] * self.reach(b)[None]
         time = torch.from_numpy(np.log(a.progress)[:, None] - np.log(b.progress)[None]) / _TIME_SCALE
         early = self.early_amplitude**2 * (_EARLY_SHARED + (1 - _EARLY_SHARED) * same)
         shape = _matern(distance / self.early_length) * (-0.5 * time**2).exp()
-        return value + rates * early * torch.from_numpy(left) * shape
+        value = value + rates * early * torch.from_numpy(left) * shape
+        return value * self.reach(a)[:, None] * self.reach(b)[None]
 
     def trial_effect(self, a: Points, b: Points) -> Tensor:
         """The covariance of what the seed of a training adds to all its readings."""
@@ -217,7 +225,8 @@ class Hyperparameters:
         """The diagonal of `covariance(points, points)`."""
         early = self.early_amplitude**2 * torch.from_numpy((1 - points.progress) ** 2)
         trial = self.noise(points) ** 2 * torch.from_numpy(points.trial >= 0)
-        return self.amplitude**2 + self.own_amplitude**2 + self.single_amplitude**2 + early + trial
+        value = self.amplitude**2 + self.own_amplitude**2 + self.single_amplitude**2 + early
+        return value * self.reach(points) ** 2 + trial
 
 
 def prior(strategies: Sequence[str]) -> tuple[Array, Array]:

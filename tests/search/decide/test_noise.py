@@ -108,7 +108,7 @@ def test_the_model_takes_its_noise_from_them() -> None:
     assert set(alone) == {1, 3, 6}
     for quality in (3, 6):
         assert quiet[quality] <= alone[quality] < loud[quality]  # the trials of `spread` have none
-    assert loud[6] == pytest.approx(8.0 / math.sqrt(2), rel=0.6)
+    assert loud[6] == pytest.approx(8.0 / math.sqrt(2), rel=0.65)
 
 
 def test_their_sign_says_nothing_and_they_move_no_prediction_of_a_gain() -> None:
@@ -116,13 +116,13 @@ def test_their_sign_says_nothing_and_they_move_no_prediction_of_a_gain() -> None
         noise = [NoiseReading(q, 1, sign * 0.4, 0.0) for q in PLAN.qualities]
         model = SurrogateModel(SURROGATE, spread(), noise=noise)
         model.fit()
-        found = model.response(3, "y", [1e-8])[0]
+        found = model.response(3, "y", [6e-8])[0]
         if sign == 1:
             first = found
     assert found == first
     plain = SurrogateModel(SURROGATE, spread())
     plain.fit()
-    assert found.mean == pytest.approx(plain.response(3, "y", [1e-8])[0].mean, abs=0.3)
+    assert found.mean == pytest.approx(plain.response(3, "y", [6e-8])[0].mean, abs=0.3)
 
 
 def test_without_them_the_model_is_what_it_was() -> None:

@@ -314,6 +314,17 @@ def test_a_mixture_has_the_moments_of_its_parts() -> None:
     assert same_mean == pytest.approx(mean) and std == pytest.approx(np.sqrt(np.diag(covariance)))
 
 
+def test_a_weight_far_below_the_onset_of_harm_does_nothing() -> None:
+    """So lucky readings there are noise, not a gain: searches recommended z at 1e-8 where it is inert."""
+    theta, lowest = usual(), final([-8.0], 1, LOWEST)
+    lucky = rows_of(replace_trials(final([-8.0, -7.9, -7.8], 1, LOWEST)), np.array([-1.5, -1.0, -2.0]))
+    posterior = posterior_of(gathered(lucky), theta)
+    assert abs(posterior.mean(lowest)[0]) < 0.05 and posterior.std(lowest)[0] < 0.05
+    seen = final([-5.0, -4.8, -4.6], 1, LOWEST)
+    gain = rows_of(replace_trials(seen), np.array([-1.5, -1.0, -2.0]))
+    assert posterior_of(gathered(gain), theta).mean(final([-4.8], 1, LOWEST))[0] < -1
+
+
 def test_without_a_free_place_there_is_one_part() -> None:
     rows = rows_of(final([-8.0, -7.0], 0, LOWEST), np.zeros(2))
     alone = gather(rows, pins(1e-8, 1, RATES))
