@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lic import zoo
+from lic.cli import command
 from lic.models.architectures import WEIGHTS
 from search.records.folder import OpenedSearch
 from search.tracking import registered_codec
@@ -66,9 +67,15 @@ def register(root: Path, search: OpenedSearch) -> dict[str, str]:
         for entry in zoo.list_models(root):
             if entry.baseline:
                 continue
+            if entry.config.trial not in runs:
+                complete = command("search.track", search.folder, "--rebuild")
+                raise TrackingError(
+                    "the zoo was written, but could not be registered (MLflow has no run of "
+                    f"{entry.config.trial}); to complete MLflow: {complete}"
+                )
             name = f"{entry.config.architecture}-q{entry.config.quality}"
             done[name] = _register(client, name, entry, runs[entry.config.trial])
-    except (MlflowException, OSError, KeyError) as error:
+    except (MlflowException, OSError) as error:
         why = first_line(error)
         raise TrackingError(f"the zoo was written, but could not be registered ({why})") from error
     return done

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from search.base.space import BASELINE, Candidate, Plan, SearchPoint, rungs
+from search.base.space import BASELINE, Candidate, Plan, SearchPoint
 from search.decide.core import Core
 from search.decide.objective import rd_cost, rd_cost_change
-from search.decide.stopping import owed, should_stop, worth_finishing
 from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, read_records
 
 PLAN = Plan(
@@ -331,39 +330,6 @@ def test_a_reading_sent_twice_counts_once() -> None:
         assert not core.decide(candidate.name, 1) and not core.decide(candidate.name, PLAN.epochs)
     core.fail(trial.name, "too late")
     assert records(core) == ended
-
-
-def test_rungs_and_the_rule() -> None:
-    assert rungs(100, 4, 3) == (4, 12, 36)
-    assert rungs(9, 1, 3) == (1, 3)
-    assert rungs(1, 1, 3) == ()
-    assert not should_stop(-1.0, [], 3)
-    assert should_stop(5.0, [], 3)
-    assert should_stop(1.0, [0.0], 3)
-    assert not should_stop(-1.0, [0.0], 3)
-    assert should_stop(0.5, [1.0], 3)  # best of two, but worse than the baseline
-    assert not should_stop(0.5, [1.0, 2.0], 3)  # one in three
-    others = [0.0, 1, 2, 3, 4, 5]
-    assert not should_stop(0.5, others, 3)  # second of seven
-    assert should_stop(1.5, others, 3)  # third of seven
-
-
-def test_what_is_worth_finishing() -> None:
-    assert worth_finishing(5.0, 1.0, 0.0, is_owed=False)
-    assert not worth_finishing(5.0, 0.0, 0.0, is_owed=False)
-    assert worth_finishing(5.0, 0.0, 0.0, is_owed=True)
-    assert not worth_finishing(5.0, 0.0, 9.0, is_owed=True)  # clearly harmful
-    assert worth_finishing(5.0, 1.0, 9.0, is_owed=True)
-    assert not worth_finishing(684.0, 1.0, 0.0, is_owed=True)  # no promised gain is believed of that
-
-
-def test_every_rate_is_owed_finished_trials() -> None:
-    """A few at first, then a part of an equal share."""
-    assert owed(0, 0, 6) and owed(1, 30, 6)
-    assert not owed(30, 30, 1) and not owed(10, 30, 6)
-    assert not owed(20, 60, 6)  # more than its share
-    for finished in range(40):
-        assert owed(finished, 100, 3) >= owed(finished + 1, 100, 3) >= owed(finished + 1, 50, 3)
 
 
 def test_rate_change_has_bd_rates_sign() -> None:

@@ -8,16 +8,15 @@ import math
 import pytest
 from optuna.storages import InMemoryStorage
 
-from search.base.space import BASELINE, CONFIRMATION, Candidate
+from search.base.space import Candidate
 from search.decide.belief import SurrogateModel
 from search.decide.core import Core
 from search.decide.noise import NoiseReading, measured_noise
 from search.decide.recommend import believe
-from search.records.confirm import Confirmation, points_to_confirm
 from search.records.noise import WithNoise
 from search.store.optuna_internals import storage_of
 from tests.search.decide.test_belief import SURROGATE, spread
-from tests.search.decide.test_core import PLAN, figures, first_epoch, records
+from tests.search.decide.test_core import PLAN, figures, first_epoch
 
 NOISY = dataclasses.replace(PLAN, sampler="surrogate", budget=9, noise_seeds=2, rungs=())
 
@@ -40,15 +39,6 @@ def trained(scheduler: WithNoise) -> list[Candidate]:
             scheduler.decide(candidate.name, epoch)
         done.append(candidate)
     return done
-
-
-def test_baselines_on_other_seeds_come_after_the_baselines_and_before_the_trials() -> None:
-    core = Core(InMemoryStorage(), "s", NOISY)
-    done = trained(WithNoise(core))
-    assert [c.name for c in done[:3]] == ["baseline-q1", "baseline-q3", "baseline-q6"]
-    assert [c.name for c in done[3:9]] == [f"baseline-q{q}-s{s}" for s in (1, 2) for q in (1, 3, 6)]
-    assert all(c.role == BASELINE for c in done[:9]) and len(done) == 9 + 9
-    assert len(core.trials.trials) == 9 and len(core.baselines.trials) == 3
 
 
 def test_the_noise_is_that_of_one_training() -> None:
@@ -77,18 +67,6 @@ def test_one_that_failed_says_nothing() -> None:
             scheduler.observe(candidate.name, epoch, measured(candidate, epoch))
             scheduler.decide(candidate.name, epoch)
     assert [reading.quality for reading in core.noise()] == [1, 6]
-
-
-def test_the_confirmation_does_not_train_them_again() -> None:
-    core = Core(InMemoryStorage(), "s", NOISY)
-    trained(WithNoise(core))
-    points = points_to_confirm(records(core), NOISY, best=1, seeds=3)
-    confirmation = Confirmation(storage_of(core.trials), "s", NOISY, points, "val")
-    # Two seeds have their baselines; on the third they are only due once a point is undecided.
-    first = []
-    while (candidate := confirmation.suggest()) is not None:
-        first.append(candidate)
-    assert {c.role for c in first} == {CONFIRMATION} and {c.seed for c in first} == {1, 2}
 
 
 def readings(size: dict[int, float]) -> list[NoiseReading]:

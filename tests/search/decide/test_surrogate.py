@@ -4,99 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from lic.recipe import LAMBDAS
 from search.decide import surrogate
-from search.decide.mixture import Mixture, places
 from search.decide.surrogate import (
     PRIORS,
     Array,
-    Data,
     Hyperparameters,
     Points,
-    Posterior,
     fit,
-    gather,
     pins,
     prior,
     squash,
     unsquash,
 )
-
-STRATEGIES = ("y", "z", "y+z")
-RATES = tuple(LAMBDAS.values())
-LOWEST, HIGHEST = min(RATES), max(RATES)
-
-#: log10 alpha far below any harm, and in the harm of the highest rate.
-HARMLESS, HARMFUL = -8.5, -4.5
-
-Row = tuple[float, ...]
-
-
-def points(n: int, seed: int = 0) -> Points:
-    """Points of two trials in a row, anywhere."""
-    draw = np.random.default_rng(seed)
-    columns = (
-        draw.uniform(-8, -5, n),
-        draw.integers(0, 3, n),
-        np.log10(draw.choice(RATES, n)),
-        draw.choice([1 / 9, 1 / 3, 1.0], n),
-        np.arange(n) // 2,
-    )
-    return Points.of(list(zip(*columns, strict=True)))
-
-
-def truth(p: Points) -> Array:
-    """A useful window that moves down with the rate, differs between the strategies, and ends in harm."""
-    u = p.alpha + (p.log_lmbda + 2) + np.array([0.0, -1.5, 0.0])[p.strategy] + 6.8
-    level = np.array([2.0, 3.0, 2.5])[p.strategy]
-    return -level * np.exp(-(u**2)) + 3 * 10 ** np.minimum(u - 0.8, 1.8)
-
-
-def rows_of(p: Points, value: Array, count: float = 1.0, variance: float = 0.0) -> list[Row]:
-    """The points as `gather` takes them."""
-    n = len(p)
-    columns = (p.alpha, p.strategy, p.log_lmbda, p.progress, p.trial, value, [count] * n, [variance] * n)
-    return list(zip(*columns, strict=True))
-
-
-def gathered(rows: Sequence[Row]) -> Data:
-    return gather(rows, pins(1e-8, len(STRATEGIES), RATES))
-
-
-def data(n: int, seed: int = 0, noise: float = 0.3) -> Data:
-    p = points(n, seed)
-    return gathered(rows_of(p, truth(p) + noise * np.random.default_rng(seed + 1).normal(size=n)))
-
-
-def final(alphas: Sequence[float] | Array, strategy: int, lmbda: float) -> Points:
-    """These log10 alphas at full length, without what a training's seed adds."""
-    return Points.of([(alpha, strategy, math.log10(lmbda), 1.0, -1) for alpha in alphas])
-
-
-def replace_trials(p: Points) -> Points:
-    """The same, each of a training of its own."""
-    return dataclasses.replace(p, trial=np.arange(len(p)))
-
-
-def posterior_of(readings: Data, theta: Array | None = None, pending: Points | None = None) -> Posterior:
-    theta = fit(readings, STRATEGIES) if theta is None else theta
-    posterior = Posterior(theta, readings)
-    return posterior if pending is None else posterior.awaiting(pending)
-
-
-def usual(**changes: float) -> Array:
-    """The prior means, but for some."""
-    theta = prior(STRATEGIES)[0]
-    for name, value in changes.items():
-        theta[list(PRIORS).index(name)] = value
-    return theta
+from tests.support.surrogate_data import (
+    HARMFUL,
+    HARMLESS,
+    HIGHEST,
+    LOWEST,
+    RATES,
+    STRATEGIES,
+    data,
+    final,
+    gathered,
+    points,
+    posterior_of,
+    replace_trials,
+    rows_of,
+    truth,
+    usual,
+)
 
 
 def test_the_gradient_of_the_fit_equals_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,42 +221,6 @@ def test_what_is_not_a_number_is_left_out() -> None:
     assert np.isfinite(readings.value).all()
 
 
-def test_where_z_acts_is_open_while_its_readings_show_nothing() -> None:
-    """Inert readings of z on the left fit any place further right: the most probable place must not speak for
-    them all, or z is never tried where it saves bits. What harms says where it acts."""
-    seen = final([-8.0, -7.5, -7.0], 1, LOWEST)
-    inert = gathered(rows_of(replace_trials(seen), np.zeros(3)))
-    told = places(inert, STRATEGIES, usual())
-    assert told.weights.sum() == pytest.approx(1) and len(told.parts) >= 3 and told.weights.max() < 0.6
-    far = final([-5.5], 1, LOWEST)
-    alone = posterior_of(inert, usual()).std(far)
-    assert told.each(far)[1] > alone
-    harmful = final([-6.5, -6.0, -5.5], 1, LOWEST)
-    harmed = gathered(rows_of(replace_trials(harmful), np.array([8.0, 20.0, 40.0])))
-    z = list(prior(STRATEGIES)[0]).index(-2.0)
-    mixtures = [places(readings, STRATEGIES, usual()) for readings in (inert, harmed)]
-    where = [sum(m.weights * [part.theta[z] for part in m.parts]) for m in mixtures]
-    assert where[0] == pytest.approx(-2, abs=0.3) and where[1] > where[0] + 0.7
-
-
-def test_a_mixture_has_the_moments_of_its_parts() -> None:
-    readings, somewhere = data(30), final([-7.5, -6.5, -5.5], 1, LOWEST)
-    weights, parts = np.array([0.25, 0.75]), [Posterior(usual(onset=at), readings) for at in (-6.3, -6.0)]
-    mean, covariance = Mixture(parts, weights).joint(somewhere)
-    draws = np.concatenate(
-        [
-            np.random.default_rng(1).multivariate_normal(
-                part.mean(somewhere), part.covariance(somewhere), int(weight * 400_000)
-            )
-            for weight, part in zip(weights, parts, strict=True)
-        ]
-    )
-    assert mean == pytest.approx(draws.mean(0), abs=0.01)
-    assert covariance == pytest.approx(np.cov(draws.T), abs=0.03)
-    same_mean, std = Mixture(parts, weights).each(somewhere)
-    assert same_mean == pytest.approx(mean) and std == pytest.approx(np.sqrt(np.diag(covariance)))
-
-
 def test_a_weight_far_below_the_onset_of_harm_does_nothing() -> None:
     """So lucky readings there are noise, not a gain: searches recommended z at 1e-8 where it is inert."""
     theta, lowest = usual(), final([-8.0], 1, LOWEST)
@@ -323,12 +230,6 @@ def test_a_weight_far_below_the_onset_of_harm_does_nothing() -> None:
     seen = final([-5.0, -4.8, -4.6], 1, LOWEST)
     gain = rows_of(replace_trials(seen), np.array([-1.5, -1.0, -2.0]))
     assert posterior_of(gathered(gain), theta).mean(final([-4.8], 1, LOWEST))[0] < -1
-
-
-def test_without_a_free_place_there_is_one_part() -> None:
-    rows = rows_of(final([-8.0, -7.0], 0, LOWEST), np.zeros(2))
-    alone = gather(rows, pins(1e-8, 1, RATES))
-    assert list(places(alone, ("y",), prior(("y",))[0]).weights) == [1.0]
 
 
 def test_a_rates_own_gain_is_not_spread_over_its_neighbours() -> None:

@@ -8,22 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
-from scipy.stats import ttest_1samp
 
 from search.base.space import BASELINE, CONFIRMATION, RD_COST, Candidate, Plan, SearchPoint
-from search.decide.core import make_studies
 from search.records.confirm import Confirmation, baselines_on
 from search.records.confirmed import (
     BETTER,
     UNDECIDED,
     WORSE,
-    Confirmed,
     confirmed,
     repeated_name,
-    repetitions_of,
 )
-from search.records.curves import interval_over_seeds
-from search.records.search_records import RecordReader
 from tests.bench.racing import race
 
 PLAN = Plan(
@@ -168,37 +162,6 @@ def test_a_failed_seed_is_left_out_and_not_repeated() -> None:
     assert seeds_of(names)["trial-001"] == 3  # two that count
     assert seeds_of(names)["trial-002"] == 4
     assert results(confirmation) == [(2, BETTER), (3, WORSE), (5, UNDECIDED)]
-
-
-def test_the_records_say_the_same() -> None:
-    storage = InMemoryStorage()
-    studies = make_studies(storage, "s")
-    confirmation = opened(storage)
-    train(lambda: confirmation)
-    groups = RecordReader(studies, PLAN, "kodak").read_confirmation()
-    assert confirmed(repetitions_of(groups, PLAN, 5), "kodak") == confirmed(
-        confirmation.repetitions(), "kodak"
-    )
-    assert [item.seeds for item in confirmed(repetitions_of(groups, PLAN, 2), "kodak")] == [2, 2, 2]
-
-
-def test_the_interval_is_that_of_students_t() -> None:
-    values = [-1.0, -2.0, -1.5, -0.5]
-    expected = ttest_1samp(values, 0).confidence_interval(0.95)
-    found = interval_over_seeds(values, 0.0, 24)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    shared = ttest_1samp(values, 0).confidence_interval(1 - 0.05 / 3)
-    assert interval_over_seeds(values, 0.0, 24, looks=3).low == pytest.approx(shared.low)
-    images = interval_over_seeds([-1.0], 0.5, 24)
-    assert images.high - images.low == pytest.approx(2 * 0.5 * 2.0687, rel=1e-4)
-    both = interval_over_seeds(values, 0.5, 24)
-    assert both.high - both.value == pytest.approx(np.hypot(found.high - found.value, 0.5 * 2.0687), rel=1e-4)
-
-
-def test_a_single_seed_decides_only_where_no_other_may_come() -> None:
-    interval = interval_over_seeds([-1.0], 0.01, 24)
-    assert Confirmed(SearchPoint(1, "y", 1e-7), "trial-000", 1, interval, 1).outcome == BETTER
-    assert Confirmed(SearchPoint(1, "y", 1e-7), "trial-000", 1, interval, 3).outcome == UNDECIDED
 
 
 def test_looking_after_every_seed_decides_wrongly_as_rarely_as_stated() -> None:

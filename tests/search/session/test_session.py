@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from lic import atomic_io
 from search.engine import cluster
-from search.engine.remote import remote_address
-from search.session.conclusion import keep_best
 from search.settings.complaints import ConfigError
 from search.settings.config import resolve, resolve_again
-from search.store.checkpoints import Checkpoints
 from search.store.find import FolderError, find_folder
 from search.store.lock import is_running, only_driver
-from tests.search.records.test_results import record
-from tests.search.records.test_results import search as searched
 
 
 def test_only_one_process_drives_a_search(tmp_path: Path) -> None:
@@ -68,46 +60,12 @@ def test_a_setting_of_another_version_does_not_keep_a_search_from_going_on(begun
     assert again.budget == 8
 
 
-def test_only_a_ray_address_sends_the_driver_away() -> None:
-    assert remote_address(["--budget", "8", "--address", "ray://head:10001"], {}) == "ray://head:10001"
-    assert remote_address(["--address=auto"], {"LICTUNE_ADDRESS": "ray://head:10001"}) is None
-    assert remote_address([], {"LICTUNE_ADDRESS": "ray://head:10001"}) == "ray://head:10001"
-    assert remote_address(["--model", "cheng"], {}) is None
-
-
 def test_what_would_make_trials_incomparable_is_refused_by_name(begun: Path) -> None:
     for key, value in (("lr", "2e-3"), ("model", "cheng"), ("seed", "1"), ("storage", "s3://b")):
         with pytest.raises(ConfigError, match=f"^{key} is .* cannot change on resume"):
             resolve_again({key: value, "tracking_uri": "sqlite:///here.db"}, begun, lambda _: 0)
     with pytest.raises(ConfigError, match="give --tracking-uri again"):
         resolve_again({}, begun, lambda _: 0)
-
-
-def test_a_kept_trial_without_a_checkpoint_costs_its_rate_only(tmp_path: Path) -> None:
-    gains = [record(f"trial-{quality:03d}", quality, -5.0) for quality in range(1, 7)]
-    records, place, best = searched(*gains), Checkpoints(str(tmp_path)), tmp_path / "best"
-    for trial in gains:
-        with place.saving(f"trials/{trial.name}", 9) as path:
-            atomic_io.write(path, trial.name)
-    shutil.rmtree(tmp_path / "trials" / "trial-002")
-
-    assert keep_best(records, place, best) == [
-        f"quality 2 has no best checkpoint: trial-002 has no checkpoint below {tmp_path}/trials"
-    ]
-    index = json.loads((best / "index.json").read_text())
-    assert sorted(index) == [f"q{quality}.pt" for quality in (1, 3, 4, 5, 6)]
-    assert sorted(path.name for path in best.iterdir()) == ["index.json", *sorted(index)]
-    assert all((best / name).read_text() == entry["trial"] for name, entry in index.items())
-
-    # What was kept before is of the same point at one rate, and of another at the other.
-    shutil.rmtree(tmp_path / "trials" / "trial-003")
-    shutil.rmtree(tmp_path / "trials" / "trial-004")
-    index["q4.pt"]["trial"] = "trial-999"
-    (best / "index.json").write_text(json.dumps(index))
-    told = keep_best(records, place, best)
-    assert [sentence.partition(" has no best")[0] for sentence in told] == ["quality 2", "quality 4"]
-    assert sorted(json.loads((best / "index.json").read_text())) == ["q1.pt", "q3.pt", "q5.pt", "q6.pt"]
-    assert (best / "q3.pt").read_text() == "trial-003" and not (best / "q4.pt").exists()
 
 
 def test_the_last_search_is_found(tmp_path: Path) -> None:
