@@ -46,7 +46,7 @@ audit: .venv
 
 # Lint, types, contracts, and what a change needs, one whole search among it.
 test: lint audit
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations 10
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --durations 10
 
 # The rest: two hosts, a browser, servers that come and go, fuzzing at full size.
 test-slow: .venv

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from xdist.scheduler import LoadScopeScheduling
 
 from lic.data.cache import PackedImages
 from lic.data.deadleaves import pack_dead_leaves
@@ -29,20 +33,31 @@ from tests.support.database import MISSING, Database, temporary_database
 # As trials are trained; and several threads of small tensors wait for each other where cores are busy.
 torch.set_num_threads(1)
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
 HAVE_DATA = (SHARED / "kodak").is_dir() and (SHARED / "bsds500").is_dir()
 
 #: The test set of the real search: the paper's two example images, kodim07 and kodim08, are in it.
 TEST_SET = "kodak_first8" if HAVE_DATA else "deadleaves"
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in this hook, too
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes (`make test`) one runs all tests on the real search, so that it is run once; the
-    tests of a file share its fixtures."""
-    for item in items:
-        shared = "real" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("real" if shared else item.path.as_posix()))
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Of several processes (`make test`) one runs all files with tests on the real search, so that it is run
+    once; the tests of any other file share its fixtures."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "real" if _on_the_real_search(ROOT / file) else file
+
+
+@functools.cache
+def _on_the_real_search(file: Path) -> bool:
+    return re.search(r"\breal: ", file.read_text()) is not None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """In place of pytest-xdist's own groups: those of its version 3.8 have no effect with pytest 9.2."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ class Settings(BaseModel):
         "train each baseline on N further seeds, instead of as many trials, to measure the noise between "
         "seeds; --confirm reuses them",
         ge=0,
-        le=10,
+        le=100,
     )
     max_hours: float | None = _setting(
         "What to search", None, "stop the search after this many hours (default: no limit)", gt=0, le=1e6
