@@ -27,7 +27,7 @@ from search.base.space import (
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
 from search.decide.noise import NoiseReading, noise_readings
 from search.decide.objective import Reading, compared_baselines, has_value, rate_change
-from search.decide.readings import attributes_of, has_reading, reading_at, readings_of
+from search.decide.readings import attributes_of, baseline_at, has_reading, reading_at, readings_of
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import owed, should_stop, worth_finishing
 from search.store.optuna_internals import id_of_study, id_of_trial, storage_of
@@ -283,14 +283,11 @@ class Core:
     def _compared(self, quality: int, epoch: int) -> dict[int, Reading] | None:
         """The baselines' readings that a trial's of this quality and epoch is compared with, by quality; None
         while one is missing."""
+        plan = self.plan
 
         def reading(other: int) -> tuple[Reading, bool]:
-            trial = self.baseline(other)
-            if trial is None:
-                return Reading({}, {}), False
-            return reading_at(trial, epoch), trial.state == TrialState.FAIL
+            return baseline_at(self.baseline(other), epoch)
 
-        plan = self.plan
         return compared_baselines(plan.objective, quality, plan.qualities, reading, plan.selection)
 
     def decide(self, name: str, epoch: int) -> bool:
@@ -315,7 +312,7 @@ class Core:
     def _goes_on(self, trial: FrozenTrial, epoch: int) -> bool:
         """The rule at a rung: rank among the readings there, or, once there is a model, what finishing
         is worth. Of a long search the rank is enough, and quicker."""
-        theta, everything = fitted(self.trials), _all(self.trials)
+        theta, everything = fitted(self.trials, self.plan), _all(self.trials)
         if self.plan.sampler != "surrogate" or theta is None or len(everything) > MOST_TRIALS:
             rivals = [t for t in everything if t.user_attrs["quality"] == trial.user_attrs["quality"]]
             rung = [t.intermediate_values[epoch] for t in rivals if epoch in t.intermediate_values]

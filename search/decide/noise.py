@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.base.space import BASELINE, Plan, confirmation_name
 from search.decide.objective import Reading, compared_baselines, rate_change
-from search.decide.readings import reading_at
+from search.decide.readings import baseline_at, reading_at
 from search.store.optuna_internals import storage_of
 
 
@@ -53,9 +53,7 @@ def _against(own: dict[int, FrozenTrial], trial: FrozenTrial, plan: Plan) -> Noi
     """The reading of a baseline; None while one that it is compared with is missing."""
 
     def reading(quality: int) -> tuple[Reading, bool]:
-        if quality not in own:
-            return Reading({}, {}), False
-        return reading_at(own[quality], plan.epochs), own[quality].state == TrialState.FAIL
+        return baseline_at(own.get(quality), plan.epochs)
 
     quality, seed = trial.user_attrs["quality"], trial.user_attrs["seed"]
     compared = compared_baselines(plan.objective, quality, plan.qualities, reading, plan.selection)

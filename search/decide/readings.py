@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.decide.objective import Reading
 
@@ -25,6 +25,14 @@ def reading_at(trial: FrozenTrial, epoch: int) -> Reading:
     """What a training measured after an epoch; empty if that was not recorded."""
     attributes = trial.user_attrs
     return Reading(attributes.get(f"{_READINGS}{epoch}", {}), attributes.get(f"{_IMAGES}{epoch}", {}))
+
+
+def baseline_at(trial: FrozenTrial | None, epoch: int) -> tuple[Reading, bool]:
+    """What a baseline measured after an epoch, and whether it failed, as `compared_baselines` asks for it;
+    nothing of one that has not started."""
+    if trial is None:
+        return Reading({}, {}), False
+    return reading_at(trial, epoch), trial.state == TrialState.FAIL
 
 
 def attributes_of(

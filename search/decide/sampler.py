@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from search.base.space import Plan, SearchPoint, lmbda_of
 from search.decide.belief import SurrogateModel
 from search.decide.noise import NoiseReading
-from search.decide.surrogate import Array
+from search.decide.surrogate import Array, prior
 from search.store.optuna_internals import id_of_study, storage_of
 
 #: Trials per rate that are spread evenly before the model proposes any.
@@ -62,10 +62,12 @@ def _seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def fitted(study: optuna.Study) -> Array | None:
-    """The surrogate's hyperparameters as last fitted for this study; None before the first fit."""
+def fitted(study: optuna.Study, plan: Plan) -> Array | None:
+    """The surrogate's hyperparameters as last fitted for this study; None before the first fit, and if the
+    search began with a version that has others."""
     known = storage_of(study).get_study_user_attrs(id_of_study(study)).get(_MODEL)
-    return np.array(known["theta"]) if known else None
+    theta = np.array(known["theta"]) if known else None
+    return theta if theta is not None and theta.shape == prior(plan.strategies)[0].shape else None
 
 
 def spread_point(plan: Plan, qualities: Sequence[int], number: int) -> SearchPoint:
@@ -145,7 +147,7 @@ class RateSampler(BaseSampler):
             return SearchPoint(quality, strategy, alpha)
 
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != number]
-        theta = fitted(study)
+        theta = fitted(study, self._plan)
         belief = SurrogateModel(self._plan, trials, theta, self._earlier, self._noise)
         if theta is None or number >= attributes[_MODEL]["trials"] * (1 + _REFIT_SHARE):
             model = {"trials": number, "theta": belief.fit(theta).tolist()}

@@ -8,7 +8,7 @@ from optuna.storages import InMemoryStorage
 
 from search.base.space import BASELINE
 from search.decide.core import Core
-from search.decide.sampler import RateSampler, make_sampler
+from search.decide.sampler import RateSampler, fitted, make_sampler
 from tests.search.decide.test_core import PLAN, run_all
 
 
@@ -36,3 +36,18 @@ def test_every_rate_gets_its_startup_points_and_its_share() -> None:
     assert sum(counts) == 30
     assert max(counts) <= 1.25 * 10 + 3
     assert min(counts) >= 4
+
+
+def test_hyperparameters_of_another_version_are_fitted_anew() -> None:
+    """A search that began with a model of fewer hyperparameters goes on with today's."""
+    plan = dataclasses.replace(PLAN, sampler="surrogate", budget=9)
+    core = Core(InMemoryStorage(), "s", plan)
+    run_all(core)
+    theta = fitted(core.trials, plan)
+    assert theta is not None
+    core.trials.set_user_attr("surrogate", {"trials": 9, "theta": theta[:-1].tolist()})
+    assert fitted(core.trials, plan) is None
+    later = Core(core.trials._storage, "s", dataclasses.replace(plan, budget=12))
+    assert len([c for c, _ in run_all(later) if c.role != BASELINE]) == 3
+    again = fitted(later.trials, plan)
+    assert again is not None and len(again) == len(theta)
