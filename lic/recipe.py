@@ -44,6 +44,9 @@ REGULARIZERS = {
     "vicreg": "the variance and covariance terms of VICReg, pooled over batch and positions",
 }
 
+#: Values of the options of a training run in records from before the option existed.
+BEFORE = {"optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0}
+
 
 @dataclass(frozen=True)
 class TrainingConfig:

@@ -30,17 +30,13 @@ from lic.models.acceleration import (
 )
 from lic.models.build import LatentTap
 from lic.models.torch_internals import compile_errors, leave_out_dynamo
-from lic.recipe import ON_CPU, Acceleration, Precision, TrainingConfig
+from lic.recipe import BEFORE, ON_CPU, Acceleration, Precision, TrainingConfig
 from lic.training import optimizers, schedules
 
 _log = logging.getLogger(__name__)
 
 #: Values that each training step measures.
 _COLUMNS = ("grad_norm", *TERMS)
-
-
-#: Values of options in checkpoints from before the option existed.
-_BEFORE = {"optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0}
 
 
 class DivergedError(RuntimeError):
@@ -268,7 +264,7 @@ class Trainer:
         saved, own, step = state["config"], dataclasses.asdict(self.config), state["step"]
         if not isinstance(saved, dict) or type(step) is not int or not 0 <= step <= self.config.total_steps:
             raise CheckpointError(f"the checkpoint {path} has an invalid configuration or step")
-        saved = {**_BEFORE, **saved}
+        saved = {**BEFORE, **saved}
         if changed := sorted(key for key in own if key not in other and saved.get(key) != own[key]):
             key = changed[0]
             raise CheckpointError(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import threadpoolctl
-import torch
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,7 +17,6 @@ from search.decide.noise import NoiseReading
 from search.decide.surrogate import (
     Array,
     Data,
-    Hyperparameters,
     Points,
     Posterior,
     fit,
@@ -109,7 +107,7 @@ class SurrogateModel:
         self.plan, self._earlier, self._foreign = plan, earlier, {id(trial) for trial in earlier}
         self._noise = noise
         self._strategies = {name: number for number, name in enumerate(plan.strategies)}
-        # One that a crash left between being asked for and being described has no lambda.
+        # One that a crash left between being asked for and being described has no quality.
         self._trials = [t for t in trials if t.params.get("alpha") and "quality" in t.user_attrs]
         self._long = len(self._trials) > MOST_TRIALS
         self._informing = self._choose()
@@ -282,10 +280,8 @@ class SurrogateModel:
 
     def seed_noise(self) -> dict[int, float]:
         """The standard deviation between training seeds in percent, by quality, as fitted."""
-        self._posterior()
-        hyper = Hyperparameters(torch.from_numpy(np.asarray(self.theta, float)))
         points = Points.of([(0.0, 0, math.log10(lmbda_of(q)), 1.0, -1) for q in self.plan.qualities])
-        return dict(zip(self.plan.qualities, hyper.noise(points).tolist(), strict=True))
+        return dict(zip(self.plan.qualities, self._posterior().noise(points).tolist(), strict=True))
 
     def _identity(self, trial: FrozenTrial) -> int:
         """A number that no trial of this search and no earlier one shares."""

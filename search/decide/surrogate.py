@@ -132,7 +132,7 @@ class Points:
 @dataclass(frozen=True)
 class Data:
     """Readings at points, `value` and its `variance` known beforehand in percent; `count` says how many
-    readings a row is the mean of. The first `pinned` rows are pins. Linearised (`linearised`) they are
+    readings a row is the mean of. The first `pinned` rows are pins. Linearised (`Posterior.data`) they are
     squashed."""
 
     points: Points
@@ -208,12 +208,11 @@ class Hyperparameters:
         shared = self.amplitude**2 * rates + self.single_amplitude**2 * (apart.abs() < 1e-9)
         value = (shared * kin + self.own_amplitude**2 * same * rates) * _matern(distance / self.length)
         left = (1 - a.progress)[:, None] * (1 - b.progress)[None]
-        if not left.any():
-            return value * self.reach(a)[:, None] * self.reach(b)[None]
-        time = torch.from_numpy(np.log(a.progress)[:, None] - np.log(b.progress)[None]) / _TIME_SCALE
-        early = self.early_amplitude**2 * (_EARLY_SHARED + (1 - _EARLY_SHARED) * same)
-        shape = _matern(distance / self.early_length) * (-0.5 * time**2).exp()
-        value = value + rates * early * torch.from_numpy(left) * shape
+        if left.any():
+            time = torch.from_numpy(np.log(a.progress)[:, None] - np.log(b.progress)[None]) / _TIME_SCALE
+            early = self.early_amplitude**2 * (_EARLY_SHARED + (1 - _EARLY_SHARED) * same)
+            shape = _matern(distance / self.early_length) * (-0.5 * time**2).exp()
+            value = value + rates * early * torch.from_numpy(left) * shape
         return value * self.reach(a)[:, None] * self.reach(b)[None]
 
     def trial_effect(self, a: Points, b: Points) -> Tensor:
@@ -317,11 +316,8 @@ class Posterior:
         lower = torch.linalg.solve_triangular(self._factor, cross, upper=False)
         n, m = len(self._known), len(pending)
         whole = self._factor.new_zeros(n + m, n + m)
-        whole[:n, :n], whole[n:, :n], whole[n:, n:] = (
-            self._factor,
-            lower.T,
-            _cholesky(corner - lower.T @ lower),
-        )
+        whole[:n, :n], whole[n:, :n] = self._factor, lower.T
+        whole[n:, n:] = _cholesky(corner - lower.T @ lower)
         later = copy.copy(self)
         later._factor, later._all = whole, self._known.joined(pending)
         return later

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.data.sets import ImageSet
 from lic.errors import StorageError
+from lic.recipe import BEFORE
 from lic.training.trial import TrialConfig
 from search.base.space import baseline_name
 from search.decide.core import SETUP, SOURCE, Core
@@ -25,9 +26,6 @@ _log = logging.getLogger(__name__)
 #: Fields that baselines do not depend on, apart from their quality.
 _POINT = ("lmbda", "alpha", "strategy", "regularizer")
 
-#: Defaults that fingerprints leave out, like those from before the option existed.
-_BEFORE = {"optimizer": "adam", "schedule": "constant-cosine", "ema": 0.0}
-
 
 def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
     """A fingerprint of everything that a baseline's metrics depend on except its quality: model, initial
@@ -35,7 +33,7 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
     training = {
         key: value
         for key, value in dataclasses.asdict(template.training).items()
-        if key not in _POINT and _BEFORE.get(key) != value
+        if key not in _POINT and (key, value) not in BEFORE.items()  # as fingerprints were then
     }
     start = hashlib.sha256(Path(template.start).read_bytes()).hexdigest() if template.start else ""
     parts = {
