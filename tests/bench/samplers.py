@@ -24,7 +24,7 @@ Every side searches the same surfaces with 64 trials; one row a side and member 
     baseline             always the baseline
 
 The surfaces are search.simulation.realistic.Realistic, or with --family parametric the older Family (the
-docstrings state the formulas); members from 1000 on were never looked at while the sampler was made. With
+docstrings state the formulas); docs/search.md says which members the sampler was made on. With
 --table the surface is a table of recorded curves and the members are seeds of the noise.
 """
 
