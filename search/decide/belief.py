@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -54,8 +55,8 @@ _CURIOSITY = 6.0
 #: Points chosen at a time are moved aside by up to so many decades.
 _ASIDE = 0.08
 
-#: Nodes of the Gauss-Hermite quadrature over a candidate's reading, and in a long search.
-_NODES, _FEW_NODES = 9, 5
+#: Nodes of the Gauss-Hermite quadrature over a candidate's reading.
+_NODES = 9
 
 #: Steps of a fit of the hyperparameters, and of one in a long search, which starts where the last ended.
 _FIT_STEPS, _FEW_FIT_STEPS = 40, 12
@@ -64,8 +65,10 @@ _FIT_STEPS, _FEW_FIT_STEPS = 40, 12
 #: standard deviations of the predicted reading; and not so few decades below what was ruinous.
 RUINOUS, _SAFETY, _KEEP_BELOW = 50.0, 1.3, 0.5
 
-#: Standard deviations of a one-sided 95 % interval.
-SURE = 1.645
+#: Standard deviations of a one-sided interval of 95 %, in which a gain is called sure; of 92 %, in which a
+#: point is kept instead of the baseline; and those with which proposals are weighed: with as many as the
+#: second, one training alone would seldom decide anything.
+SURE, PROBABLE, _CAUTION = 1.645, 1.4, 1.0
 
 #: These matrices are small: a second thread costs more than it gives, and takes a core from the trials.
 _one_thread = threadpoolctl.ThreadpoolController().wrap(limits=1)
@@ -88,6 +91,11 @@ class Prediction:
     def is_sure(self) -> bool:
         """Whether a gain is expected with 95 % probability."""
         return self.mean + SURE * self.std < 0
+
+    @property
+    def is_probable(self) -> bool:
+        """Whether a gain is expected with 92 % probability, so that the point is worth keeping."""
+        return self.mean + PROBABLE * self.std < 0
 
 
 class SurrogateModel:
@@ -130,26 +138,24 @@ class SurrogateModel:
 
         That is the knowledge gradient of Scott, Frazier and Powell (2011), 'The correlated knowledge
         gradient for simulation optimization of continuous parameters', with two ideas of what can be
-        kept in the end: only what is trained, or (early in a search) any point.
+        kept in the end: what is trained and a probable gain (which a training beside it may make of a
+        doubtful one), or, early in a search, any point.
         """
         pending = self._points([t for t in self._trials if t.state == TrialState.RUNNING])
         posterior = self._posterior(pending)
         grid, own = self._safe(*self._grid(self._open(qualities), seed), posterior)
-        rivals = pending.joined(self._points(self._rivals(posterior, qualities)))
+        rivals = pending.joined(self._unseeded(self._rivals(posterior, qualities)))
         everything = rivals.joined(grid)
         mean, covariance = posterior.joint(everything)
         noise = posterior.noise(everything) ** 2
         groups = [np.flatnonzero(everything.log_lmbda == math.log10(lmbda_of(q))) for q in qualities]
         known = len(rivals)
         curiosity = _CURIOSITY * max(0.0, 1 - len(self._trials) / self.plan.budget) ** 2
-        nodes = _FEW_NODES if self._long else _NODES
         draw = np.random.default_rng([seed, 1])
         chosen: list[SearchPoint] = []
         for place in range(count):
-            gradient = knowledge_gradient(mean, covariance, noise, groups, known, known, nodes)
-            gradient += curiosity * knowledge_gradient(
-                mean, covariance, noise, groups, known, len(mean), nodes
-            )
+            gain = functools.partial(knowledge_gradient, mean, covariance, noise, groups, known)
+            gradient = gain(keepable=known, caution=_CAUTION) + curiosity * gain(keepable=len(mean))
             best = int(np.argmax(gradient))
             # The same point twice would measure the same twice: trainings differ by nothing else.
             aside = draw.uniform(-_ASIDE, _ASIDE) if place else 0.0
@@ -346,23 +352,28 @@ def knowledge_gradient(
     groups: list[NDArray[np.int64]],
     known: int,
     keepable: int,
-    nodes: int,
+    caution: float = 0.0,
 ) -> Array:
     """For every candidate (the rows from `known`), by how much the sum over the rates of the best mean
     is expected to fall once it is trained, when of each rate's rows those below `keepable`, the
-    candidate, and the baseline (0) can be kept."""
-    candidates = np.arange(known, len(mean))
-    reach = covariance[:, candidates] / np.sqrt(np.diag(covariance)[candidates] + noise[candidates])
+    candidate, and the baseline (0) can be kept, each if it is below 0 by `caution` standard deviations."""
+    candidates, variance = np.arange(known, len(mean)), np.diag(covariance)
+    reach = covariance[:, candidates] / np.sqrt(variance[candidates] + noise[candidates])
+
+    def kept_as(means: Array, variances: Array) -> Array:
+        doubt = caution * np.sqrt(np.maximum(variances, 0))
+        return np.where(means + doubt < 0, means, 0.0)
+
     worth = np.zeros(len(candidates))
-    at, shares = np.polynomial.hermite_e.hermegauss(nodes)
+    at, shares = np.polynomial.hermite_e.hermegauss(_NODES)
     for group in groups:
         kept, fresh = group[group < keepable], group[group >= known]
-        now = min(0.0, float(mean[kept].min())) if len(kept) else 0.0
+        own = reach[fresh, fresh - known]
+        now = kept_as(mean[kept], variance[kept]).min(initial=0.0)
         for node, share in zip(at, shares / shares.sum(), strict=True):
-            then = np.zeros(len(candidates))
-            if len(kept):
-                then = np.minimum(0, (mean[kept][:, None] + node * reach[kept]).min(0))
-            own = mean[fresh] + node * reach[fresh, fresh - known]
-            then[fresh - known] = np.minimum(then[fresh - known], own)
+            left = variance[kept][:, None] - reach[kept] ** 2
+            then = kept_as(mean[kept][:, None] + node * reach[kept], left).min(0, initial=0.0)
+            trained = kept_as(mean[fresh] + node * own, variance[fresh] - own**2)
+            then[fresh - known] = np.minimum(then[fresh - known], trained)
             worth += share * (now - then)
     return worth

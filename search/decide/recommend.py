@@ -70,7 +70,8 @@ def _finished(trials: optuna.Study) -> list[FrozenTrial]:
 
 
 def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
-    """One per rate, among the trials trained in full and the baseline."""
+    """One per rate, among the trials trained in full and the baseline: the trial of the lowest expected rate
+    change where a gain is probable, else the baseline."""
     expected_by_number = predictions(trials, plan)
     finished = [t for t in trials.get_trials(deepcopy=False) if t.number in expected_by_number]
     chosen = []
@@ -78,7 +79,7 @@ def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
         rivals = [t for t in finished if t.user_attrs["quality"] == quality]
         best = min(rivals, key=lambda t: (expected_by_number[t.number].mean, t.number), default=None)
         best_observed = min((_value(t) for t in rivals), default=None)
-        if best is None or expected_by_number[best.number].mean >= 0:
+        if best is None or not expected_by_number[best.number].is_probable:
             baseline = SearchPoint(quality)
             chosen.append(Recommendation(baseline, None, plan.epochs, 0.0, 0.0, best_observed))
             continue

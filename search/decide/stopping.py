@@ -23,7 +23,7 @@ def should_stop(value: float, others: Sequence[float], eta: int) -> bool:
 
 
 #: Smallest expected improvement (percent) for which a trial is finished.
-_WORTH = 0.15
+_WORTH = 0.17
 
 #: A rate change in percent from which no trial comes back, whatever a model says that has seen none end: of
 #: the recorded curves (docs/bench/*_grid.csv) none that read above 77 % at a rung ended below +50 %.

@@ -35,14 +35,16 @@ class StrategyResult:
 
 
 def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
-    """The selected record per quality: the best finished trial (SearchRecords.best), or the baseline (alpha
-    0) if no trial is predicted to save bits. Omits qualities without a baseline."""
+    """The selected record per quality: the best finished trial (SearchRecords.best) if it probably saves bits
+    (Prediction.is_probable; without predictions, if it did on the selection images), else the baseline (alpha
+    0). Omits qualities without a baseline."""
     chosen = {}
     for quality, baseline in records.baselines.items():
         if baseline.last_epoch < records.epochs:
             continue
-        rivals = records.finished(quality)
-        chosen[quality] = records.best([*rivals, baseline]) or baseline
+        best = records.best([*records.finished(quality), baseline]) or baseline
+        expected = records.expected.get(best.name)
+        chosen[quality] = baseline if expected and not expected.is_probable else best
     return dict(sorted(chosen.items()))
 
 

@@ -73,6 +73,11 @@ def findings(records: SearchRecords) -> list[str]:
         none = f"no trial is better than its baseline beyond noise (95 % probability){_fitted_noise(records)}"
         better = f"better than the baseline with 95 % probability: quality {', '.join(map(str, sure))}"
         found.append(better if sure else none)
+        doubtful = [_doubtful(records, record) for record in best.values() if record]
+        if any(doubtful):
+            found.append(
+                f"baseline kept, as a gain is doubtful (below 92 %): {', '.join(filter(None, doubtful))}"
+            )
     if records.measured_noise:
         noise = _by_quality(records.measured_noise)
         found.append(f"seed noise: {noise} (measured by baselines on other seeds)")
@@ -86,6 +91,14 @@ def findings(records: SearchRecords) -> list[str]:
             f"start-up trials ({100 * ruinous / len(measured):.0f} %)"
         )
     return found
+
+
+def _doubtful(records: SearchRecords, record: TrialRecord) -> str:
+    """The trial with its prediction if it is expected to save bits, but not sure enough to be kept."""
+    expected = records.expected[record.name]
+    if expected.mean >= 0 or expected.is_probable:
+        return ""
+    return f"{record.name} (quality {record.quality}, {signed(expected.mean)} ± {expected.std:.2f} %)"
 
 
 def _fitted_noise(records: SearchRecords) -> str:

@@ -27,7 +27,7 @@ from search.decide.objective import Reading, means_of, rate_change
 from search.reproduction.protocol import LONGER, SELECTION, Protocol, Record, Records
 
 #: Points with a larger change on the reported images (percent) are out of the question.
-_NEAR = 8.0
+NEAR = 8.0
 
 Objective = Callable[[Records, Record, str], float]
 
@@ -93,10 +93,10 @@ def table(state: Path) -> pd.DataFrame:
         for record in with_baseline:
             value = objective(records, record, SELECTION)
             others = [r for r in by_point[record.quality, record.strategy, record.alpha] if r is not record]
-            if abs(reported[record.name]) < _NEAR:
+            if abs(reported[record.name]) < NEAR:
                 same.append((value, reported[record.name]))
             mean = float(np.mean([reported[r.name] for r in others])) if others else math.nan
-            if abs(mean) < _NEAR:
+            if abs(mean) < NEAR:
                 fresh.append((value, mean))
         rows.append({"objective": name, **_agreement("same seed", same), **_agreement("fresh seeds", fresh)})
     return pd.DataFrame(rows)

@@ -10,8 +10,6 @@ Every side searches the same surfaces with 64 trials; one row a side and member 
     epochs    of the trials, percent of full training
     ruinous   percent of the trials after the start-up points whose first reading is above +50 %
     claims    rates of six where the model is 95 % sure of a gain, and how many of these are wrong
-    cautious  regret and false discoveries if a point were recommended only where its expected rate change
-              plus its standard deviation is below 0
 
     own                  the search's own sampler, recommendation by the model, stopping at the rungs
     own, full            the same, every trial at full length
@@ -31,7 +29,6 @@ docstrings state the formulas); docs/search.md says which members the sampler wa
 from __future__ import annotations
 
 import argparse
-import csv
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -79,7 +76,6 @@ def compare(
         true = true_values(surface, found.chosen)
         best = {q: best_of(surface.full, LAMBDAS[q], *ALPHAS, STRATEGIES) for q in LAMBDAS}
         sure = {q for q, std in (found.sure or {}).items() if std > SURE}
-        cautious = [true[q] if found.sure and found.sure.get(q, 0.0) > 1 else 0.0 for q in LAMBDAS]
         rows.append(
             {
                 "side": name, "member": member,
@@ -89,8 +85,6 @@ def compare(
                 "ruinous": None if found.ruinous is None else 100 * found.ruinous,
                 "claims": len(sure) if found.sure is not None else None,
                 "wrong_claims": sum(true[q] > 0 for q in sure) if found.sure is not None else None,
-                "cautious_regret": _regret(cautious, best) if found.sure is not None else None,
-                "cautious_false": sum(v > 0 for v in cautious) if found.sure is not None else None,
             }
         )  # fmt: skip
     return rows
@@ -166,12 +160,11 @@ def main() -> None:
         for part in pool.map(partial(compare, make, args.workers, args.only, args.slow), members):
             rows += part
             print(".", end="", flush=True)
-    table = pd.DataFrame(rows)
+            if args.out:
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                pd.DataFrame(rows).to_csv(args.out, index=False, float_format="%.4f")
     print()
-    print(summary(table).to_string(float_format="{:.3f}".format))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(args.out, index=False, float_format="%.4f", quoting=csv.QUOTE_MINIMAL)
+    print(summary(pd.DataFrame(rows)).to_string(float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.base.space import Plan, lmbda_of
-from search.decide.belief import RUINOUS, VARIANCE, SurrogateModel
+from search.decide.belief import RUINOUS, VARIANCE, SurrogateModel, knowledge_gradient
 from tests.search.decide.test_core import PLAN
 
 SURROGATE = dataclasses.replace(PLAN, sampler="surrogate")
@@ -184,3 +184,20 @@ def test_an_earlier_strategy_that_is_not_searched_is_left_out() -> None:
     assert set(model.data.points.strategy) == {0}
     model.fit()
     assert {p.strategy for p in model.propose(PLAN.qualities, 3, 0)} == {"y"}
+
+
+def test_a_second_training_is_worth_what_it_settles() -> None:
+    """One trained point of -0.9 +- 1 % and three candidates: beside it, elsewhere, and one that harms.
+    By the mean alone there is nothing to settle: the point is kept whatever the next training says."""
+    mean = np.array([-0.9, -0.9, -0.9, 2.0])
+    covariance = np.diag([1.0, 1.0, 1e-6, 1e-6])
+    covariance[0, 1] = covariance[1, 0] = 1.0
+    groups = [np.arange(4)]
+    gains = {c: knowledge_gradient(mean, covariance, np.full(4, 0.25), groups, 1, 1, c) for c in (0.0, 1.0)}
+    # The next mean is normal around -0.9 with 0.8 of the variance, the rest is doubt: it is kept below -0.45.
+    reach, bound = math.sqrt(0.8), (0.9 - math.sqrt(0.2)) / math.sqrt(0.8)
+    below = (1 + math.erf(bound / math.sqrt(2))) / 2
+    density = math.exp(-(bound**2) / 2) / math.sqrt(2 * math.pi)
+    assert gains[1.0][0] == pytest.approx(0.9 * below + reach * density, abs=0.1)  # nine nodes over a step
+    assert gains[1.0][1:] == pytest.approx([0.9, 0.0], abs=1e-9)  # sure at once, and never
+    assert gains[0.0][1:] == pytest.approx(0.0, abs=1e-5)

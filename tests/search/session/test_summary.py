@@ -107,6 +107,12 @@ def test_a_gain_is_said_to_be_sure_or_within_noise(search: OpenedSearch) -> None
     assert findings(sure)[0] == "better than the baseline with 95 % probability: quality 1"
     doubtful = replace(records, expected={r.name: Prediction(-1.0, 1.0) for r in records.finished()})
     assert findings(doubtful)[0].startswith("no trial is better than its baseline beyond noise")
+    name = records.finished(3)[0].name
+    assert findings(sure)[1] == (
+        f"baseline kept, as a gain is doubtful (below 92 %): {name} (quality 3, -1.00 ± 1.00 %)"
+    )
+    worse = replace(records, expected={r.name: Prediction(0.5, 1.0) for r in records.finished()})
+    assert not any("doubtful" in told for told in findings(worse))
 
 
 def test_ruinous_trials_are_counted(search: OpenedSearch) -> None:
