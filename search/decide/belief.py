@@ -360,20 +360,19 @@ def knowledge_gradient(
     candidates, variance = np.arange(known, len(mean)), np.diag(covariance)
     reach = covariance[:, candidates] / np.sqrt(variance[candidates] + noise[candidates])
 
-    def kept_as(means: Array, variances: Array) -> Array:
-        doubt = caution * np.sqrt(np.maximum(variances, 0))
-        return np.where(means + doubt < 0, means, 0.0)
+    def bound(variances: Array) -> Array:
+        return -caution * np.sqrt(np.maximum(variances, 0))
 
     worth = np.zeros(len(candidates))
     at, shares = np.polynomial.hermite_e.hermegauss(_NODES)
     for group in groups:
         kept, fresh = group[group < keepable], group[group >= known]
         own = reach[fresh, fresh - known]
-        now = kept_as(mean[kept], variance[kept]).min(initial=0.0)
+        now = mean[kept].min(initial=0.0, where=mean[kept] < bound(variance[kept]))
+        later, alone = bound(variance[kept][:, None] - reach[kept] ** 2), bound(variance[fresh] - own**2)
         for node, share in zip(at, shares / shares.sum(), strict=True):
-            left = variance[kept][:, None] - reach[kept] ** 2
-            then = kept_as(mean[kept][:, None] + node * reach[kept], left).min(0, initial=0.0)
-            trained = kept_as(mean[fresh] + node * own, variance[fresh] - own**2)
-            then[fresh - known] = np.minimum(then[fresh - known], trained)
+            means, trained = mean[kept][:, None] + node * reach[kept], mean[fresh] + node * own
+            then = means.min(0, initial=0.0, where=means < later)
+            then[fresh - known] = np.minimum(then[fresh - known], np.where(trained < alone, trained, 0.0))
             worth += share * (now - then)
     return worth

@@ -99,6 +99,8 @@ class Core:
         self._storage = Mirror(get_storage(storage))
         self._earlier: list[FrozenTrial] | None = None
         self._noise: list[NoiseReading] = []
+        #: The qualities of the trials, by number.
+        self._rates: list[int] = []
         self.trials, self.baselines = make_studies(self._storage, name)
         self._finish_what_was_cut_short()
 
@@ -314,10 +316,13 @@ class Core:
         is worth. Of a long search the rank is enough, and quicker."""
         theta, everything = fitted(self.trials, self.plan), _all(self.trials)
         if self.plan.sampler != "surrogate" or theta is None or len(everything) > MOST_TRIALS:
-            rivals = [t for t in everything if t.user_attrs["quality"] == trial.user_attrs["quality"]]
+            # Looking it up in every trial would take most of the time of a long search.
+            self._rates += [t.user_attrs["quality"] for t in everything[len(self._rates) :]]
+            own, quality = trial.intermediate_values[epoch], trial.user_attrs["quality"]
+            rivals = [t for t, rate in zip(everything, self._rates, strict=True) if rate == quality]
             rung = [t.intermediate_values[epoch] for t in rivals if epoch in t.intermediate_values]
-            rung.remove(trial.intermediate_values[epoch])
-            return not should_stop(trial.intermediate_values[epoch], rung, self.plan.eta)
+            rung.remove(own)
+            return not should_stop(own, rung, self.plan.eta)
         model = SurrogateModel(self.plan, everything, theta, self.earlier(), self.noise())
         finished = [t.user_attrs["quality"] for t in everything if t.state == TrialState.COMPLETE]
         is_owed = owed(finished.count(trial.user_attrs["quality"]), len(finished), len(self.plan.qualities))

@@ -229,7 +229,8 @@ class Mirror(_Base):  # type: ignore[misc]
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        found = [trial for trial in self._of(study_id) if states is None or trial.state in states]
+        trials = self._of(study_id)
+        found = list(trials) if states is None else [trial for trial in trials if trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
