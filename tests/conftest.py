@@ -185,6 +185,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     done = run_search(
         results, "real", "--model", "hyperprior", "--preset", "tiny", "--budget", "8", "--epochs", "3",
         "--steps-per-epoch", "30", "--val-images", "8", "--workers", "2", "--cadence", "dense",
+        "--log-to", "tensorboard",
         "--alpha-max", "1e-7", *images,  # small enough for some trials to be better than their baseline
     )  # fmt: skip
     return results, done

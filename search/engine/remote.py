@@ -108,7 +108,7 @@ def _for_head(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             f"--config {known.config} is a file on this machine, but the search runs on the cluster's head "
             "node; give its settings as options"
         )
-    kept = ("PGPASSWORD", "MLFLOW_TRACKING_")
+    kept = ("PGPASSWORD", "MLFLOW_TRACKING_", "WANDB_")
     environment = {k: v for k, v in os.environ.items() if k.startswith((ENVIRONMENT, *kept))}
     environment.pop(f"{ENVIRONMENT}ADDRESS", None)
     return [*rest, "--address", "auto"], environment

@@ -141,6 +141,8 @@ def search(resolved: Resolved, folder: Path) -> int:
     if ignored:
         say(f"{'ignored':<12} environment variables {', '.join(ignored)}")
     say(f"{'results':<12} {folder}\n{'disk':<12} {space}\n{'MLflow':<12} {public(uri)}")
+    for logger in prepared.resolved.settings.log_to:
+        say(f"{logger:<12} {folder / logger}")
     with only_driver(folder):
         opened, tracker = _begin(prepared, folder, uri, resources)
         _log_to(folder / "search.log")

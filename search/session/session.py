@@ -45,6 +45,7 @@ from search.store.find import TRIALS_FOLDER, find_folder
 from search.store.lock import is_running, signs_of_life
 from search.store.provenance import TEST_SET, WITHOUT_MS_SSIM
 from search.store.storage import sqlite_file
+from search.tracking.logs import open_logs
 from search.tracking.publishing import Publisher
 from search.tracking.tracker import Tracker
 
@@ -186,7 +187,7 @@ class Session:
         before = followed.reader().read()
         limits.spent(before.seconds("train") + before.seconds("eval"))
         view = view_for(self.console)
-        publisher = Publisher(self.tracker, self.plan.strategies, view.say)
+        publisher = Publisher(self.tracker, self.plan.strategies, view.say, open_logs(self.opened, view.say))
         gauges = Gauges(self.folder.name, self.settings.batch * self.settings.steps_per_epoch)
         if gauges.label != self.folder.name:
             view.say(

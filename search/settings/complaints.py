@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 #: The smallest image that has an MS-SSIM (lic.evaluation.msssim.SMALLEST, which needs torch).
 _MS_SSIM_PIXELS = 161
+
+#: The package that writes for each logger of --log-to.
+_WRITERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 class ConfigError(LictuneError):
@@ -106,6 +110,12 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
     if settings.patch % 64:
         below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
         return f"patch is {settings.patch} but must be a multiple of 64; the nearest are {below} and {above}"
+    for logger in settings.log_to:
+        if find_spec(_WRITERS[logger]) is None:
+            return (
+                f"--log-to {logger} needs the package {_WRITERS[logger]}, which is not installed; install it "
+                f"with: pip install 'lictune[{logger}]'"
+            )
     return ""
 
 

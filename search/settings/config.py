@@ -120,7 +120,7 @@ _BEFORE = {
 #: Settings that may change when a search is resumed: they do not affect the metrics of any trial.
 _CHANGEABLE = (
     "budget", "confirm", "seeds", "workers", "address", "max_hours", "max_gpu_hours", "results",
-    "reuse_baselines", "retries", "study", "tracking_uri",
+    "reuse_baselines", "retries", "study", "tracking_uri", "log_to",
 )  # fmt: skip
 
 

@@ -286,6 +286,12 @@ class Settings(BaseModel):
         None,
         "MLflow tracking URI (default: MLFLOW_TRACKING_URI, else SQLite in the results folder)",
     )
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = _setting(
+        "Results",
+        (),
+        "loggers besides MLflow: tensorboard, wandb (Weights & Biases; offline without an API key or a "
+        "network), both as tensorboard,wandb, or none (default: none)",
+    )
 
     @property
     def shares(self) -> int:
@@ -329,6 +335,13 @@ class Settings(BaseModel):
     @classmethod
     def _parse_strategies(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("log_to", mode="before")
+    @classmethod
+    def _parse_log_to(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [] if value.strip() in ("", "none") else [part.strip() for part in value.split(",")]
+        return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
 
     @field_validator("regularizer")
     @classmethod

@@ -6,9 +6,10 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from search.records.search_records import SearchRecords
+from search.tracking.logs import Logs, RunLog
 from search.tracking.tracker import Tracker, first_line
 
 #: Seconds between attempts after MLflow failed.
@@ -33,11 +34,18 @@ def write_end(
 
 
 class Publisher:
-    """Passes records to a tracker. The queue has only the newest snapshot, which includes all earlier ones;
-    so nothing is lost, and memory does not grow while MLflow is unreachable."""
+    """Passes records to a tracker, and to loggers besides it. The queue has only the newest snapshot, which
+    includes all earlier ones; so nothing is lost, and memory does not grow while MLflow is unreachable."""
 
-    def __init__(self, tracker: Tracker, strategies: tuple[str, ...], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        strategies: tuple[str, ...],
+        say: Callable[[str], None],
+        logs: Sequence[RunLog] = (),
+    ) -> None:
         self._tracker, self._strategies, self._say = tracker, strategies, say
+        self._logs = Logs(logs, say)
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue(maxsize=1)
         self._last: Callable[[], None] | None = None
         #: Why MLflow cannot be written to at the moment, or empty.
@@ -58,13 +66,16 @@ class Publisher:
         if self._lacking is None:
             self._lacking = time.monotonic()
         self._replace(functools.partial(self._write, groups))
+        self._logs.offer(groups)
 
     def close(self, groups: list[SearchRecords], figures: Mapping[str, float], status: str) -> bool:
         """Write the last records, the metrics of the whole search, and its status; returns whether MLflow
         accepted them in time."""
         self._last = functools.partial(write_end, self._tracker, groups, self._strategies, figures, status)
         self._replace(self._last)
+        self._logs.offer(groups, live=False)
         self._thread.join(_PATIENCE)
+        self._logs.wait()
         return not self._thread.is_alive()
 
     def _replace(self, job: Callable[[], None]) -> None:

@@ -215,7 +215,7 @@ class Tracker:
             if epoch in run.settled:
                 continue
             held = run.metrics.setdefault(epoch, set())
-            known = {**readings, **records.derived(record, epoch), **_final(records, record, epoch)}
+            known = {**readings, **compared_metrics(records, record, epoch)}
             fresh = {key: known[key] for key in known.keys() - held - {MEASURED_AT}}
             metrics += _metrics(fresh, record.measured_at(epoch), epoch)
             sent.append((epoch, fresh.keys(), records.comparable(record, epoch)))
@@ -356,11 +356,12 @@ def _metrics(figures: Mapping[str, float], at: float, step: int) -> list[Any]:
     return [Metric(name, value, round(1000 * at), step) for name, value in sorted(figures.items())]
 
 
-def _final(records: SearchRecords, record: TrialRecord, epoch: int) -> dict[str, float]:
-    """The rate change after full training as a separate metric, so that it is not ranked with earlier
-    values."""
-    change = records.rate_change(record, epoch, records.selection) if epoch == records.epochs else None
-    return {} if change is None else {final_figure(records.selection): change}
+def compared_metrics(records: SearchRecords, record: TrialRecord, epoch: int) -> dict[str, float]:
+    """The metrics that compare an epoch with the baselines (SearchRecords.derived); the rate change after
+    full training also as a separate metric, so that it is not ranked with earlier values."""
+    metrics = records.derived(record, epoch)
+    change = metrics.get(f"{records.selection}/rate_change") if epoch == records.epochs else None
+    return metrics if change is None else {**metrics, final_figure(records.selection): change}
 
 
 def _end_tags(record: TrialRecord) -> dict[str, str]:

@@ -45,7 +45,8 @@ def test_the_options_go_to_the_head_with_an_address_of_its_own() -> None:
 def test_settings_and_passwords_of_the_environment_go_with_it_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sent = {"LICTUNE_BUDGET": "8", "PGPASSWORD": "a", "MLFLOW_TRACKING_URI": "http://mlflow"}
+    sent = {"LICTUNE_BUDGET": "8", "PGPASSWORD": "a", "MLFLOW_TRACKING_URI": "http://mlflow",
+            "WANDB_MODE": "offline"}  # fmt: skip
     for name, value in {**sent, "LICTUNE_ADDRESS": HEAD, "AWS_SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(name, value)
     environment = _for_head([])[1]

@@ -44,6 +44,17 @@ def test_a_search_goes_on_with_its_own_settings_and_a_larger_budget(begun: Path)
     assert (again.budget, again.preset, again.trials_per_gpu, again.name) == (16, "tiny", 0, "begun")
 
 
+def test_a_logger_can_be_added_or_left_out_when_a_search_goes_on(begun: Path) -> None:
+    given = {"tracking_uri": "sqlite:///x.db", "log_to": "tensorboard"}
+    added = resolve_again(given, begun, lambda _: 0)
+    assert added.settings.log_to == ("tensorboard",)
+    (begun / "settings.yaml").write_text(added.report())
+    assert resolve_again({}, begun, lambda _: 0).settings.log_to == ("tensorboard",)
+    assert resolve_again({"log_to": "none"}, begun, lambda _: 0).settings.log_to == ()
+    with pytest.raises(ConfigError, match="choose from tensorboard, wandb; did you mean 'tensorboard'"):
+        resolve_again({**given, "log_to": "tensorbord"}, begun, lambda _: 0)
+
+
 def test_a_folder_that_lost_its_searchs_name_is_told_so(begun: Path) -> None:
     settings = begun / "settings.yaml"
     settings.write_text(settings.read_text().replace("name: null", "name: begun"))

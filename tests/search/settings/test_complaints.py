@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from search.settings import complaints
 from search.settings.complaints import disagreement, nearest, without_effect
 from search.settings.config import Settings
 
@@ -56,6 +57,17 @@ def test_a_folder_that_cannot_be_made_is_named_with_what_is_in_its_way(tmp_path:
         told = disagreement(Settings(**{**ON_CPU, key: str(tmp_path / "file" / "below")}), lambda: 0)
         assert key in told and str(tmp_path / "file") in told
         assert disagreement(Settings(**{**ON_CPU, key: str(tmp_path / "new" / "below")}), lambda: 0) == ""
+
+
+def test_a_logger_without_its_package_is_named_with_the_extra_that_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = Settings(**ON_CPU, log_to="tensorboard,wandb")  # type: ignore[arg-type]
+    assert both.log_to == ("tensorboard", "wandb")
+    monkeypatch.setattr(complaints, "find_spec", lambda name: None if name == "wandb" else name)
+    told = disagreement(both, lambda: 0)
+    assert "--log-to wandb" in told and "pip install 'lictune[wandb]'" in told
+    assert disagreement(both.model_copy(update={"log_to": ("tensorboard",)}), lambda: 0) == ""
 
 
 def test_a_given_value_that_changes_nothing_is_told() -> None:
