@@ -56,6 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data-licence", metavar="TEXT", help="licence of the training images, for the model card"
     )
+    parser.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME", help="push the zoo to this repository of the Hugging Face Hub"
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="with --push-to-hub: the repository is private"
+    )
     parser.add_argument("--overwrite", action="store_true", help="overwrite an existing zoo")
     args = parser.parse_args(argv)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
@@ -35,6 +36,15 @@ class Choice:
     record: TrialRecord
     weights: dict[str, Any] = field(repr=False)
     skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class About:
+    """What the user says of a zoo: the licence of the training images, and its repository on the Hugging Face
+    Hub."""
+
+    data_licence: str | None = None
+    repository: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,14 +168,16 @@ def readme(
     metrics: ZooMetrics,
     choices: dict[int, Choice],
     root: Path,
-    data_licence: str | None,
+    about: About,
 ) -> str:
     """The model card of the zoo in `root`, as Markdown."""
     settings, records = search.settings, search.records
     by_strategy = strategy_results(records, search.plan.strategies)
     refused = (f"{result.strategy}: {result.refused}" for result in by_strategy if result.refused)
     start, start_data = _start(settings.start)
+    data = Path(settings.data).name if settings.data else "dead leaves (generated)"
     facts = {
+        "front_matter": _front_matter(search, metrics, by_strategy, data),
         "name": architecture(settings.model),
         "first": min(choices),
         "rate_table": _rate_table(metrics, choices),
@@ -174,7 +186,7 @@ def readme(
         "loss": REGULARIZERS.get(settings.regularizer, "a function of its own"),
         "start": start,
         "start_data": start_data,
-        "data": Path(settings.data).name if settings.data else "dead leaves (generated)",
+        "data": data,
         "has_compressai": (root / "compressai").is_dir(),
         **_verified_facts(metrics, any(choice.record.alpha for choice in choices.values())),
     }
@@ -183,8 +195,50 @@ def readme(
     environment.filters |= {"text": _text, "code": _code}
     return environment.get_template("card.md.jinja").render(
         search=search, settings=settings, records=records, environment=search.environment,
-        metrics=metrics, choices=choices, data_licence=data_licence, **facts,
+        metrics=metrics, choices=choices, about=about, **facts,
     )  # fmt: skip
+
+
+def _front_matter(
+    search: OpenedSearch, metrics: ZooMetrics, by_strategy: list[StrategyResult], data: str
+) -> str:
+    """The card's metadata as YAML, as the Hugging Face Hub reads it
+    (https://huggingface.co/docs/hub/model-cards), with the BD-rates of the tuned models against the
+    baselines: from actual bitstreams if the models were verified."""
+    name, whole = architecture(search.settings.model), by_strategy[-1]  # the best of all
+    kind = "real bitstreams" if metrics.verified else "entropy estimates"
+    values = []
+    for metric, measure, estimate in (
+        ("PSNR", "psnr", whole.bd_rate_psnr), ("MS-SSIM", "ms_ssim", whole.bd_rate_msssim)
+    ) if whole.tuned else ():  # fmt: skip
+        found = metrics.real_bd_rate(measure) if metrics.verified else estimate
+        if isinstance(found, Interval):
+            identifier = f"bd-rate-{metric.lower().replace('-', '')}"
+            called = f"BD-rate ({metric}) in percent, {kind}"
+            values.append({"type": identifier, "name": called, "value": round(found.value, 3)})
+    image_set = _identifier(metrics.image_set)
+    document: dict[str, Any] = {
+        "library_name": "lictune",
+        "license": "other",
+        "license_name": "see-data-and-licence",
+        "pipeline_tag": "image-to-image",
+        "tags": ["image-compression", "learned-image-compression", "compressai", "decorrelation", name],
+        "datasets": [_identifier(data.removesuffix(" (generated)"))],
+        "metrics": [value["type"] for value in values],
+    }
+    if values:
+        result = {
+            "task": {"type": "image-compression", "name": "Image compression"},
+            "dataset": {"type": image_set, "name": image_set},
+            "metrics": values,
+        }
+        document["model-index"] = [{"name": name, "results": [result]}]
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _identifier(name: str) -> str:
+    """A name as an identifier of the Hugging Face Hub."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "unnamed"
 
 
 def _verified_facts(metrics: ZooMetrics, tuned: bool) -> dict[str, Any]:

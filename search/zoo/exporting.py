@@ -29,6 +29,7 @@ from search.records.search_records import TrialRecord
 from search.settings.config import Settings
 from search.zoo import card
 from search.zoo.card import Choice
+from search.zoo.hub import open_hub, push
 
 FORMATS = ("safetensors", "compressai")
 
@@ -45,6 +46,9 @@ def export(args: argparse.Namespace) -> int:
     search = open_search(args.search, args.results)
     target = args.out / architecture(search.settings.model)
     _check_target(target, args.overwrite)
+    if args.private and not args.push_to_hub:
+        raise ExportError("--private has no effect without --push-to-hub")
+    hub = open_hub(args.push_to_hub) if args.push_to_hub else None
     image_set, images = _images(args.images, search.settings) if args.verify else ("", [])
     choices = choose(search, qualities)
     for quality, choice in choices.items():
@@ -59,7 +63,8 @@ def export(args: argparse.Namespace) -> int:
             table = _verify(models, images, args.processes) if args.verify else None
             records = {quality: choice.record for quality, choice in choices.items()}
             metrics = card.ZooMetrics.of(search, records, table, image_set)
-            _write_documents(search, choices, work / "zoo", metrics, args.data_licence)
+            about = card.About(args.data_licence, args.push_to_hub)
+            _write_documents(search, choices, work / "zoo", metrics, about)
             _publish(work / "zoo", target)
     except VerificationError as error:
         print(f"lictune: {error}; no zoo was written", file=sys.stderr)
@@ -70,6 +75,8 @@ def export(args: argparse.Namespace) -> int:
 
         for name, version in register(target, search).items():
             print(f"registered {name}, version {version}, with the alias champion")
+    if hub is not None:
+        print(f"pushed to {push(hub, target, args.push_to_hub, args.private)}")
     return 0
 
 
@@ -263,7 +270,7 @@ def _write_documents(
     choices: dict[int, Choice],
     root: Path,
     metrics: card.ZooMetrics,
-    data_licence: str | None,
+    about: card.About,
 ) -> None:
     """Write the figure, the result files, the model card and, last, the manifest."""
     from search.records.figures import rd_figure
@@ -274,15 +281,15 @@ def _write_documents(
     for name, document in card.results(search, metrics).items():
         (root / name).write_text(json.dumps(document, indent=2) + "\n")
     rd_figure(search.records, search.plan.strategies, root / "rd.png")
-    (root / "README.md").write_text(card.readme(search, metrics, choices, root, data_licence))
-    runs, about = run_ids(search), {}
+    (root / "README.md").write_text(card.readme(search, metrics, choices, root, about))
+    runs, models = run_ids(search), {}
     for folder in sorted(path.parent for path in root.rglob(WEIGHTS)):
         config = json.loads((folder / zoo.CONFIG).read_text())
         role = BASELINE if folder.name == BASELINE else TUNED
-        about[folder.relative_to(root).as_posix()] = {
+        models[folder.relative_to(root).as_posix()] = {
             "role": role,
             "mlflow_run": runs.get(config["trial"]),
             "figures": metrics.of_model(config["quality"], role),
         }
-    manifest = zoo.manifest_of(root, card.provenance(search, metrics.verified), about)
+    manifest = zoo.manifest_of(root, card.provenance(search, metrics.verified), models)
     (root / zoo.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

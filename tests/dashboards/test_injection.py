@@ -144,7 +144,7 @@ def card_of(text: str, tmp_path: Path) -> str:
     return (
         markdown_it.MarkdownIt("commonmark", {"html": True})
         .enable("table")
-        .render(card.readme(search, figures, choices, tmp_path, text))
+        .render(card.readme(search, figures, choices, tmp_path, card.About(text)))
     )
 
 

@@ -293,6 +293,28 @@ def test_images_to_verify_on_are_called_what_they_are(
         assert "ignored: 1 hidden (.hidden/b.png)" in capsys.readouterr().out
 
 
+def test_a_zoo_is_pushed_once_it_is_written(
+    real: Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[object] = []
+
+    def open_hub(repo: str) -> str:
+        asked.append(repo)
+        return "hub"
+
+    def push(hub: str, root: Path, repo: str, private: bool) -> str:
+        assert "hf download me/zoo --local-dir" in (root / "README.md").read_text()
+        asked.append((hub, root, repo, private))
+        return "https://hub/me/zoo"
+
+    monkeypatch.setattr(exporting, "open_hub", open_hub)
+    monkeypatch.setattr(exporting, "push", push)
+    arguments = ["real", "--results", str(real[0]), "--out", str(tmp_path), "--rates", "2"]
+    assert export.main([*arguments, "--push-to-hub", "me/zoo", "--private"]) == 0
+    assert asked == ["me/zoo", ("hub", tmp_path / NAME, "me/zoo", True)]
+    assert "pushed to https://hub/me/zoo" in capsys.readouterr().out
+
+
 def test_a_renamed_folder_is_still_the_search(copy: Path) -> None:
     (copy / "real").rename(copy / "other")
     before = (copy / "other" / "study.db").read_bytes()
@@ -308,6 +330,7 @@ def test_what_is_not_there_is_said(real: Real, tmp_path: Path, capsys: pytest.Ca
         (["real", "--rates", "9"], "--rates 9"),
         (["real", "--format", "onnx"], "--format onnx"),
         (["real", "--verify", "--images", str(tmp_path / "none")], "there is no image folder"),
+        (["real", "--private"], "--private has no effect without --push-to-hub"),
     ):
         assert export.main([*arguments, *common]) == 2
         assert said in capsys.readouterr().err

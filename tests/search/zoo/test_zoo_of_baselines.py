@@ -27,7 +27,7 @@ def test_a_zoo_of_baselines_has_no_measured_gain_of_zero(tmp_path: Path) -> None
     estimated = table[["bpp", "psnr", "ms_ssim"]].add_prefix("estimated_")
     figures = card.ZooMetrics("s", pd.concat([table, estimated], axis=1), images)
     choices = {quality: card.Choice(record, {}) for quality, record in chosen.items()}
-    text = card.readme(search, figures, choices, tmp_path, None)
+    text = card.readme(search, figures, choices, tmp_path, card.About())
     assert "PSNR 0 (baseline); MS-SSIM 0 (baseline)" in text
     assert "| best of all | 0 (baseline) | 0 (baseline) | 0 of 4 |" in text
     assert "| 1 | 0.0018 | 0 | baseline |" in text
