@@ -36,6 +36,11 @@ def baseline_name(quality: int) -> str:
     return f"{BASELINE}-q{quality}"
 
 
+def repeated_name(name: str, seed: int) -> str:
+    """The name of a training run when it is trained again on a fresh seed."""
+    return f"{name}-s{seed}"
+
+
 def confirmation_name(search: str) -> str:
     """The name of the Optuna study with the confirmation runs of a search."""
     return f"{search}/{CONFIRMATION}"
@@ -101,7 +106,8 @@ class Plan:
     """The plan of a search. `rungs` are the epochs at which a trial may be stopped; `selection` names the
     image set on which trials are compared. Trials start from their baseline's checkpoint after epoch `fork`;
     0: they train in full. `noise_seeds` is the number of further seeds on which each baseline is trained,
-    which the budget does not count."""
+    which the budget does not count. With `chain`, each quality starts from the baseline of the next higher
+    one (`above`)."""
 
     qualities: tuple[int, ...]
     strategies: tuple[str, ...]
@@ -117,6 +123,12 @@ class Plan:
     fork: int = 0
     objective: str = RD_COST
     noise_seeds: int = 0
+    chain: bool = False
+
+    def above(self, quality: int) -> int | None:
+        """With `chain`, the quality whose baseline's final weights the training runs of this one start from:
+        the next higher one. None for the highest, and without `chain`."""
+        return min((q for q in self.qualities if q > quality), default=None) if self.chain else None
 
     @property
     def noise_baselines(self) -> int:

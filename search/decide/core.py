@@ -161,16 +161,30 @@ class Core:
 
     def suggest(self) -> Candidate | None:
         """The next training: the baselines first, then trials; None once the budget is spent or no
-        rate has a baseline to compare with, and while the next trial's is not at the fork (`waits`)."""
-        for quality in self.plan.qualities:
-            if self.baseline(quality) is None:
-                return self._start_baseline(quality)
+        rate has a baseline to compare with, and while the next trial's is not at the fork, or the next
+        baseline's of a chain has not ended (`waits`)."""
+        if (quality := self._next_baseline()) is not None:
+            above = self.plan.above(quality)
+            ready = above is None or self._has_ended(above)
+            return self._start_baseline(quality) if ready else None
         qualities = self._open()
         return None if not qualities or self._awaited(qualities) else self._start_trial(qualities)
 
     def waits(self) -> bool:
-        """Whether a trial is left to suggest that can only begin once a baseline is at the fork."""
-        return bool(self._awaited(self._open()))
+        """Whether a training is left to suggest that can only begin once a baseline is at the fork, or has
+        ended."""
+        chained = self.plan.chain and self._next_baseline() is not None
+        return chained or bool(self._awaited(self._open()))
+
+    def _next_baseline(self) -> int | None:
+        """The rate of the next baseline to start, the highest first if each starts from the one before; None
+        if all were started."""
+        qualities = reversed(self.plan.qualities) if self.plan.chain else self.plan.qualities
+        return next((quality for quality in qualities if self.baseline(quality) is None), None)
+
+    def _has_ended(self, quality: int) -> bool:
+        baseline = self.baseline(quality)
+        return baseline is not None and baseline.state.is_finished()
 
     def _open(self) -> list[int]:
         """The rates that the next trial may be of: none once the budget is spent, else those whose baseline

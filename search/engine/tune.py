@@ -23,8 +23,9 @@ from lic.errors import StorageError
 from lic.training.trainer import CheckpointError, CorruptCheckpointError, DivergedError
 from lic.training.trial import EpochMetrics, Trial, TrialConfig
 from search.base.limits import Limits
-from search.base.space import BASELINE, CONFIRMATION, Candidate, Plan, baseline_name
+from search.base.space import BASELINE, Candidate, Plan, baseline_name
 from search.engine import cluster
+from search.engine.chain import folder_of, started_from, starts_from
 from search.store.checkpoints import Checkpoints
 from search.store.disk import is_full
 from search.store.find import TRIALS_FOLDER
@@ -97,7 +98,8 @@ class RayTrial(tune.Trainable):
         #: Why the trial cannot start, permanently.
         self._lost = ""
         try:
-            self.trial = Trial(config["trial"])
+            with started_from(config["trial"], self.checkpoints, config["chained"]) as trial:
+                self.trial = Trial(trial)
             self._go_on()
         except (DamagedCacheError, StorageError):  # a retry may succeed
             raise
@@ -371,10 +373,11 @@ def run(
 
     def details(candidate: Candidate) -> dict[str, Any]:
         fresh = candidate.seed != core.plan.seed
-        own = f"{CONFIRMATION if fresh else subfolder}/{candidate.name}"
+        own = f"{folder_of(candidate, core.plan, subfolder)}/{candidate.name}"
         baseline, fork = f"{subfolder}/{baseline_name(candidate.quality)}", 0 if fresh else core.plan.fork
         return {"trial": configure(candidate), "checkpoints": execution.checkpoints, "training": own,
                 "fork": Fork(fork, "" if not fork or candidate.role == BASELINE else baseline),
+                "chained": starts_from(candidate, core.plan, subfolder),
                 "gpus": execution.gpus_per_trial}  # fmt: skip
 
     _tuner(bridge, details, execution, subfolder, trainable).fit()

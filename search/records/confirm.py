@@ -21,6 +21,7 @@ from search.base.space import (
     SearchPoint,
     baseline_name,
     confirmation_name,
+    repeated_name,
 )
 from search.decide.objective import Columns
 from search.decide.readings import attributes_of, images_of, readings_of
@@ -30,7 +31,6 @@ from search.records.confirmed import (
     Repetitions,
     baselines_needed,
     by_point,
-    repeated_name,
 )
 from search.records.search_records import SearchRecords
 from search.store.optuna_internals import id_of_trial, storage_of
@@ -77,20 +77,30 @@ class FixedSchedule:
 
     def suggest(self) -> Candidate | None:
         """The next training run that can start, or None."""
-        started = self._states()
-        candidate = next((c for c in self._due() if c.name not in started), None)
+        states = self._states()
+        candidate = next((c for c in self._left(states) if self._can_start(c, states)), None)
         if candidate is not None:
             attributes = {**candidate.as_row(), "lambda": candidate.lmbda}
             self.study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
         return candidate
 
     def _due(self) -> list[Candidate]:
-        """The training runs that can start, or have started: all at once."""
+        """The training runs that are needed so far, or have started: all at once."""
         return self.candidates
 
+    def _left(self, states: dict[str, TrialState]) -> list[Candidate]:
+        return [candidate for candidate in self._due() if candidate.name not in states]
+
+    def _can_start(self, candidate: Candidate, states: dict[str, TrialState]) -> bool:
+        """Whether the baseline that a training run starts from, if any (Plan.above), has ended."""
+        above = self.plan.above(candidate.quality)
+        state = None if above is None else states.get(repeated_name(baseline_name(above), candidate.seed))
+        return above is None or (state is not None and state.is_finished())
+
     def waits(self) -> bool:
-        """Whether other training runs must end before it is known whether one is left to suggest."""
-        return False
+        """Whether other training runs must end before one that is left can start, or before it is known
+        whether one is left."""
+        return self.plan.chain and bool(self._left(self._states()))
 
     def unfinished(self) -> list[Candidate]:
         """The training runs that have started and not ended."""
@@ -178,6 +188,8 @@ class Confirmation(FixedSchedule):
         return [candidate for candidate in self.candidates if candidate.name in due]
 
     def waits(self) -> bool:
+        if super().waits():
+            return True
         states = self._states()
         for runs in self._points.values():
             started = [run for run in runs if run.name in states]
@@ -226,10 +238,15 @@ class Confirmation(FixedSchedule):
         return len(names)
 
     def _with_baselines(self, run: Candidate) -> list[str]:
-        """The names of the baselines that are trained along with a training run of a point."""
+        """The names of the baselines that are trained along with a training run of a point: all of its seed
+        at first, then those that it is compared with, and those that it or they start from (Plan.above)."""
+        baselines = [c for c in self.candidates if c.seed == run.seed and c.role == BASELINE]
         if run.seed > self.plan.seed + _FIRST_LOOK:
-            return baselines_needed(self.plan, run)
-        return [c.name for c in self.candidates if c.seed == run.seed and c.role == BASELINE]
+            needed = baselines_needed(self.plan, run)
+            lowest = min([run.quality, *(c.quality for c in baselines if c.name in needed)])
+            chained = self.plan.chain
+            baselines = [c for c in baselines if c.name in needed or (chained and c.quality > lowest)]
+        return [c.name for c in baselines]
 
     def repetitions(self) -> Repetitions:
         """What the training runs measured."""

@@ -8,18 +8,22 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lic.evaluation.bdrate import CurveError, Interval
-from search.base.space import BASELINE, CONFIRMATION, AtPoint, Candidate, Plan, SearchPoint, baseline_name
+from search.base.space import (
+    BASELINE,
+    CONFIRMATION,
+    AtPoint,
+    Candidate,
+    Plan,
+    SearchPoint,
+    baseline_name,
+    repeated_name,
+)
 from search.decide.objective import Columns, compared_qualities
 from search.records.curves import bd_rate_over_seeds, rate_change_over_seeds
 from search.records.search_records import FINISHED, MS_SSIM, PSNR, QUALITY_COLUMNS, SearchRecords
 
 #: What a point's interval says: it is below 0, above 0, or neither.
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
-
-
-def repeated_name(name: str, seed: int) -> str:
-    """The name of a search's training when it is trained again on a fresh seed."""
-    return f"{name}-s{seed}"
 
 
 def repeated_trial(candidate: Candidate) -> str:

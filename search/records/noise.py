@@ -25,12 +25,14 @@ class WithNoise:
     def suggest(self) -> Candidate | None:
         """The next training run, or None."""
         if any(self._core.baseline(quality) is None for quality in self.plan.qualities):
-            return self._core.suggest()
+            candidate = self._core.suggest()
+            if candidate is not None:
+                return candidate
         return self._noise.suggest() or self._core.suggest()
 
     def waits(self) -> bool:
         """Whether a trial is left to suggest that can only begin later."""
-        return self._core.waits()
+        return self._noise.waits() or self._core.waits()
 
     def unfinished(self) -> list[Candidate]:
         """The training runs that have started and not ended."""

@@ -186,7 +186,7 @@ def _plan(prepared: _Prepared, say: Callable[[str], None]) -> tuple[Experiment, 
     resolved, images, gpus = prepared.resolved, prepared.images, prepared.gpus
     plan, template = plan_of(resolved.settings), template_of(resolved.settings)
     workers = resolved.settings.workers or default_workers(resolved.settings, template, gpus, say)
-    experiment = Experiment(plan, template, setup_of(template, images), images[2].name)
+    experiment = Experiment(plan, template, setup_of(template, images, plan), images[2].name)
     return experiment, Resources(workers, gpus, need_of(template, plan, workers))
 
 
@@ -289,6 +289,8 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
     stops = f"rungs for early stopping at epoch {', '.join(map(str, plan.rungs))}"
     noise = f", {plan.noise_baselines} more on other seeds" if plan.noise_seeds else ""
     forks = f"; trials start from their baseline's checkpoint of epoch {plan.fork}" if plan.fork else ""
+    if plan.chain:
+        forks = "; each quality starts from the baseline of the next higher one"
     named = "" if settings.regularizer == "covariance" else f", regularizer {settings.regularizer}"
     return {
         "searching": f"{architecture(settings.model)}, {settings.width} channels: qualities "

@@ -91,6 +91,8 @@ def _epoch_seconds(plan: Plan, template: TrialConfig, pace: Pace) -> float:
 def confirmation_at_most(
     plan: Plan, template: TrialConfig, pace: Pace, runs: int, workers: int, gpus_per_trial: float
 ) -> Most:
-    """What a confirmation of so many full training runs takes at the measured pace."""
+    """What a confirmation of so many full training runs takes at the measured pace; in a chain, where each
+    may wait for another, one after the other."""
+    at_once = 1 if plan.chain else workers
     run = plan.epochs * _epoch_seconds(plan, template, pace) + pace.test * len(template.test_epochs)
-    return Most(math.ceil(runs / workers) * run / 3600, gpus_per_trial * runs * run / 3600)
+    return Most(math.ceil(runs / at_once) * run / 3600, gpus_per_trial * runs * run / 3600)

@@ -15,7 +15,7 @@ from lic.data.sets import ImageSet
 from lic.errors import StorageError
 from lic.recipe import BEFORE
 from lic.training.trial import TrialConfig
-from search.base.space import baseline_name
+from search.base.space import Plan, baseline_name
 from search.decide.core import SETUP, SOURCE, Core
 from search.decide.readings import readings_of
 from search.records.folder import SearchFolder
@@ -27,9 +27,10 @@ _log = logging.getLogger(__name__)
 _POINT = ("lmbda", "alpha", "strategy", "regularizer")
 
 
-def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
+def setup_of(template: TrialConfig, images: tuple[ImageSet, ...], plan: Plan) -> str:
     """A fingerprint of everything that a baseline's metrics depend on except its quality: model, initial
-    weights, training settings, the pixels of all images, versions of torch and compressai."""
+    weights and the chain of qualities that hands them down, training settings, the pixels of all images,
+    versions of torch and compressai."""
     training = {
         key: value
         for key, value in dataclasses.asdict(template.training).items()
@@ -47,6 +48,7 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...]) -> str:
             template.images.val_crop,
             *(["ms_ssim"] if template.val_ms_ssim else []),
         ],
+        **({"chain": plan.qualities} if plan.chain else {}),  # without it as fingerprints were before
         "versions": [version(name) for name in ("torch", "compressai")],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -73,6 +73,8 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
             f"grace {settings.grace} leaves no rung in {settings.epochs} epochs{after}; "
             "lower --grace or use --no-stopping"
         )
+    if settings.chain and fork:
+        return "--chain and --fork-at both set the weights that trials start from; omit one of them"
     if settings.noise_baselines >= settings.budget:
         return (
             f"noise_seeds {settings.noise_seeds} takes {settings.noise_baselines} of the budget of "
@@ -110,6 +112,11 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
     if settings.patch % 64:
         below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
         return f"patch is {settings.patch} but must be a multiple of 64; the nearest are {below} and {above}"
+    return _missing_writer(settings)
+
+
+def _missing_writer(settings: Settings) -> str:
+    """Which package a logger lacks; empty if none."""
     for logger in settings.log_to:
         if find_spec(_WRITERS[logger]) is None:
             return (
@@ -123,6 +130,8 @@ def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
     """One sentence for each given setting that has no effect."""
     if "seeds" in given and settings.confirm is None:
         yield f"seeds {settings.seeds} has no effect without --confirm"
+    if settings.chain and len(settings.rates) == 1:
+        yield f"chain has no effect with quality {settings.rates[0]} alone"
     if "decay_at" in given and settings.schedule != "constant-cosine":
         yield f"decay_at {settings.decay_at:g} has no effect with --schedule {settings.schedule}"
 

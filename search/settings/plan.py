@@ -28,6 +28,7 @@ def plan_of(settings: Settings) -> Plan:
         fork=settings.fork,
         objective=settings.objective,
         noise_seeds=settings.noise_seeds,
+        chain=settings.chain,
     )
 
 

@@ -115,6 +115,13 @@ class Settings(BaseModel):
         ge=0,
         lt=1,
     )
+    chain: bool = _setting(
+        "What to search",
+        False,
+        "start the baseline and the trials of each quality from the final weights of the next higher "
+        "quality's baseline, and only those of the highest from --start; the baselines are then trained one "
+        "after the other (default: off)",
+    )
 
     data: str | None = _setting(
         "Images", None, "folder of training images (default: generated dead leaves images)"

@@ -25,6 +25,7 @@ from search.base.limits import Limits
 from search.base.space import TRIAL, Candidate, SearchPoint
 from search.decide.core import Core
 from search.engine import tune as engine
+from search.engine.chain import starts_from
 from search.engine.tune import FAILURE, NOTES, READINGS, TROUBLE, CoreSearcher, Fork, RayTrial, TuneBridge
 from search.store.checkpoints import Checkpoints
 from tests.search.decide.test_core import PLAN, figures
@@ -40,7 +41,7 @@ def config(tmp_path: Path, cache: Path) -> dict[str, Any]:
     every = tuple(range(1, TRAINING.epochs + 1))
     trial = TrialConfig("hyperprior", 8, None, None, TRAINING, images, every, (TRAINING.epochs,))
     return {"trial": trial, "checkpoints": Checkpoints(str(tmp_path)), "training": "trials/trial-000",
-            "fork": Fork(), "gpus": 0, "name": "trial-000"}  # fmt: skip
+            "fork": Fork(), "chained": "", "gpus": 0, "name": "trial-000"}  # fmt: skip
 
 
 def plain(readings: list[EpochMetrics]) -> list[tuple[int, dict[str, float]]]:
@@ -276,7 +277,7 @@ def test_a_forked_trial_is_what_it_would_be_by_hand(config: dict[str, Any]) -> N
     template, place = config["trial"], config["checkpoints"]
     plain_point = dataclasses.replace(TRAINING, alpha=0.0)
     baseline = {**config, "trial": dataclasses.replace(template, training=plain_point),
-                "training": "trials/baseline-q3", "fork": Fork(2)}  # fmt: skip
+                "training": "trials/baseline-q3", "fork": Fork(2), "chained": ""}  # fmt: skip
     worker = RayTrial(baseline)
     for _ in range(4):
         worker.step()
@@ -310,7 +311,7 @@ def test_a_trial_whose_fork_is_lost_says_so_and_begins_nowhere_else(config: dict
     place, name = config["checkpoints"], "trials/baseline-q3"
     plain_point = dataclasses.replace(TRAINING, alpha=0.0)
     baseline = {**config, "trial": dataclasses.replace(config["trial"], training=plain_point),
-                "training": name, "fork": Fork(1)}  # fmt: skip
+                "training": name, "fork": Fork(1), "chained": ""}  # fmt: skip
     worker = RayTrial(baseline)
     for _ in range(2):
         worker.step()
@@ -331,6 +332,48 @@ def test_a_trial_whose_fork_is_lost_says_so_and_begins_nowhere_else(config: dict
     assert again.trial.readings == [] and place.saved(config["training"]) == []
     assert worker.reset_config({**config, "fork": Fork()})  # it was no fault of the worker
     assert READINGS in worker.step()
+
+
+def test_a_chained_training_begins_with_the_final_weights_of_the_baseline_above(
+    config: dict[str, Any],
+) -> None:
+    """With a new optimizer and from its first epoch; whatever is lost on the way."""
+    place, name = config["checkpoints"], "trials/baseline-q4"
+    above = {**config, "trial": dataclasses.replace(config["trial"], training=dataclasses.replace(
+        TRAINING, lmbda=0.013, alpha=0.0)), "training": name}  # fmt: skip
+    chained = {**config, "chained": name}
+    worker = RayTrial(above)
+    for _ in range(3):
+        worker.step()
+    lacking = f"baseline-q4 has no checkpoint of epoch 4 below {place}/trials"
+    assert RayTrial(chained).step() == {
+        FAILURE: f"cannot start from the baseline of the next higher quality: {lacking}"
+    }
+    worker.step()
+    start = place.of_epoch(name, 4).path
+    alone = Trial(dataclasses.replace(config["trial"], start=start))
+    for own, handed_down in zip(
+        alone.trainer.model.parameters(), worker.trial.trainer.model.parameters(), strict=True
+    ):
+        assert torch.equal(own, handed_down)
+    expected = [alone.run_epoch() for _ in range(2)]
+    assert plain(RayTrial(chained).step()[READINGS]) == plain(expected[:1])
+    second = RayTrial(chained)  # the first is lost: it goes on from its own checkpoint
+    assert plain(second.step()[READINGS]) == plain(expected[:1])
+    assert plain(second.step()[READINGS]) == plain(expected[1:])
+
+
+def test_a_chain_has_the_seed_and_the_folder_of_its_training() -> None:
+    plan = dataclasses.replace(PLAN, chain=True)
+    for name, role, seed, quality, expected in (
+        ("baseline-q3", "baseline", 0, 3, "trials/baseline-q6"),
+        ("trial-000", "trial", 0, 1, "trials/baseline-q3"),
+        ("trial-001", "trial", 0, 6, ""),
+        ("trial-000-s2", "confirmation", 2, 1, "confirmation/baseline-q3-s2"),
+    ):
+        candidate = Candidate(name, role, SearchPoint(quality, "y", 1e-7), seed)
+        assert starts_from(candidate, plan, "trials") == expected
+        assert starts_from(candidate, PLAN, "trials") == ""
 
 
 def test_ray_is_told_to_ask_again_while_a_trial_waits_for_its_baseline() -> None:

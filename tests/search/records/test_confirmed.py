@@ -9,7 +9,7 @@ import pytest
 from optuna.storages import InMemoryStorage
 
 from lic.evaluation.bdrate import CurveError, Interval
-from search.base.space import BD_RATE_PSNR, CONFIRMATION, RD_COST, Candidate, SearchPoint
+from search.base.space import BD_RATE_PSNR, CONFIRMATION, RD_COST, Candidate, SearchPoint, repeated_name
 from search.decide.core import make_studies
 from search.records.confirm import Confirmation, baselines_on, points_to_confirm
 from search.records.confirmed import (
@@ -23,7 +23,6 @@ from search.records.confirmed import (
     by_point,
     confirmed,
     confirmed_bd_rate,
-    repeated_name,
     repeated_trial,
     repetitions_of,
     table_of,

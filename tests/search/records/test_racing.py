@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from search.base.space import BASELINE, CONFIRMATION, RD_COST, Candidate, Plan, SearchPoint
+from search.base.space import BASELINE, CONFIRMATION, RD_COST, Candidate, Plan, SearchPoint, repeated_name
 from search.records.confirm import Confirmation, baselines_on
 from search.records.confirmed import (
     BETTER,
     UNDECIDED,
     WORSE,
     confirmed,
-    repeated_name,
 )
 from tests.bench.racing import race
 

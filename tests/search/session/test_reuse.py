@@ -91,10 +91,11 @@ def test_the_fingerprint_knows_what_figures_depend_on(leaves: PackedImages) -> N
     given = {"model": "hyperprior", "preset": "tiny", "start": "scratch"}
     template = template_of(resolve(given, {}, lambda _: 0).settings)
     images = (ImageSet("val", leaves, "made up"),)
-    same = setup_of(template, images)
-    assert len(same) == 16 and setup_of(template, images) == same
+    plan = plan_of(resolve(given, {}, lambda _: 0).settings)
+    same = setup_of(template, images, plan)
+    assert len(same) == 16 and setup_of(template, images, replace(plan, qualities=(1, 2))) == same
     point = replace(template.training, lmbda=0.1, alpha=1e-6, strategy="y")
-    assert setup_of(replace(template, training=point), images) == same  # told apart by the rate
+    assert setup_of(replace(template, training=point), images, plan) == same  # told apart by the rate
     others = [
         replace(template, width=template.width + 8),
         replace(template, training=replace(template.training, lr=1.0)),
@@ -102,5 +103,7 @@ def test_the_fingerprint_knows_what_figures_depend_on(leaves: PackedImages) -> N
         replace(template, val_epochs=(1,)),
         replace(template, speed=replace(template.speed, precision="bf16")),
     ]
-    prints = {setup_of(other, images) for other in others} | {setup_of(template, ())}
-    assert len(prints) == 6 and same not in prints
+    prints = {setup_of(other, images, plan) for other in others} | {setup_of(template, (), plan)}
+    chained = replace(plan, chain=True)  # in which a baseline depends on the qualities above it
+    prints |= {setup_of(template, images, p) for p in (chained, replace(chained, qualities=(1, 2)))}
+    assert len(prints) == 8 and same not in prints

@@ -26,6 +26,7 @@ ON_CPU: dict[str, Any] = {
         ({"epochs": 10, "fork_at": 0.01}, ["fork_at"]),
         ({"epochs": 4, "grace": 4}, ["grace", "--no-stopping"]),
         ({"epochs": 10, "fork_at": 0.5, "grace": 5}, ["grace", "fork"]),
+        ({"epochs": 10, "fork_at": 0.5, "chain": True}, ["--chain", "--fork-at"]),
         ({"kodak": "/k", "test": "/t"}, ["--kodak", "--test"]),
         ({"select_on": "kodak", "test_images": 3}, ["--select-on", "--test-images"]),
         ({"max_gpu_hours": 2.0}, ["max_gpu_hours", "--max-hours"]),
@@ -75,6 +76,10 @@ def test_a_given_value_that_changes_nothing_is_told() -> None:
     assert [told for told in without_effect(settings, {"seeds"}) if "--confirm" in told]
     assert not list(without_effect(settings, set()))
     assert not list(without_effect(Settings(seeds=3, confirm=1), {"seeds"}))
+    assert list(without_effect(Settings(chain=True, rates="3"), {"chain"})) == [  # type: ignore[arg-type]
+        "chain has no effect with quality 3 alone"
+    ]
+    assert not list(without_effect(Settings(chain=True), {"chain"}))
 
 
 def test_a_word_is_taken_for_the_nearest() -> None:
