@@ -91,9 +91,10 @@ class WandbLog(RunLog):
         # A project may have several searches of one name: when the training run began tells them apart.
         told = hashlib.sha256(f"{self._search}/{record.name}/{record.began}".encode()).hexdigest()
         id_ = f"{record.name}-{told[:12]}"
+        # The metadata would have the command line, whose addresses may have passwords.
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True,
-            init_timeout=_OPENING, finish_timeout=_ENDING, finish_timeout_raises=True,
+            silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True,
+            x_disable_stats=True, init_timeout=_OPENING, finish_timeout=_ENDING, finish_timeout_raises=True,
         )  # fmt: skip
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT), dir=self.folder.parent, id=id_,

@@ -179,6 +179,7 @@ def test_wandb_has_every_point_once_after_a_kill_and_a_resume(
     from search.tracking import wandb_log
 
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(sys, "argv", ["search.run", "--study", "postgresql://me:s3cret@host/db"])
     wandb_log.mode.cache_clear()
     target, records = tmp_path / "wandb", search.records
 
@@ -191,6 +192,7 @@ def test_wandb_has_every_point_once_after_a_kill_and_a_resume(
     assert len(list(target.glob("offline-run-*"))) == len(records.everything())
     session(until(records, 2), records)
     wandb.teardown()
+    assert not [file for file in target.rglob("*") if file.is_file() and b"s3cret" in file.read_bytes()]
     assert len(list(target.glob("offline-run-*"))) == len(records.everything())
     for record in records.everything():
         (file,) = target.glob(f"offline-run-*-{record.name}-*/*.wandb")
