@@ -120,8 +120,10 @@ class Logs:
         self._logs, self._say = logs, say
         self._offered: tuple[Sequence[SearchRecords], bool] | None = None
         self._news = threading.Condition()
-        #: Monotonic time of the next attempt of a logger that has failed, and their names.
+        #: Monotonic time of the next attempt of each logger that has failed.
         self._next: dict[str, float] = {}
+        #: The loggers whose last attempt has not succeeded.
+        self._behind = {log.name for log in logs}
         self._thread = threading.Thread(target=self._follow, name="logging", daemon=True)
         if logs:
             self._thread.start()
@@ -137,9 +139,8 @@ class Logs:
         if not self._logs:
             return
         self._thread.join(_PATIENCE)
-        if self._thread.is_alive():
-            names = " and ".join(log.name for log in self._logs)
-            self._say(f"{names} may lack the last records; resume the search to write them")
+        for name in sorted(self._behind):
+            self._say(f"{name} lacks the last records; resume the search to write them")
 
     def _follow(self) -> None:
         live = True
@@ -149,12 +150,14 @@ class Logs:
                 assert self._offered is not None
                 (groups, live), self._offered = self._offered, None
             for log in self._logs:
+                self._behind.add(log.name)
                 if not live or time.monotonic() >= self._next.get(log.name, 0.0):
                     self._write(log, groups, live)
 
     def _write(self, log: RunLog, groups: Sequence[SearchRecords], live: bool) -> None:
         try:
             log.write(groups, live)
+            self._behind.discard(log.name)
         except Exception as error:  # whatever a logger raises, the search continues
             if log.name not in self._next:
                 self._say(

@@ -361,6 +361,14 @@ def test_a_logger_that_fails_is_left_alone_for_a_minute_but_not_at_the_end(
     assert len(log.ended) == 6
 
 
+def test_what_a_logger_lacks_at_the_end_is_said(search: OpenedSearch, tmp_path: Path) -> None:
+    said: list[str] = []
+    passing = Logs([Failing(tmp_path, 9)], said.append)
+    passing.offer([search.records], live=False)
+    passing.wait()
+    assert said[1:] == ["Failing lacks the last records; resume the search to write them"]
+
+
 def test_the_publisher_passes_the_records_on_and_waits_for_both(search: OpenedSearch, tmp_path: Path) -> None:
     log, tracker = Failing(tmp_path, 0), SimpleNamespace()
     for name in ("write", "artifacts", "conclude", "close"):
