@@ -1,5 +1,5 @@
 """What the engine asks of a scheduler (search.engine.tune.TrialScheduler), asked of each that there is: the
-decision core, with and without a fork and baselines on other seeds, and the confirmation."""
+decision core, with and without a fork, a chain and baselines on other seeds, and the confirmation."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the process of its own has no use for Ray
 PLAIN = dataclasses.replace(PLAN, budget=9)
 NOISY = dataclasses.replace(PLAIN, noise_seeds=1)
 FORKED = dataclasses.replace(PLAIN, sampler="surrogate", fork=3, rungs=rungs(9, 1, 3, 3))
+CHAINED = dataclasses.replace(NOISY, chain=True)
 
 
 @functools.cache
@@ -65,10 +66,15 @@ def open_with_noise(storage: BaseStorage | str) -> TrialScheduler:
     return WithNoise(Core(storage, "s", NOISY))
 
 
+def open_chained(storage: BaseStorage | str) -> TrialScheduler:
+    return WithNoise(Core(storage, "s", CHAINED))
+
+
 KINDS = [
     Kind("core", lambda: 3 + 9, open_plain),
     Kind("core with noise", lambda: 3 + 3 + 9, open_with_noise),
     Kind("core with a fork", lambda: 3 + 9, open_forked),
+    Kind("core with a chain and noise", lambda: 3 + 3 + 9, open_chained),
     Kind("confirmation", lambda: len(to_confirm()), open_confirmation),
 ]
 each = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
