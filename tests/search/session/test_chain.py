@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from search.base.space import CONFIRMATION
 from search.records.folder import open_search
 from search.settings.plan import template_of
@@ -12,6 +14,7 @@ from search.store.find import TRIALS_FOLDER
 from tests.conftest import assert_as_trained_alone, run_search
 
 
+@pytest.mark.smoke
 def test_every_training_starts_from_the_baseline_of_the_next_higher_quality(tmp_path: Path) -> None:
     """Of its own seed: to the last bit what it is when trained alone from those weights."""
     done = run_search(
