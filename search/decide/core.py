@@ -332,11 +332,11 @@ class Core:
         if self.plan.sampler != "surrogate" or theta is None or len(everything) > MOST_TRIALS:
             # Looking it up in every trial would take most of the time of a long search.
             self._rates += [t.user_attrs["quality"] for t in everything[len(self._rates) :]]
-            own, quality = trial.intermediate_values[epoch], trial.user_attrs["quality"]
+            value, quality = trial.intermediate_values[epoch], trial.user_attrs["quality"]
             rivals = [t for t, rate in zip(everything, self._rates, strict=True) if rate == quality]
             rung = [t.intermediate_values[epoch] for t in rivals if epoch in t.intermediate_values]
-            rung.remove(own)
-            return not should_stop(own, rung, self.plan.eta)
+            rung.remove(value)
+            return not should_stop(value, rung, self.plan.eta)
         model = SurrogateModel(self.plan, everything, theta, self.earlier(), self.noise())
         finished = [t.user_attrs["quality"] for t in everything if t.state == TrialState.COMPLETE]
         is_owed = owed(finished.count(trial.user_attrs["quality"]), len(finished), len(self.plan.qualities))
