@@ -29,7 +29,7 @@ class ExamplesError(LictuneError):
 
 @dataclass(frozen=True)
 class Examples:
-    """The selected trial and the baseline of one quality, the trial's rate change on the test set in percent,
+    """A trial and the baseline of one quality, the trial's rate change on the test set in percent,
     and the images."""
 
     tuned: TrialRecord
@@ -47,7 +47,7 @@ class Examples:
 
 def examples(search: OpenedSearch) -> Examples:
     """Examples for the quality whose selected trial has the lowest rate change on the test set. Raises
-    ExamplesError if no trial is selected, or if a checkpoint or the images are missing."""
+    ExamplesError if no trial is trained in full, or if a checkpoint or the images are missing."""
     change, tuned = _shown(search)
     baseline = search.records.baselines[tuned.quality]
     try:
@@ -61,12 +61,15 @@ def examples(search: OpenedSearch) -> Examples:
 
 def _shown(search: OpenedSearch) -> tuple[float, TrialRecord]:
     records, found = search.records, []
-    for record in best_per_rate(records).values():
+    kept = [record for record in best_per_rate(records).values() if record.alpha]
+    # Where all gains are doubtful, the most promising trial of each quality can still be looked at.
+    promising = (records.best(records.finished(quality)) for quality in records.qualities)
+    for record in kept or filter(None, promising):
         change = records.rate_change(record, records.epochs, records.test_set)
-        if record.alpha and change is not None:
+        if change is not None:
             found.append((change, record.name, record))
     if not found:
-        raise ExamplesError("no trial is selected yet at any quality")
+        raise ExamplesError("no trial is trained in full yet at any quality")
     change, _, record = min(found)
     return change, record
 

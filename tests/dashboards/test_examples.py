@@ -39,11 +39,13 @@ def found(search: OpenedSearch) -> Examples:
 
 
 def test_the_rate_with_the_largest_gain_is_shown(search: OpenedSearch, found: Examples) -> None:
+    """Among the kept trials or, where all gains are doubtful, the most promising of each quality."""
     records = search.records
+    kept = [record for record in best_per_rate(records).values() if record.alpha]
+    promising = [r for q in records.qualities if (r := records.best(records.finished(q))) is not None]
     changes = {
         record.name: records.rate_change(record, records.epochs, records.test_set)
-        for record in best_per_rate(records).values()
-        if record.alpha
+        for record in kept or promising
     }
     least = min(value for value in changes.values() if value is not None)
     assert changes[found.tuned.name] == least == found.rate_change
