@@ -102,6 +102,6 @@ def _test_set(search: OpenedSearch) -> ImageSet:
 
 def _model(search: OpenedSearch, record: TrialRecord) -> nn.Module:
     settings = search.settings
-    model = build(settings.model, settings.width, settings.latent_width)
+    model = build(settings.network, settings.width, settings.latent_width)
     model.load_state_dict(final_weights(search, record))
     return model.eval()

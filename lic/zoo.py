@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,19 @@ from torch import nn
 from lic.codec.bitstream import mark_of
 from lic.errors import LictuneError
 from lic.files import one_line, read_regular, shown, user_path
-from lic.models.architectures import ARCHITECTURES, STRATEGIES, WEIGHTS, ModelError
+from lic.models.architectures import (
+    ARCHITECTURES,
+    MODULE_PATH,
+    STRATEGIES,
+    WEIGHTS,
+    ModelError,
+    OwnModel,
+    architecture,
+    is_own,
+)
 from lic.models.build import build
 from lic.models.compressai_parts import EntropyModel
+from lic.models.own import can_code
 from lic.recipe import LAMBDAS, TrainingConfig
 
 MANIFEST, CONFIG = "manifest.json", "config.json"
@@ -65,6 +75,8 @@ class ModelConfig:
     seed: int
     trial: str
     regularizer: str = TrainingConfig.regularizer
+    #: A model of the user's own, which `architecture` names too; `width` is then that of y.
+    own: OwnModel | None = None
 
     @property
     def name(self) -> str:
@@ -75,8 +87,10 @@ class ModelConfig:
         """Validate a document and return its configuration. Raises ValueError, naming the value."""
         if not isinstance(document, dict):
             raise ValueError(f"{shown(document)} does not describe a model")
+        own = None if document.get("own") is None else _own(document["own"])
+        names = ARCHITECTURES if own is None else (architecture(own),)
         fits: dict[str, Callable[[Any], bool]] = {
-            "architecture": lambda value: isinstance(value, str) and value in ARCHITECTURES,
+            "architecture": lambda value: isinstance(value, str) and value in names,
             "width": lambda value: _is_whole(value, 2, _MOST_CHANNELS),
             "latent_width": lambda value: value is None or _is_whole(value, 2, _MOST_CHANNELS),
             "quality": lambda value: _is_whole(value, min(LAMBDAS), max(LAMBDAS)),
@@ -94,7 +108,28 @@ class ModelConfig:
                 raise ValueError(f"it lacks {key}")
             if not check(document[key]):
                 raise ValueError(f"its {key} cannot be {shown(document[key])}")
-        return cls(**{key: document[key] for key in fits})
+        return cls(**{key: document[key] for key in fits}, own=own)
+
+    def document(self) -> dict[str, Any]:
+        """What `read` reads."""
+        values = {key: value for key, value in asdict(self).items() if key != "own"}
+        if self.own is not None:
+            arguments, latents = json.loads(self.own.arguments), self.own.paths
+            values["own"] = {"model": self.own.name, "args": arguments, "latents": latents}
+        return values
+
+
+def _own(document: Any) -> OwnModel:
+    """The description of a model of the user's own. Raises ValueError."""
+    valid = isinstance(document, dict) and document.keys() == {"model", "args", "latents"}
+    if valid:
+        name, arguments, latents = (document[key] for key in ("model", "args", "latents"))
+        valid = isinstance(name, str) and len(name) <= 200 and is_own(name) and isinstance(arguments, dict)
+        valid = valid and isinstance(latents, dict) and {"y"} == latents.keys() - {"z"}
+        valid = valid and all(isinstance(p, str) and MODULE_PATH.fullmatch(p) for p in latents.values())
+    if not valid:
+        raise ValueError(f"its own cannot be {shown(document)}")
+    return OwnModel.of(name, arguments, latents)
 
 
 def _is_whole(value: Any, low: int, high: int) -> bool:
@@ -114,13 +149,16 @@ class ZooModel:
     sha256: str
     config: ModelConfig
     baseline: bool
+    #: Whether a module outside of the zoo, which the description names, may be imported.
+    trust_module: bool = False
 
     @property
     def role(self) -> str:
         return BASELINE if self.baseline else TUNED
 
     def load(self) -> nn.Module:
-        """The model on the CPU, in evaluation mode, ready to compress and decompress. Raises ZooError."""
+        """The model on the CPU, in evaluation mode, ready to compress and decompress if its class can. Raises
+        ZooError, also if its class is in a module outside of the zoo that was not trusted."""
         path = self.folder / WEIGHTS
         try:
             content = read_regular(path, _MOST_WEIGHTS)
@@ -130,16 +168,21 @@ class ZooModel:
             raise ZooError(
                 f"{path} does not match the zoo's {MANIFEST} (checksum mismatch); export the zoo again"
             )
-        return model_of(content, self.config, path)
+        return model_of(content, self.config, path, self.trust_module)
 
 
-def load(folder: str | Path, quality: int, baseline: bool = False) -> nn.Module:
-    """The model of a quality level, 1 to 6, ready to compress and decompress. Raises ZooError."""
-    return find(folder, quality, baseline).load()
+def load(folder: str | Path, quality: int, baseline: bool = False, trust_module: bool = False) -> nn.Module:
+    """The model of a quality level, 1 to 6, ready to compress and decompress.
+
+    If it is of a class outside of CompressAI, the zoo names the module, and loading imports it and calls the
+    class: that needs `trust_module`. Raises ZooError.
+    """
+    return find(folder, quality, baseline, trust_module).load()
 
 
-def find(folder: str | Path, quality: int, baseline: bool = False) -> ZooModel:
-    """The manifest entry of the model of a quality level. Raises ZooError."""
+def find(folder: str | Path, quality: int, baseline: bool = False, trust_module: bool = False) -> ZooModel:
+    """The manifest entry of the model of a quality level. `trust_module` is for its `load`. Raises
+    ZooError."""
     if not isinstance(quality, Integral) or isinstance(quality, bool):
         low, high = min(LAMBDAS), max(LAMBDAS)
         raise ZooError(
@@ -148,7 +191,7 @@ def find(folder: str | Path, quality: int, baseline: bool = False) -> ZooModel:
     models = [model for model in list_models(folder) if model.baseline == baseline]
     for model in models:
         if model.config.quality == quality:
-            return model
+            return replace(model, trust_module=trust_module)
     there = ", ".join(str(model.config.quality) for model in models) or "none"
     kind = "baseline" if baseline else "model"
     raise ZooError(f"the zoo {folder} has no {kind} of quality {quality}; it has {there}")
@@ -203,7 +246,7 @@ def _read_document(path: Path) -> Any:
         raise ValueError(one_line(error)) from error
 
 
-def find_by_mark(mark: str, places: list[Path]) -> ZooModel:
+def find_by_mark(mark: str, places: list[Path], trust_module: bool = False) -> ZooModel:
     """The model whose weights' SHA-256 begins with `mark` (hex), in these zoos or in zoos directly below
     these folders. Raises ZooError."""
     for place in places:
@@ -212,20 +255,21 @@ def find_by_mark(mark: str, places: list[Path]) -> ZooModel:
                 continue
             for model in list_models(root):
                 if model.sha256.startswith(mark):
-                    return model
+                    return replace(model, trust_module=trust_module)
     looked = " or ".join(map(str, places))
     raise ZooError(f"no model {mark} in {looked}; give the zoo that encoded the file with --zoo")
 
 
 def prepare(model: nn.Module) -> nn.Module:
-    """Prepare a trained model for coding, in place: evaluation mode, entropy-coder tables built, and masked
-    weights of the context model set to zero. Returns the model."""
+    """Prepare a trained model for coding, in place: evaluation mode, masked weights of the context model set
+    to zero and, if it can code, entropy-coder tables built. Returns the model."""
     model.eval()
     for module in model.modules():
         mask = getattr(module, "mask", None)
         if isinstance(module, nn.Conv2d) and isinstance(mask, torch.Tensor):
             module.weight.data.mul_(mask)
-    model.update(force=True)  # type: ignore[operator]
+    if can_code(model):
+        model.update(force=True)  # type: ignore[operator]
     return model
 
 
@@ -234,9 +278,10 @@ def write_model(folder: Path, model: nn.Module, config: ModelConfig) -> None:
     from safetensors.torch import save
 
     folder.mkdir(parents=True)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    # A copy: safetensors refuses weights that a model has under two names.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(save(state))
-    document = {"format": _FORMAT, **asdict(config)}
+    document = {"format": _FORMAT, **config.document()}
     (folder / CONFIG).write_text(json.dumps(document, indent=2) + "\n")
 
 
@@ -271,25 +316,36 @@ def manifest_of(root: Path, about: dict[str, Any], models: dict[str, dict[str, A
     return {"format": _FORMAT, **about, "files": files}
 
 
-def read_model(weights: Path, config: Path) -> tuple[nn.Module, bytes]:
+def read_model(weights: Path, config: Path, trust_module: bool = False) -> tuple[nn.Module, bytes]:
     """The model from two files of a zoo, and the mark of its coded files. Raises ZooError."""
     try:
         content, known = read_regular(weights, _MOST_WEIGHTS), ModelConfig.read(_read_document(config))
     except (OSError, ValueError) as error:
         raise ZooError(f"{config} and {weights.name} are not a model of a zoo ({error})") from error
-    return model_of(content, known, weights), mark_of(hashlib.sha256(content).hexdigest())
+    model = model_of(content, known, weights, trust_module)
+    return model, mark_of(hashlib.sha256(content).hexdigest())
 
 
-def model_of(content: bytes, config: ModelConfig, path: Path) -> nn.Module:
-    """The model from the content of a weights file. Raises ZooError, naming `path`, if it does not fit."""
+def model_of(content: bytes, config: ModelConfig, path: Path, trust_module: bool = False) -> nn.Module:
+    """The model from the content of a weights file. Raises ZooError, naming `path`, if it does not fit, or if
+    it needs a module that is not trusted or cannot be imported."""
     from safetensors.torch import load as load_tensors
 
-    _check_size(content, config, path)
+    if config.own is None:
+        _check_size(content, config, path)
+    elif not trust_module:
+        raise ZooError(
+            f"{path} needs {config.own.name}, code outside of the zoo that loading runs; if you trust both, "
+            "allow it with trust_module=True, or --trust-module"
+        )
     try:
-        model = build(config.architecture, config.width, config.latent_width)
+        model = build(config.own or config.architecture, config.width, config.latent_width)
         model.load_state_dict(load_tensors(content))
-        _check_tables(model)
+        if can_code(model):
+            _check_tables(model)
     except Exception as error:  # CompressAI does not validate state dictionaries
+        if config.own is not None and isinstance(error, ModelError):
+            raise ZooError(f"{path} cannot be loaded: {error}") from error
         first = one_line(error)
         raise ZooError(f"{path} does not contain {config.name} of width {config.width} ({first})") from error
     return model.eval()

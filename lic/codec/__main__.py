@@ -63,6 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     for verb in (encoding, decoding):
         verb.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
+        verb.add_argument(
+            "--trust-module",
+            action="store_true",
+            help="import the module that the zoo names, if its model is not one of CompressAI's",
+        )
         verb.add_argument("--quiet", action="store_true", help="print errors only")
     args = parser.parse_args(argv)
 

@@ -34,7 +34,9 @@ from lic.errors import LictuneError
 from lic.evaluation.evaluate import STRIDE, batch_of, padding_of
 from lic.files import one_line
 from lic.losses.criterion import PEAK
+from lic.models.build import own_of
 from lic.models.compressai_parts import EntropyModel, RansDecoder
+from lic.models.own import can_code
 
 MAGIC, VERSION = b"LICT", 1
 _HEAD, _LENGTH, _MARK = struct.Struct("<4sB8sIIB"), struct.Struct("<I"), 8
@@ -134,22 +136,42 @@ def _checksum(body: bytes) -> bytes:
 
 @torch.no_grad()
 def encode(model: nn.Module, pixels: NDArray[np.uint8], progress: Progress | None = None) -> Coded:
-    """Encode an image, H x W x 3 uint8, with a model whose entropy tables are built (lic.zoo.load)."""
+    """Encode an image, H x W x 3 uint8, with a model whose entropy tables are built (lic.zoo.load). Raises
+    BitstreamError if the model cannot code."""
+    _check_codes(model)
     height, width, _ = pixels.shape
     padding, _ = padding_of(height, width)
     with _one_thread(), _progress_of(model, height, width, progress), _CodingTap(model) as tap:
         output = model.compress(nn.functional.pad(batch_of(pixels), padding))  # type: ignore[operator]
+        if own_of(model) is not None:
+            return _coded_by_own(model, output, tap.bits(), height, width)
         latent = output["y_hat"] if "y_hat" in output else tap.latent()
         reconstruction = _pixels(model.g_s(latent), height, width)  # type: ignore[operator]
         return Coded([streams[0] for streams in output["strings"]], reconstruction, tap.bits())
 
 
+def _check_codes(model: nn.Module) -> None:
+    if not can_code(model):
+        raise BitstreamError(
+            f"{own_of(model) or type(model).__name__} codes no images: it is not one of CompressAI's "
+            "CompressionModels with compress and decompress"
+        )
+
+
+def _coded_by_own(model: nn.Module, output: Any, ideal_bits: float, height: int, width: int) -> Coded:
+    """The result of a user's own `compress`. The parts of the model are unknown, so the reconstruction is
+    what its `decompress` makes of the streams."""
+    x_hat = model.decompress(output["strings"], output["shape"])["x_hat"]  # type: ignore[operator]
+    return Coded([streams[0] for streams in output["strings"]], _pixels(x_hat, height, width), ideal_bits)
+
+
 @torch.no_grad()
 def decode(model: nn.Module, parsed: Parsed, progress: Progress | None = None) -> NDArray[np.uint8]:
     """Decode a parsed file with its model: H x W x 3 uint8. Raises BitstreamError."""
+    _check_codes(model)
     rows, columns = (STRIDE * -(-side // STRIDE) for side in (parsed.height, parsed.width))
     # The range decoder does not check for the end of a forged stream: append zeros for it to read.
-    tail = bytes(8 * (rows * columns // 256) * _channels(model) + 64)
+    tail = bytes(8 * (rows * columns // STRIDE**2) * _symbols(model) + 64)
     streams = [[stream + tail] for stream in parsed.streams]
     with _one_thread(), _progress_of(model, parsed.height, parsed.width, progress), _quick_tables(model):
         try:
@@ -172,9 +194,30 @@ def _channels(model: nn.Module) -> int:
     return next(m for m in model.g_s.modules() if hasattr(m, "in_channels")).in_channels  # type: ignore[union-attr, return-value]
 
 
+def _symbols(model: nn.Module) -> int:
+    """An upper bound of the number of symbols of y or z in an image of STRIDE x STRIDE pixels."""
+    if own_of(model) is None:
+        return STRIDE**2 // 256 * _channels(model)
+    likelihoods = model(torch.zeros(1, 3, STRIDE, STRIDE))["likelihoods"]
+    return max(int(values.numel()) for values in likelihoods.values())
+
+
+def _scaled(shape: Any, rows: int, columns: int) -> Any:
+    """The `shape` of a padded image of this size, given that of an image of STRIDE x STRIDE pixels."""
+    if isinstance(shape, dict):
+        return {key: _scaled(part, rows, columns) for key, part in shape.items()}
+    if not all(isinstance(side, int) for side in shape):
+        return [_scaled(part, rows, columns) for part in shape]
+    *channels, height, width = shape
+    return torch.Size((*channels, height * rows // STRIDE, width * columns // STRIDE))
+
+
 def _latent_shape(model: nn.Module, rows: int, columns: int) -> Any:
     """The `shape` that CompressAI's `compress` returns for a padded image of this size: that of z, of y for a
-    model without z, or of all latent codecs."""
+    model without z, or of all latent codecs. A user's own is asked for that of a small image."""
+    if own_of(model) is not None:
+        small = model.compress(torch.zeros(1, 3, STRIDE, STRIDE))["shape"]  # type: ignore[operator]
+        return _scaled(small, rows, columns)
     side = (rows // STRIDE, columns // STRIDE)
     if not hasattr(model, "latent_codec"):
         return torch.Size(side if hasattr(model, "h_a") else (rows // 16, columns // 16))
@@ -197,7 +240,7 @@ def _one_thread() -> Iterator[None]:
 def _progress_of(model: nn.Module, height: int, width: int, progress: Progress | None) -> Iterator[None]:
     """Report the progress of autoregressive models, which code the latent position by position; other models
     are fast and report nothing."""
-    if progress is None or not hasattr(model, "_compress_ar"):
+    if progress is None or own_of(model) is not None or not hasattr(model, "_compress_ar"):
         yield
         return
     positions, seen = (-(-height // STRIDE) * 4) * (-(-width // STRIDE) * 4), 0
@@ -218,7 +261,7 @@ def _progress_of(model: nn.Module, height: int, width: int, progress: Progress |
 def _quick_tables(model: nn.Module) -> Iterator[None]:
     """Make an autoregressive model pass the range decoder only the tables of the current position: passing
     all tables every time, as CompressAI does, takes most of the decoding time."""
-    if not hasattr(model, "_decompress_ar"):
+    if own_of(model) is not None or not hasattr(model, "_decompress_ar"):
         yield
         return
     model.__dict__["_decompress_ar"] = partial(_decompress_in_turn, model)

@@ -22,7 +22,7 @@ def encode_file(args: argparse.Namespace) -> None:
     """Encode an image as the command line says. Raises ImageError, ZooError, OSError."""
     _check_target(args.file, args.image, args.overwrite)
     pixels = read_rgb(args.image)
-    entry = zoo.find(args.zoo, args.quality, args.baseline)
+    entry = zoo.find(args.zoo, args.quality, args.baseline, args.trust_module)
     model = entry.load()
     with _progress(f"encoding {args.image.name}", args.quiet) as report:
         content = pack(encode(model, pixels, report), mark_of(entry.sha256))
@@ -40,7 +40,7 @@ def decode_file(args: argparse.Namespace) -> None:
         raise ImageError(f"cannot write {args.image}: use one of the suffixes {', '.join(LOSSLESS)}")
     try:
         parsed = unpack(read_regular(args.file, MAX_BYTES))
-        entry = zoo.find_by_mark(parsed.model.hex(), [args.zoo])
+        entry = zoo.find_by_mark(parsed.model.hex(), [args.zoo], args.trust_module)
         model = entry.load()
         with _progress(f"decoding {args.file.name}", args.quiet) as report:
             pixels = decode(model, parsed, report)

@@ -20,7 +20,7 @@ TERMS = ("rate_y", "rate_z", "mse", "decorrelation", "alpha_L_over_D", "loss")
 
 def rate(likelihoods: Tensor, pixels: int) -> Tensor:
     """Rate of the likelihoods in bits per pixel."""
-    return torch.log(likelihoods).sum() / (-math.log(2) * pixels)
+    return torch.log(likelihoods.float()).sum() / (-math.log(2) * pixels)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ In all formulas F is a latent of N images, C channels and P positions. `covarian
 from __future__ import annotations
 
 import functools
-import importlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +17,7 @@ from lic.files import one_line
 from lic.losses.decorrelation import decorrelation, scale_factor
 from lic.models.architectures import ModelError
 from lic.models.build import Latents
+from lic.models.importing import imported
 from lic.recipe import REGULARIZERS, Scale
 
 #: Variance below which a channel counts as constant: its correlations are 0.
@@ -132,16 +131,9 @@ def regularizer_of(name: str) -> Regularizer:
     """The regularizer of this name, or the function `MODULE:FUNCTION`. Raises ModelError."""
     if name in _BY_NAME:
         return _BY_NAME[name]
-    module, colon, function = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise ModelError(f"unknown regularizer {name}; choose from {', '.join(_BY_NAME)}, or MODULE:FUNCTION")
-    if "" not in sys.path:
-        sys.path.append("")  # for a module in the current folder
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # a module can raise anything
-        raise ModelError(f"regularizer {name} cannot be imported: {one_line(error)}") from error
-    return Regularizer(found)
+    return Regularizer(imported(name, "regularizer"))
 
 
 def check_regularizer(name: str) -> None:

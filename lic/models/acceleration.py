@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lic.models.build import latent_modules
 from lic.models.compressai_parts import EntropyBottleneck, EntropyModel, MaskedConv2d
 
 #: Parameters of glibc's mallopt (malloc.h): the freed memory above which it is returned to the kernel, and
@@ -118,14 +119,14 @@ def free_latents_and_entropy_models(model: nn.Module) -> None:
     convolution replaces its weight tensor at every call, in another layout than compiled code expects
     (AssertionError in torch 2.11); here the weights are masked in place.
     """
-    for path, module in model.named_modules():
-        if path.rpartition(".")[2] in ("g_a", "h_a"):
-            module.register_forward_hook(_to_fp32)
+    for _, module in latent_modules(model):
+        module.register_forward_hook(_to_fp32)
+    for module in model.modules():
         # Replace the class rather than a method of the module: compiled code checks the class of modules.
         kind: Any = type(module)
         if isinstance(module, EntropyModel):
             module.__class__ = _freed(kind)
-        elif isinstance(module, MaskedConv2d):
+        elif isinstance(module, MaskedConv2d) and kind.forward is MaskedConv2d.forward:
             module.__class__ = _masked_in_place(kind)
 
 

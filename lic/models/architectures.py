@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lic.errors import LictuneError
 from lic.files import shown
@@ -26,6 +31,12 @@ ARCHITECTURES: dict[str, tuple[bool, bool]] = {
 #: Short names of the paper's two models.
 ALIASES = {"cheng": "cheng2020-anchor", "hyperprior": "bmshj2018-hyperprior"}
 
+#: The name of a model of the user's own: MODULE:CLASS, or MODULE:FUNCTION that returns a model.
+OWN = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
+
+#: The dotted path of a module in a model.
+MODULE_PATH = re.compile(r"\w+(\.\w+)*")
+
 STARTERS = Path(__file__).parent / "starters"
 
 #: The weights in the folder of a model in a zoo.
@@ -36,21 +47,60 @@ class ModelError(LictuneError):
     """A model, latent or weights file is not available; the message is for the user."""
 
 
-def architecture(name: str) -> str:
-    """The CompressAI registry name of `name`, an alias or itself. Raises ModelError."""
+@dataclass(frozen=True)
+class OwnModel:
+    """A model of the user's own.
+
+    `name` is MODULE:CLASS, or MODULE:FUNCTION; `arguments` are the keyword arguments that it is called with,
+    as JSON. `latents` are the paths of the modules whose outputs are y and z, by latent, as JSON; without
+    them, the modules named g_a and h_a.
+    """
+
+    name: str
+    arguments: str = "{}"
+    latents: str = "{}"
+
+    @staticmethod
+    def of(name: str, arguments: Mapping[str, Any], latents: Mapping[str, str]) -> OwnModel:
+        """Raises ValueError if the arguments are not plain values."""
+        given = (json.dumps(dict(part), sort_keys=True, allow_nan=False) for part in (arguments, latents))
+        return OwnModel(name, *given)
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The paths of the modules whose outputs are latents, by latent."""
+        return dict(json.loads(self.latents))
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{key}={value}" for key, value in json.loads(self.arguments).items())
+        return f"{self.name}({arguments})"
+
+
+def is_own(name: str) -> bool:
+    """Whether this is the name of a model of the user's own."""
+    return bool(OWN.fullmatch(name))
+
+
+def architecture(model: str | OwnModel) -> str:
+    """The CompressAI registry name of a model, an alias or itself; for a user's own, MODULE.CLASS, which can
+    also name a folder. Raises ModelError."""
+    name = model.name if isinstance(model, OwnModel) else model
+    if is_own(name):
+        return name.replace(":", ".")
     resolved = ALIASES.get(name, name)
     if resolved not in ARCHITECTURES:
         known = ", ".join([*ALIASES, *ARCHITECTURES])
-        raise ModelError(f"unknown model {shown(name)}; choose from {known}")
+        raise ModelError(f"unknown model {shown(name)}; choose from {known}, or MODULE:CLASS of your own")
     return resolved
 
 
-def strategies(name: str) -> tuple[str, ...]:
-    """The decorrelation strategies of the architecture; 'z' and 'y+z' need a hyper-latent z."""
-    return STRATEGIES if ARCHITECTURES[architecture(name)][1] else ("y",)
+def strategies(model: str | OwnModel) -> tuple[str, ...]:
+    """The decorrelation strategies of a model; 'z' and 'y+z' need a hyper-latent z."""
+    has_z = "z" in model.paths if isinstance(model, OwnModel) else ARCHITECTURES[architecture(model)][1]
+    return STRATEGIES if has_z else ("y",)
 
 
-def check_strategy(name: str, strategy: str) -> None:
+def check_strategy(name: str | OwnModel, strategy: str) -> None:
     """Raise ModelError if the architecture lacks a latent that `strategy` decorrelates."""
     if strategy not in STRATEGIES:
         raise ModelError(f"unknown strategy {shown(strategy)}; choose from {', '.join(STRATEGIES)}")
@@ -111,6 +161,8 @@ def starting_weights(start: str, name: str, width: int, latent_width: int | None
         return str(path)
     if start == "auto":
         return "scratch"
+    if is_own(name):
+        raise ModelError(f"there are no starter weights for {name}; use --start scratch, or a file")
     available = (
         " and ".join("x".join(map(str, dict.fromkeys(size))) for size in starter_sizes(name)) or "none"
     )

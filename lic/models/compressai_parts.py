@@ -48,7 +48,16 @@ import_module("compressai.models")  # fills the registry, where all of CompressA
 from compressai.ans import RansDecoder  # noqa: E402
 from compressai.entropy_models import EntropyBottleneck, EntropyModel  # noqa: E402
 from compressai.layers import MaskedConv2d  # noqa: E402
+from compressai.models.base import CompressionModel  # noqa: E402
 from compressai.ops import compute_padding  # noqa: E402
 from compressai.registry import MODELS  # noqa: E402
 
-__all__ = ["MODELS", "EntropyBottleneck", "EntropyModel", "MaskedConv2d", "RansDecoder", "compute_padding"]
+__all__ = [
+    "MODELS",
+    "CompressionModel",
+    "EntropyBottleneck",
+    "EntropyModel",
+    "MaskedConv2d",
+    "RansDecoder",
+    "compute_padding",
+]

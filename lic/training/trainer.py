@@ -28,7 +28,7 @@ from lic.models.acceleration import (
     free_latents_and_entropy_models,
     matrix_units,
 )
-from lic.models.build import LatentTap
+from lic.models.build import LatentTap, aux_loss
 from lic.models.torch_internals import compile_errors, leave_out_dynamo
 from lic.recipe import BEFORE, ON_CPU, Acceleration, Precision, TrainingConfig
 from lic.training import optimizers, schedules
@@ -215,7 +215,7 @@ class Trainer:
         them too, but must neither move them nor be clipped with that of the weights."""
         if self.aux_optimiser is not None:
             _forget_gradients(self.quantiles)
-            self.model.aux_loss().backward()  # type: ignore[operator]
+            aux_loss(self.model).backward()
             self.aux_optimiser.step(finite)
 
     def _do_without(self, switch: str, error: Exception) -> None:

@@ -20,6 +20,7 @@ from lic.data.sets import ImageSet, noting_overlap, test_set, training_and_valid
 from lic.evaluation.evaluate import aggregate, evaluate
 from lic.losses.regularizers import check_regularizer
 from lic.models.acceleration import keep_freed_memory
+from lic.models.architectures import OwnModel
 from lic.models.build import build
 from lic.recipe import ON_CPU, Acceleration, TrainingConfig
 from lic.training.trainer import CheckpointError, DivergedError, Trainer
@@ -46,7 +47,7 @@ class TrialConfig:
     MS-SSIM if `val_ms_ssim`; it is also evaluated after `rest_epoch`, to check whether the training run has
     converged."""
 
-    model: str
+    model: str | OwnModel
     width: int
     latent_width: int | None
     start: str | None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lic import atomic_io
 from lic.files import one_line, read_regular
 from lic.models.architectures import ARCHITECTURES, ModelError
-from lic.models.build import build
+from lic.models.build import build, own_of
 from lic.training.trainer import CheckpointError, read_checkpoint
 
 #: Suffixes of buffer names, which are not trained: the entropy coder's tables, and constants that a model
@@ -109,6 +109,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load a weights file into a model; names of older CompressAI versions are accepted. Raises ModelError if
     it cannot be read or does not fit the model, with the architecture that it seems to belong to."""
     weights, needed = read_weights(path), dict(model.named_parameters())
+    if own_of(model) is not None:
+        needed = model.state_dict()
+        needed = {key: value for key, value in needed.items() if not key.endswith(_BUFFERS)}
     if needed.keys() - weights.keys():
         weights = _renamed(weights, needed)
     if wrong := _misfit(weights, needed):

@@ -211,7 +211,7 @@ def _plain(value: Any) -> Any:
 
 
 def _new_name(model: str) -> str:
-    return f"{model}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{model.replace(':', '.')}-{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help=_help(field.description),
             )  # fmt: skip
             continue
-        shown = "" if default in (None, ()) or "default:" in (field.description or "") else default
+        shown = "" if default in (None, (), {}) or "default:" in (field.description or "") else default
         if key == "rates":
             shown = "1-6"
         if extra["group"] == "Training" or key in ("grace", "eta", "val_images", "val_crop", "cadence"):
@@ -122,6 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _metavar(key: str, annotation: Any) -> str:
     if key in PATHS:
         return "PATH"
+    if typing.get_origin(annotation) is dict:
+        return "KEY=VALUE,..."
     if typing.get_origin(annotation) in (UnionType, typing.Union):
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) is Annotated:

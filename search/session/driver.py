@@ -18,7 +18,7 @@ from lic import atomic_io
 from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
 from lic.errors import StorageError
-from lic.models.architectures import STARTERS, architecture
+from lic.models.architectures import STARTERS, OwnModel, architecture
 from search.base.secrets import PublicFormatter, public
 from search.base.space import Plan
 from search.engine import cluster
@@ -43,7 +43,7 @@ def new_folder(settings: Settings) -> Path:
     name = settings.name
     if name is None:
         now = datetime.datetime.now().astimezone()
-        name = f"{settings.model}-{now:%Y%m%d-%H%M%S}"
+        name = f"{settings.model.replace(':', '.')}-{now:%Y%m%d-%H%M%S}"
     folder = Path(settings.results) / name
     if folder.exists() and not _is_empty(folder):
         raise ConfigError(f"{folder} exists; choose another --name, resume it with --resume, or move it away")
@@ -293,7 +293,7 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
         forks = "; each quality starts from the baseline of the next higher one"
     named = "" if settings.regularizer == "covariance" else f", regularizer {settings.regularizer}"
     return {
-        "searching": f"{architecture(settings.model)}, {settings.width} channels: qualities "
+        "searching": f"{_model(settings)}: qualities "
         f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
         f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale{named})",
         "preset": f"{settings.preset}, source: {resolved.sources['preset']}",
@@ -309,6 +309,14 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
         **_confirming(settings, plan),
         **({"checkpoints": settings.storage} if settings.storage else {}),
     }
+
+
+def _model(settings: Settings) -> str:
+    """The model and its size, for the first lines of output."""
+    if isinstance(own := settings.network, OwnModel):
+        latents = ", ".join(f"{latent} = {path}" for latent, path in own.paths.items())
+        return f"{own}, latents {latents} ({settings.width} channels in y)"
+    return f"{architecture(own)}, {settings.width} channels"
 
 
 def _confirming(settings: Settings, plan: Plan) -> dict[str, str]:

@@ -8,11 +8,14 @@ import json
 import logging
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lic.data.sets import ImageSet
 from lic.errors import StorageError
+from lic.models.architectures import OwnModel
+from lic.models.importing import source_of
 from lic.recipe import BEFORE
 from lic.training.trial import TrialConfig
 from search.base.space import Plan, baseline_name
@@ -38,7 +41,7 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...], plan: Plan) ->
     }
     start = hashlib.sha256(Path(template.start).read_bytes()).hexdigest() if template.start else ""
     parts = {
-        "model": [template.model, template.width, template.latent_width, start, template.device],
+        "model": [_identity(template.model), template.width, template.latent_width, start, template.device],
         "training": training,
         "speed": dataclasses.asdict(template.speed),
         "images": [part.images.fingerprint for part in images],
@@ -52,6 +55,14 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...], plan: Plan) ->
         "versions": [version(name) for name in ("torch", "compressai")],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _identity(model: str | OwnModel) -> Any:
+    """The model in a fingerprint; for a user's own, with the hash of the source file that defines it."""
+    if isinstance(model, str):
+        return model
+    source = hashlib.sha256(source_of(model.name)).hexdigest()
+    return [model.name, model.arguments, model.latents, source]
 
 
 def reuse_baselines(core: Core, own: SearchFolder) -> dict[int, str]:

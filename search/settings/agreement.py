@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lic.models.architectures import (
+    ModelError,
+    OwnModel,
     architecture,
     check_strategy,
     check_width,
@@ -48,14 +50,42 @@ def _model(settings: Settings, given: Collection[str]) -> dict[str, Any]:
     """Strategies, widths and initial weights."""
     name = settings.model
     architecture(name)
-    chosen = settings.strategies or strategies(name)
-    for strategy in chosen:
-        check_strategy(name, strategy)
+    if isinstance(settings.network, OwnModel):
+        return _own_model(settings, settings.network, given)
+    for key in ("model_args", "latents"):
+        if getattr(settings, key):
+            raise ModelError(f"{key} needs a model of your own, --model MODULE:CLASS; {name} takes --width")
+    chosen = _strategies(settings, name)
     width, latent = _widths(settings, given)
     check_width(name, width, latent)
     start = starting_weights(settings.start, name, width, latent)
-    chosen = tuple(dict.fromkeys(chosen))
     return {"strategies": chosen, "width": width, "latent_width": latent, "start": start}
+
+
+def _strategies(settings: Settings, model: str | OwnModel) -> tuple[str, ...]:
+    """The strategies given, or all that the model supports. Raises ModelError."""
+    chosen = settings.strategies or strategies(model)
+    for strategy in chosen:
+        check_strategy(model, strategy)
+    return tuple(dict.fromkeys(chosen))
+
+
+def _own_model(settings: Settings, own: OwnModel, given: Collection[str]) -> dict[str, Any]:
+    """The same for a model of the user's own, which is built and checked; `width` is that of y. Raises
+    ModelError."""
+    from lic.models.own import check_own  # takes seconds
+
+    checked = check_own(own)
+    width = {"width": checked.channels, "latent_width": None}
+    for key, value in width.items():
+        if key in given and getattr(settings, key) != value:
+            raise ModelError(f"{key} does not apply to {own.name}; give its size in --model-args")
+    return {
+        "latents": checked.own.paths,
+        "strategies": _strategies(settings, checked.own),
+        **width,
+        "start": starting_weights(settings.start, own.name, checked.channels),
+    }
 
 
 def _widths(settings: Settings, given: Collection[str]) -> tuple[int, int | None]:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from lic.files import shown
-from lic.models.architectures import ALIASES, ARCHITECTURES, ModelError
+from lic.models.architectures import ALIASES, ARCHITECTURES, ModelError, is_own
 from search.base.space import RD_COST
 from search.settings import plain_yaml
 from search.settings.agreement import worked_out
@@ -200,7 +200,7 @@ def _check(
         changes = worked_out(settings, given, gpus)
     except ModelError as error:
         hint = nearest(settings.model, [*ALIASES, *ARCHITECTURES])
-        known = settings.model in (*ALIASES, *ARCHITECTURES)
+        known = settings.model in (*ALIASES, *ARCHITECTURES) or is_own(settings.model)
         raise ConfigError(str(error) if known or "--help" in hint else f"{error}{hint}") from None
     for key in changes:
         if key not in given or key in ("start", "trials_per_gpu"):

@@ -54,7 +54,7 @@ def template_of(settings: Settings) -> TrialConfig:
         if key in Settings.model_fields
     }
     return TrialConfig(
-        model=settings.model,
+        model=settings.network,
         width=settings.width,
         latent_width=settings.latent_width,
         start=None if settings.start == "scratch" else str(Path(settings.start).resolve()),

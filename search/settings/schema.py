@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
@@ -10,8 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lic.files import user_path
+from lic.models.architectures import MODULE_PATH, OwnModel, is_own
 from lic.recipe import LAMBDAS, REGULARIZERS, Optimizer, Precision, Scale, Schedule, TrainingConfig
 from search.base.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
+from search.settings.plain_yaml import mapping
 
 #: Settings that are paths (some also accept a keyword, such as 'auto').
 PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")
@@ -33,7 +36,19 @@ class Settings(BaseModel):
     model: str = _setting(
         "What to search",
         "cheng",
-        "model architecture: cheng, hyperprior or a CompressAI name such as mbt2018-mean",
+        "model architecture: cheng, hyperprior or a CompressAI name such as mbt2018-mean, or MODULE:CLASS of "
+        "your own",
+    )
+    model_args: dict[str, Any] = _setting(
+        "What to search",
+        {},
+        'arguments of a model of your own: N=96,M=128, or a mapping such as {"N": 96, "act": "relu"}',
+    )
+    latents: dict[str, str] = _setting(
+        "What to search",
+        {},
+        "modules of a model of your own whose outputs are the latents, such as y=analysis,z=hyper.analysis "
+        "(default: those named g_a and h_a)",
     )
     preset: str = _setting(
         "What to search", "auto", "paper, fast, tiny, or auto: fast on a GPU, tiny on a CPU"
@@ -301,6 +316,14 @@ class Settings(BaseModel):
     )
 
     @property
+    def network(self) -> str | OwnModel:
+        """What `lic.models.build.build` builds: the name of the architecture, or a model of the user's
+        own."""
+        if not is_own(self.model):
+            return self.model
+        return OwnModel.of(self.model, self.model_args, self.latents)
+
+    @property
     def shares(self) -> int:
         """Number of trials per GPU, 1 if it is still to be measured; 0 on the CPU."""
         return 1 if self.trials_per_gpu == "auto" else self.trials_per_gpu or 0
@@ -356,6 +379,32 @@ class Settings(BaseModel):
         if value in REGULARIZERS or re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value):
             return value
         raise ValueError(f"choose from {', '.join(REGULARIZERS)}, or MODULE:FUNCTION")
+
+    @field_validator("model_args", "latents", mode="before")
+    @classmethod
+    def _parse_mapping(cls, value: Any) -> Any:
+        return mapping(value) if isinstance(value, str) else value
+
+    @field_validator("model_args")
+    @classmethod
+    def _check_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            plain = (
+                all(key.isidentifier() for key in value) and len(json.dumps(value, allow_nan=False)) < 3000
+            )
+        except (TypeError, ValueError, RecursionError):
+            plain = False
+        if not plain:
+            raise ValueError("give names and plain values, such as N=96,M=128")
+        return value
+
+    @field_validator("latents")
+    @classmethod
+    def _check_latents(cls, value: dict[str, str]) -> dict[str, str]:
+        known = all(MODULE_PATH.fullmatch(path) for path in value.values())
+        if value and (not known or {"y"} != value.keys() - {"z"}):
+            raise ValueError("give y=MODULE or y=MODULE,z=MODULE, with the paths of modules in the model")
+        return value
 
     @field_validator("name")
     @classmethod

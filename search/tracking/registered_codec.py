@@ -25,7 +25,7 @@ class RegisteredCodec(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the zoo's weights."""
         weights, config = (Path(context.artifacts[name]) for name in ("weights", "config"))
-        self.model, self.mark = zoo.read_model(weights, config)
+        self.model, self.mark = zoo.read_model(weights, config, trust_module=True)
 
     def predict(
         self,

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
 from lic.evaluation.decibels import ms_ssim_to_db
-from lic.models.architectures import architecture
+from lic.models.architectures import OwnModel, architecture
 from lic.recipe import REGULARIZERS
 from lic.zoo import BASELINE, TUNED
 from search.base.formats import NONE_BETTER, fixed, interval, percent
@@ -40,11 +40,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class About:
-    """What the user says of a zoo: the licence of the training images, and its repository on the Hugging Face
-    Hub."""
+    """What the card cannot take from the search: the licence of the training images, the repository on the
+    Hugging Face Hub, and whether the models code real bitstreams."""
 
     data_licence: str | None = None
     repository: str | None = None
+    codes: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,8 @@ def readme(
     facts = {
         "front_matter": _front_matter(search, metrics, by_strategy, data),
         "name": architecture(settings.model),
+        "own": str(settings.network) if isinstance(settings.network, OwnModel) else "",
+        "codes": about.codes,
         "first": min(choices),
         "rate_table": _rate_table(metrics, choices),
         "strategy_table": _strategy_table(by_strategy, len(records.baselines)),

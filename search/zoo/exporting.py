@@ -22,7 +22,7 @@ from lic import zoo
 from lic.cli import INTERNAL_ERROR
 from lic.errors import LictuneError
 from lic.files import one_line
-from lic.models.architectures import WEIGHTS, ModelError, architecture
+from lic.models.architectures import WEIGHTS, ModelError, OwnModel, architecture
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search.records.folder import OpenedSearch, final_weights, open_search
 from search.records.search_records import TrialRecord
@@ -50,6 +50,9 @@ def export(args: argparse.Namespace) -> int:
         raise ExportError("--private has no effect without --push-to-hub")
     hub = open_hub(args.push_to_hub) if args.push_to_hub else None
     image_set, images = _images(args.images, search.settings) if args.verify else ("", [])
+    codes = _codes(search.settings)
+    if args.verify and not codes:
+        raise ExportError(f"{search.settings.model} has no compress and decompress to verify; omit --verify")
     choices = choose(search, qualities)
     for quality, choice in choices.items():
         for reason in choice.skipped:
@@ -63,13 +66,14 @@ def export(args: argparse.Namespace) -> int:
             table = _verify(models, images, args.processes) if args.verify else None
             records = {quality: choice.record for quality, choice in choices.items()}
             metrics = card.ZooMetrics.of(search, records, table, image_set)
-            about = card.About(args.data_licence, args.push_to_hub)
+            about = card.About(args.data_licence, args.push_to_hub, codes)
             _write_documents(search, choices, work / "zoo", metrics, about)
             _publish(work / "zoo", target)
     except VerificationError as error:
         print(f"lictune: {error}; no zoo was written", file=sys.stderr)
         return INTERNAL_ERROR
-    print(f"wrote {target}; load a model with lic.zoo.load('{target}', quality={next(iter(choices))})")
+    trust = ", trust_module=True" if isinstance(search.settings.network, OwnModel) else ""
+    print(f"wrote {target}; load a model with lic.zoo.load('{target}', quality={next(iter(choices))}{trust})")
     if args.register:
         from search.tracking.registry import register
 
@@ -78,6 +82,14 @@ def export(args: argparse.Namespace) -> int:
     if hub is not None:
         print(f"pushed to {push(hub, target, args.push_to_hub, args.private)}")
     return 0
+
+
+def _codes(settings: Settings) -> bool:
+    """Whether the search's model codes real bitstreams. Raises ModelError."""
+    from lic.models.build import build
+    from lic.models.own import can_code
+
+    return isinstance(settings.network, str) or can_code(build(settings.network, settings.width))
 
 
 def _rates(text: str | None) -> tuple[int, ...] | None:
@@ -221,13 +233,13 @@ def _write_model(
 ) -> ZooModel:
     from lic.models.build import build
 
-    settings = search.settings
+    settings, network = search.settings, search.settings.network
     config = ModelConfig(
         architecture(settings.model), settings.width, settings.latent_width, record.quality, record.lmbda,
         record.alpha, record.strategy or "", settings.scale, record.seed, record.name,
-        settings.regularizer,
+        settings.regularizer, network if isinstance(network, OwnModel) else None,
     )  # fmt: skip
-    model = build(config.architecture, config.width, config.latent_width)
+    model = build(network, config.width, config.latent_width)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -235,11 +247,14 @@ def _write_model(
         raise ZooError(f"the checkpoint of {record.name} does not fit {config.name} ({first})") from error
     zoo.write_model(folder, zoo.prepare(model), config)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    return ZooModel(folder, digest, config, baseline)
+    return ZooModel(folder, digest, config, baseline, trust_module=True)  # which has just been imported
 
 
 def _write_compressai(search: OpenedSearch, root: Path, models: list[ZooModel]) -> None:
     name = architecture(search.settings.model)
+    if isinstance(search.settings.network, OwnModel):
+        print(f"CompressAI checkpoints omitted: CompressAI's tools do not know {name}")
+        return
     for entry in models:
         if not entry.folder.is_relative_to(root):
             continue  # a baseline that is only verified

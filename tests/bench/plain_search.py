@@ -159,7 +159,7 @@ def task_of(search: OpenedSearch, minutes: float | None, root: Path) -> Task:
     for point in ("lmbda", "alpha", "strategy"):
         del training[point]
     return Task(
-        model=template.model,
+        model=settings.model,
         width=template.width,
         latent_width=template.latent_width,
         start=template.start,

@@ -68,7 +68,7 @@ def _default(key: str, field: FieldInfo) -> str:
         return "*preset*"
     if isinstance(field.default, bool):
         return "yes" if field.default else "no"
-    if field.default in (None, ()):
+    if field.default in (None, (), {}):
         return ""
     if isinstance(field.default, tuple):
         return ", ".join(map(str, field.default))
@@ -84,7 +84,8 @@ def _range(field: FieldInfo) -> str:
         if typing.get_origin(inner) is typing.Literal:
             kinds.append(", ".join(f"`{choice}`" for choice in typing.get_args(inner)))
         elif inner is not NoneType:
-            kinds.append({bool: "yes or no", int: "integer", float: "number", str: "text"}.get(inner, "list"))
+            names = {bool: "yes or no", int: "integer", float: "number", str: "text"}
+            kinds.append("mapping" if typing.get_origin(inner) is dict else names.get(inner, "list"))
     limits = []
     for bound in (single for item in bounds for single in (getattr(item, "metadata", None) or [item])):
         if isinstance(bound, FieldInfo):
