@@ -45,7 +45,10 @@ REGULARIZERS = {
 }
 
 #: Values of the options of a training run in records from before the option existed.
-BEFORE = {"optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0}
+BEFORE = {
+    "optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0,
+    "accumulate": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class TrainingConfig:
     The learning rate begins or peaks at `lr` and ends at `lr * decay_to`, by `schedule`; 'constant-cosine' is
     constant up to the fraction `decay_at` of all steps. `max_skipped` is the fraction of an epoch's steps
     that may be skipped because their loss or gradient is not finite. `regularizer` is a name in REGULARIZERS
-    or MODULE:FUNCTION. `ema` is the decay of the average of the weights, which is evaluated; 0: none.
+    or MODULE:FUNCTION. `ema` is the decay of the average of the weights, which is evaluated; 0: none. A step
+    computes its batch in `accumulate` parts of equal size, one after another.
     """
 
     lmbda: float
@@ -77,6 +81,7 @@ class TrainingConfig:
     regularizer: str = "covariance"
     schedule: Schedule = "constant-cosine"
     ema: float = 0.0
+    accumulate: int = 1
 
     @property
     def total_steps(self) -> int:

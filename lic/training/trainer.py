@@ -199,16 +199,21 @@ class Trainer:
         return row
 
     def _measure(self, tap: LatentTap, images: Tensor, precision: Precision) -> Tensor:
-        """The terms and the clipped gradients of a batch."""
+        """The terms and the clipped gradients of a batch: the means over its parts, of which only one at a
+        time is in memory."""
         # Do not compile for batches that are repeated in another precision.
         compiled = self.speed.compile and precision == self.speed.precision
         losses = _compiled() if compiled else _losses
-        terms = losses(self.model, tap, self.criterion, images, precision)
+        count = self.config.accumulate
+        rows = []
         _forget_gradients(self.weights)
-        terms["loss"].backward()
+        for part in images.chunk(count) if count > 1 else (images,):
+            terms = losses(self.model, tap, self.criterion, part, precision)
+            (terms["loss"] / count).backward()
+            rows.append(torch.stack([terms[name].detach() for name in TERMS]))
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip)
         self.optimiser.take_gradients()
-        return torch.stack([norm, *(terms[name].detach() for name in TERMS)])
+        return torch.cat([norm[None], torch.stack(rows).mean(0)])
 
     def _move_quantiles(self, finite: Tensor | None = None) -> None:
         """Update the quantiles after the main step, with separate gradients: the gradient of the rate reaches

@@ -27,7 +27,8 @@ _DRIVER = 1.5 * 2**30
 def trial_memory(template: TrialConfig) -> float:
     """Estimated peak host memory of a trial in bytes."""
     training = template.training
-    values = training.batch * training.patch**2 * template.width if template.device == "cpu" else 0
+    batch = training.batch // training.accumulate
+    values = batch * training.patch**2 * template.width if template.device == "cpu" else 0
     return _WORKER[template.device] + _PER_VALUE * values + _beyond_adam(template) + _average(template)
 
 

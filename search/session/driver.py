@@ -291,6 +291,7 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
     forks = f"; trials start from their baseline's checkpoint of epoch {plan.fork}" if plan.fork else ""
     if plan.chain:
         forks = "; each quality starts from the baseline of the next higher one"
+    parts = f" in {settings.accumulate} parts" if settings.accumulate > 1 else ""
     named = "" if settings.regularizer == "covariance" else f", regularizer {settings.regularizer}"
     return {
         "searching": f"{_model(settings)}: qualities "
@@ -300,7 +301,7 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
         "device": f"{_device(settings, prepared.gpus)}, {workers} concurrent trials",
         **({"measured": str(sharing)} if sharing else {}),
         "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
-        f"{settings.patch}x{settings.patch}, from {_shown_start(settings.start)}{forks}",
+        f"{settings.patch}x{settings.patch}{parts}, from {_shown_start(settings.start)}{forks}",
         "train images": train.source,
         "selection": val.source if plan.selection == "val" else test.source,
         "test images": f"{test.name}: {test.source}{f'; {lacking}' if lacking else ''}",

@@ -35,6 +35,8 @@ def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], in
     """The resolved values that differ from those in `settings`, by name. `given` are the names of the
     settings that the user gave. Raises ModelError, ConfigError."""
     changes = _model(settings, given) | _length(settings, given) | _device(settings, given, gpus)
+    if "batch" not in given and settings.accumulate > 1:
+        changes["batch"] = settings.accumulate * max(2, round(settings.batch / settings.accumulate))
     if settings.lr is None:
         changes["lr"] = learning_rate(settings.optimizer, changes["start"])
     low, high = alpha_range(settings.alpha_min, settings.alpha_max, given)

@@ -109,6 +109,8 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
             return f"{key} needs a GPU; use --no-{key}"
     if settings.graph and not settings.fused_adam:
         return "graph needs fused_adam; use --fused-adam or --no-graph"
+    if wrong := _uneven_parts(settings.batch, settings.accumulate):
+        return wrong
     if settings.patch % 64:
         below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
         return f"patch is {settings.patch} but must be a multiple of 64; the nearest are {below} and {above}"
@@ -134,6 +136,18 @@ def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
         yield f"chain has no effect with quality {settings.rates[0]} alone"
     if "decay_at" in given and settings.schedule != "constant-cosine":
         yield f"decay_at {settings.decay_at:g} has no effect with --schedule {settings.schedule}"
+
+
+def _uneven_parts(batch: int, parts: int) -> str:
+    """Why a batch cannot be computed in this number of parts; empty if it can."""
+    valid = [n for n in range(1, max(2, batch // 2 + 1)) if batch % n == 0]
+    if parts in valid:
+        return ""
+    near = " or ".join(map(str, sorted(sorted(valid, key=lambda n: abs(n - parts))[:2])))
+    return (
+        f"accumulate is {parts}, but the parts of a batch of {batch} must be of equal size, and of 2 images "
+        f"at least for the decorrelation loss; use {near}"
+    )
 
 
 def _obstacle(folder: Path) -> str:

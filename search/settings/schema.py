@@ -185,6 +185,14 @@ class Settings(BaseModel):
         f"the loss L of the latents: {', '.join(REGULARIZERS)}, or MODULE:FUNCTION of your own",
     )
     batch: int = _setting("Training", TrainingConfig.batch, "batch size, in patches", ge=2, le=65_536)
+    accumulate: int = _setting(
+        "Training",
+        TrainingConfig.accumulate,
+        "compute each batch in N equal parts whose gradients add up, for models that do not fit in memory; "
+        "the loss L is the mean of the L of the parts",
+        ge=1,
+        le=32_768,
+    )
     patch: int = _setting("Training", TrainingConfig.patch, "patch size, in pixels", ge=64, le=8192)
     epochs: int = _setting(
         "Training", TrainingConfig.epochs, "number of epochs of a full training run", ge=1, le=MOST_EPOCHS

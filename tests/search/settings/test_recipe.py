@@ -11,8 +11,12 @@ from search.settings.config import SETTINGS, ConfigError, Resolved, resolve, res
 from search.settings.plan import template_of
 
 #: Values other than the defaults, and the defaults of searches from before the settings existed.
-GIVEN: dict[str, Any] = {"regularizer": "my_losses.of_latents:second", "schedule": "one-cycle", "ema": 0.99}
-BEFORE: dict[str, Any] = {"regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0}
+GIVEN: dict[str, Any] = {
+    "regularizer": "my_losses.of_latents:second", "schedule": "one-cycle", "ema": 0.99, "accumulate": 2,
+}  # fmt: skip
+BEFORE: dict[str, Any] = {
+    "regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0, "accumulate": 1,
+}  # fmt: skip
 
 
 def settled(command_line: dict[str, Any] | None = None) -> Resolved:
@@ -45,6 +49,9 @@ def test_searches_from_before_keep_their_recipe(tmp_path: Path) -> None:
         ),
         ({"schedule": "cosin"}, "constant-cosine, cosine, one-cycle, plateau; did you mean 'cosine'?"),
         ({"regularizer": "mine.py:loss()"}, "or MODULE:FUNCTION"),
+        ({"accumulate": "3", "batch": "16"}, "accumulate is 3, but the parts of a batch of 16 must"),
+        ({"accumulate": "3", "batch": "16"}, "for the decorrelation loss; use 2 or 4"),
+        ({"accumulate": "4", "batch": "4"}, "of 2 images at least for the decorrelation loss; use 1 or 2"),
     ],
 )
 def test_errors_are_one_line_with_the_fix(given: dict[str, str], expected: str) -> None:
@@ -65,3 +72,11 @@ def test_plateau_evaluates_the_validation_images_after_every_epoch() -> None:
     assert template_of(settled({**sparse, "schedule": "plateau"}).settings).val_epochs == tuple(range(1, 10))
     on_kodak = template_of(settled({**sparse, "schedule": "plateau", "select_on": "kodak"}).settings)
     assert (on_kodak.val_epochs, on_kodak.test_epochs) == ((), (1, 3, 9))
+
+
+def test_a_batch_that_was_not_given_fits_the_parts() -> None:
+    assert settled().settings.batch == settled({"accumulate": "2"}).settings.batch == 8
+    assert settled({"accumulate": "3"}).settings.batch == 9
+    assert settled({"accumulate": "16"}).settings.batch == 32
+    resolved = settled({"accumulate": "4", "batch": "12"})
+    assert resolved.settings.batch == 12 and template_of(resolved.settings).training.accumulate == 4
