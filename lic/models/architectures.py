@@ -85,9 +85,14 @@ def architecture(model: str | OwnModel) -> str:
     """The CompressAI registry name of a model, an alias or itself; for a user's own, MODULE.CLASS, which can
     also name a folder. Raises ModelError."""
     name = model.name if isinstance(model, OwnModel) else model
-    if is_own(name):
-        return name.replace(":", ".")
+    return name.replace(":", ".") if is_own(name) else registered(name)
+
+
+def registered(name: str) -> str:
+    """The CompressAI registry name of an alias or of itself. Raises ModelError."""
     resolved = ALIASES.get(name, name)
+    if is_own(name):
+        raise ModelError(f"{name} is a model of your own, which only python -m search.run can train")
     if resolved not in ARCHITECTURES:
         known = ", ".join([*ALIASES, *ARCHITECTURES])
         raise ModelError(f"unknown model {shown(name)}; choose from {known}, or MODULE:CLASS of your own")
@@ -96,7 +101,7 @@ def architecture(model: str | OwnModel) -> str:
 
 def strategies(model: str | OwnModel) -> tuple[str, ...]:
     """The decorrelation strategies of a model; 'z' and 'y+z' need a hyper-latent z."""
-    has_z = "z" in model.paths if isinstance(model, OwnModel) else ARCHITECTURES[architecture(model)][1]
+    has_z = "z" in model.paths if isinstance(model, OwnModel) else ARCHITECTURES[registered(model)][1]
     return STRATEGIES if has_z else ("y",)
 
 
@@ -141,7 +146,7 @@ def check_width(name: str, width: int, latent_width: int | None) -> None:
 
 def has_latent_width(name: str) -> bool:
     """Whether the architecture has a separate number of latent channels M."""
-    return ARCHITECTURES[architecture(name)][0]
+    return ARCHITECTURES[registered(name)][0]
 
 
 def least_latent_width(name: str) -> int:

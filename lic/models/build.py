@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lic.files import one_line
-from lic.models.architectures import ModelError, OwnModel, architecture, check_width, has_latent_width
+from lic.models.architectures import ModelError, OwnModel, check_width, has_latent_width, registered
 from lic.models.compressai_parts import MODELS, EntropyBottleneck
 from lic.models.importing import imported
 
@@ -48,7 +48,7 @@ def build(name: str | OwnModel, width: int, latent_width: int | None = None, see
     """
     if isinstance(name, OwnModel):
         return _build_own(name, seed)
-    arch = architecture(name)
+    arch = registered(name)
     check_width(name, width, latent_width)
     latent = width if latent_width is None else latent_width
     torch.manual_seed(seed)

@@ -243,10 +243,10 @@ class TrialCapacity:
         return self._room
 
 
-def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path]) -> None:
-    """Check that every node has this package, sees the `needed` paths, and can read and write the shared
-    storage given by `setting`. Raises ClusterError, naming the node; OSError if this process cannot write to
-    the storage."""
+def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path], code: Iterable[str]) -> None:
+    """Check that every node has this package, sees the `needed` paths, can import the user's own `code`
+    (MODULE:NAME), and can read and write the shared storage given by `setting`. Raises ClusterError, naming
+    the node; OSError if this process cannot write to the storage."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -260,7 +260,7 @@ def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path]) -> Non
                 here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
                 task = visit.options(scheduling_strategy=here)
-                visits[name] = task.remote(place, setting, token, seen, version("lictune"))
+                visits[name] = task.remote(place, setting, token, seen, version("lictune"), list(code))
         if not visits:
             raise ClusterError("no node of the cluster has a CPU; start one with 'ray start'")
         for name, answer in visits.items():
@@ -274,9 +274,13 @@ def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path]) -> Non
         place.remove(token)
 
 
-def _visit(place: Checkpoints, setting: str, token: str, needed: list[str], expected: str) -> str:
+def _visit(
+    place: Checkpoints, setting: str, token: str, needed: list[str], expected: str, code: Iterable[str] = ()
+) -> str:
     """Runs on a node; returns why it cannot be used, or an empty string."""
     from lic.errors import StorageError
+    from lic.models.architectures import ModelError
+    from lic.models.importing import imported
     from search.store.checkpoints import refusal
 
     fix = f"{setting} must be on storage that every node mounts at the same path"
@@ -303,6 +307,11 @@ def _visit(place: Checkpoints, setting: str, token: str, needed: list[str], expe
         return (
             f"has lictune {version('lictune')} instead of {expected}; install the same version on every node"
         )
+    for name in code:
+        try:
+            imported(name, "module")
+        except ModelError as error:
+            return f"reports: {error}; install it on every node"
     return ""
 
 

@@ -18,7 +18,7 @@ from lic import atomic_io
 from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
 from lic.errors import StorageError
-from lic.models.architectures import STARTERS, OwnModel, architecture
+from lic.models.architectures import OWN, STARTERS, OwnModel, architecture
 from search.base.secrets import PublicFormatter, public
 from search.base.space import Plan
 from search.engine import cluster
@@ -218,7 +218,8 @@ def _join_cluster(settings: Settings, folder: Path) -> None:
     given = (settings.data, settings.kodak, settings.test, settings.start)
     setting = "--storage" if settings.storage else "--results"
     place = Checkpoints(settings.storage or str(folder.resolve()))
-    cluster.check_nodes(place, setting, [Path(path) for path in given if path and Path(path).exists()])
+    code = [name for name in (settings.model, settings.regularizer) if OWN.fullmatch(name)]
+    cluster.check_nodes(place, setting, [Path(path) for path in given if path and Path(path).exists()], code)
 
 
 def _log_to(path: Path) -> None:

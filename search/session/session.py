@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lic.cli import INTERRUPTED, command
+from lic.models.architectures import is_own
 from lic.training.trial import TrialConfig
 from search.base.limits import Limits
 from search.base.signals import ends_on_signal
@@ -175,9 +176,10 @@ class Session:
         own, test_set = self.experiment.setup, self.experiment.test_set
         setups = {trial.user_attrs.get(SETUP) for trial in core.baselines.get_trials(deepcopy=False)}
         if not setups <= {own} or self.opened.environment.get(TEST_SET, test_set) != test_set:
+            source = "the source file of its model, " if is_own(self.settings.model) else ""
             raise ConfigError(
-                f"cannot resume {self.folder}: its images, its initial weights, or the versions of torch or "
-                "compressai have changed; start a new search with --warm-start"
+                f"cannot resume {self.folder}: its images, its initial weights, {source}or the versions of "
+                "torch or compressai have changed; start a new search with --warm-start"
             )
 
     def observe(self, limits: Limits) -> Observers:

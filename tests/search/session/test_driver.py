@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -221,12 +223,23 @@ def test_the_nodes_of_a_cluster_are_checked_for_what_was_given(
     (tmp_path / "images").mkdir()
     given = Settings(address="auto", data=str(tmp_path / "images"), kodak="nothing", storage="/kept")
     driver._join_cluster(given, tmp_path / "mine")
-    driver._join_cluster(Settings(address="auto", data="deadleaves"), tmp_path / "mine")
+    own = Settings(address="auto", data="deadleaves", model="my_models:Mine", regularizer="my_losses:smooth")
+    driver._join_cluster(own, tmp_path / "mine")
     assert joined == ["auto", "auto"]
     assert [(str(place), *rest) for place, *rest in checked] == [
-        ("/kept", "--storage", [tmp_path / "images"]),
-        (str(tmp_path / "mine"), "--results", []),
+        ("/kept", "--storage", [tmp_path / "images"], []),
+        (str(tmp_path / "mine"), "--results", [], ["my_models:Mine", "my_losses:smooth"]),
     ]
+
+
+def test_a_node_without_the_users_module_says_so(tmp_path: Path) -> None:
+    place = Checkpoints(str(tmp_path))
+    place.write(".probe", ".probe")
+    visit = functools.partial(cluster._visit, place, "--results", ".probe", [], version("lictune"))
+    assert visit() == visit(["tests.support.own_models:Plain"]) == ""
+    assert visit(["nowhere:Mine"]) == (
+        "reports: module nowhere:Mine cannot be imported: No module named 'nowhere'; install it on every node"
+    )
 
 
 def plan_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, price: float | None, **given: str) -> None:

@@ -49,6 +49,10 @@ def test_a_search_of_ones_own_model_ends_in_a_verified_zoo(results: Path) -> Non
     assert again.returncode == 0 and "reused" in again.stdout, again.stdout + again.stderr
     opened = open_search("one", results)
     assert_as_trained_alone(opened.records.trials[0], template_of(opened.settings))
+    source = Path("our_model.py")
+    source.write_text(f"{MODULE}# changed\n")
+    refused = run_search(results, None, "--resume", "one", "--budget", "2")
+    assert refused.returncode == 2 and "the source file of its model, or" in refused.stderr
     wanted = ["--out", "zoo", "--verify", "--images", "images", "--with-baseline", "--register"]
     assert export.main(["one", "--results", str(results), *wanted]) == 0
     root = Path("zoo/our_model.ours")
