@@ -275,7 +275,7 @@ def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path], code: 
 
 
 def _visit(
-    place: Checkpoints, setting: str, token: str, needed: list[str], expected: str, code: Iterable[str] = ()
+    place: Checkpoints, setting: str, token: str, needed: list[str], expected: str, code: list[str]
 ) -> str:
     """Runs on a node; returns why it cannot be used, or an empty string."""
     from lic.errors import StorageError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -61,35 +60,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"the settings file {path} must have lines of the form 'setting: value'")
     return content
-
-
-def mapping(text: str) -> dict[str, Any]:
-    """A mapping written on one line: KEY=VALUE,KEY=VALUE, or in braces as JSON or YAML. Values of the former
-    that are not JSON are text. Raises ValueError."""
-    if text.lstrip().startswith("{"):
-        try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
-            found = _braces(text)
-        return dict(found)
-    pairs = [part.partition("=") for part in text.split(",")] if text.strip() else []
-    if any(not sign for _, sign, _ in pairs) or len({key.strip() for key, _, _ in pairs}) < len(pairs):
-        raise ValueError("give KEY=VALUE,KEY=VALUE, each key once, or a mapping in braces")
-    return {key.strip(): _value(value.strip()) for key, _, value in pairs}
-
-
-def _braces(text: str) -> dict[str, Any]:
-    try:
-        found = parse(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"it is neither JSON nor YAML ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError("it is not a mapping")
-    return found
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import unicodedata
@@ -11,10 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lic.files import user_path
-from lic.models.architectures import MODULE_PATH, OwnModel, is_own
+from lic.models.architectures import OwnModel, is_own
 from lic.recipe import LAMBDAS, REGULARIZERS, Optimizer, Precision, Scale, Schedule, TrainingConfig
 from search.base.space import ALPHA_MAX, ALPHA_MIN, MOST_EPOCHS, fork_epoch, parse_rates
-from search.settings.plain_yaml import mapping
+from search.settings.mappings import check_arguments, check_latents, mapping
 
 #: Settings that are paths (some also accept a keyword, such as 'auto').
 PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")
@@ -393,26 +392,8 @@ class Settings(BaseModel):
     def _parse_mapping(cls, value: Any) -> Any:
         return mapping(value) if isinstance(value, str) else value
 
-    @field_validator("model_args")
-    @classmethod
-    def _check_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            plain = (
-                all(key.isidentifier() for key in value) and len(json.dumps(value, allow_nan=False)) < 3000
-            )
-        except (TypeError, ValueError, RecursionError):
-            plain = False
-        if not plain:
-            raise ValueError("give names and plain values, such as N=96,M=128")
-        return value
-
-    @field_validator("latents")
-    @classmethod
-    def _check_latents(cls, value: dict[str, str]) -> dict[str, str]:
-        known = all(MODULE_PATH.fullmatch(path) for path in value.values())
-        if value and (not known or {"y"} != value.keys() - {"z"}):
-            raise ValueError("give y=MODULE or y=MODULE,z=MODULE, with the paths of modules in the model")
-        return value
+    _check_arguments = field_validator("model_args")(check_arguments)
+    _check_latents = field_validator("latents")(check_latents)
 
     @field_validator("name")
     @classmethod

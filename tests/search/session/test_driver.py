@@ -236,7 +236,7 @@ def test_a_node_without_the_users_module_says_so(tmp_path: Path) -> None:
     place = Checkpoints(str(tmp_path))
     place.write(".probe", ".probe")
     visit = functools.partial(cluster._visit, place, "--results", ".probe", [], version("lictune"))
-    assert visit() == visit(["tests.support.own_models:Plain"]) == ""
+    assert visit([]) == visit(["tests.support.own_models:Plain"]) == ""
     assert visit(["nowhere:Mine"]) == (
         "reports: module nowhere:Mine cannot be imported: No module named 'nowhere'; install it on every node"
     )

@@ -12,7 +12,7 @@ from search.session.driver import _model, new_folder
 from search.session.reuse import _identity
 from search.settings.complaints import ConfigError
 from search.settings.config import SETTINGS, Resolved, resolve, resolve_again
-from search.settings.plain_yaml import mapping
+from search.settings.mappings import mapping
 from search.settings.plan import template_of
 
 HERE = "tests.support.own_models"

@@ -45,9 +45,11 @@ def test_what_is_wrong_with_an_object_store_is_said(store: ObjectStore) -> None:
         assert str(raised.value).startswith(f"--storage {url} cannot be used: ") and told in str(raised.value)
     # As a node says it, which has an environment of its own.
     place = Checkpoints(nobody)
-    assert _visit(place, "--storage", ".probe", [], "0").startswith(f"cannot read {place} (")
+    assert _visit(place, "--storage", ".probe", [], "0", []).startswith(f"cannot read {place} (")
     place = Checkpoints(store.url("x"))
-    assert _visit(place, "--storage", ".probe", [], "0").startswith(f"does not see {place}; every node needs")
+    assert _visit(place, "--storage", ".probe", [], "0", []).startswith(
+        f"does not see {place}; every node needs"
+    )
 
 
 @pytest.mark.usefixtures("store")
