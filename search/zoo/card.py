@@ -220,12 +220,13 @@ def _front_matter(
             called = f"BD-rate ({metric}) in percent, {kind}"
             values.append({"type": identifier, "name": called, "value": round(found.value, 3)})
     image_set = _identifier(metrics.image_set)
+    kind_of_model = ["compressai"] if isinstance(search.settings.network, str) else []
     document: dict[str, Any] = {
         "library_name": "lictune",
         "license": "other",
         "license_name": "see-data-and-licence",
         "pipeline_tag": "image-to-image",
-        "tags": ["image-compression", "learned-image-compression", "compressai", "decorrelation", name],
+        "tags": ["image-compression", "learned-image-compression", *kind_of_model, "decorrelation", name],
         "datasets": [_identifier(data.removesuffix(" (generated)"))],
         "metrics": [value["type"] for value in values],
     }
