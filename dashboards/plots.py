@@ -16,7 +16,6 @@ from dashboards.examples import Examples
 from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import architecture
 from search.base.formats import percent, weight
-from search.base.space import lmbda_of
 from search.decide.belief import Prediction
 from search.records.figures import COLOURS
 from search.records.folder import OpenedSearch
@@ -157,7 +156,7 @@ def response(search: OpenedSearch) -> go.Figure:
     qualities = search.plan.qualities
     columns = min(3, len(qualities))
     rows = -(-len(qualities) // columns)
-    titles = [f"quality {q}, lambda {lmbda_of(q):g}" for q in qualities]
+    titles = [f"quality {q}, lambda {search.plan.point(q).lmbda:g}" for q in qualities]
     figure = make_subplots(
         rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.36 / rows
     )

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 #: lambda_d of quality 1..6 (the paper's and CompressAI's table for MSE).
 LAMBDAS = {1: 0.0018, 2: 0.0035, 3: 0.0067, 4: 0.013, 5: 0.025, 6: 0.0483}
+
+#: lambda_d of quality 1..6 for the distortion 1 - MS-SSIM (CompressAI's table).
+LAMBDAS_MS_SSIM = {1: 2.40, 2: 4.58, 3: 8.73, 4: 16.64, 5: 31.73, 6: 60.50}
+
+#: How many times larger the MSE is taken to be than 1 - MS-SSIM: the mean ratio of CompressAI's two tables of
+#: lambda, which is 1253 to 1333.
+MSE_PER_MS_SSIM = 1290.0
+
+#: Maximum number of lambdas of a search; its qualities are numbered from 1.
+MOST_QUALITIES = 99
 
 #: Training precision: see Acceleration.
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -47,8 +58,66 @@ REGULARIZERS = {
 #: Values of the options of a training run in records from before the option existed.
 BEFORE = {
     "optimizer": "adam", "regularizer": "covariance", "schedule": "constant-cosine", "ema": 0.0,
-    "accumulate": 1,
+    "accumulate": 1, "distortion": "mse",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """The distortion D = `mse` MSE + `ms_ssim` (1 - MS-SSIM) of the loss R + lambda (D + `unit` alpha L), the
+    MSE on the 0..255 scale.
+
+    `unit` is the size of D relative to the MSE. With it alpha means the same for all distortions, and
+    `unit` lambda is comparable with LAMBDAS.
+    """
+
+    mse: float = 1.0
+    ms_ssim: float = 0.0
+    unit: float = 1.0
+
+    @staticmethod
+    def of(text: str) -> Distortion:
+        """The distortion by name: 'mse', which is the MSE; 'ms-ssim', which is 1 - MS-SSIM; or a weighted sum
+        such as '0.5*mse+0.5*ms-ssim', in which MS-SSIM counts MSE_PER_MS_SSIM (1 - MS-SSIM), and lambda
+        multiplies the whole sum. A weight that is not given is 1. Raises ValueError."""
+        if text == "ms-ssim":
+            return Distortion(0.0, 1.0, 1 / MSE_PER_MS_SSIM)
+        if text == "mse":
+            return Distortion()
+        terms = [re.fullmatch(r"(?:(\d+\.?\d*|\.\d+)\*)?(mse|ms-ssim)", term) for term in text.split("+")]
+        weights = {term[2]: float(term[1] or 1) for term in terms if term}
+        if len(terms) != 2 or len(weights) != 2 or not all(0 < weight < 1e6 for weight in weights.values()):
+            raise ValueError("choose mse, ms-ssim, or a weighted sum such as 0.5*mse+0.5*ms-ssim")
+        return Distortion(weights["mse"], weights["ms-ssim"] * MSE_PER_MS_SSIM)
+
+    @property
+    def lambdas(self) -> dict[int, float]:
+        """The default lambda_d by quality."""
+        return LAMBDAS if self.mse else LAMBDAS_MS_SSIM
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics that have a weight: 'mse', 'ms_ssim' or both."""
+        return tuple(name for name in ("mse", "ms_ssim") if getattr(self, name))
+
+    def __call__(self, mse: Any, ms_ssim: Any = None) -> Any:
+        """D of an MSE on the 0..255 scale and an MS-SSIM, which is not needed where it has no weight: of
+        numbers, arrays or tensors."""
+        if not self.ms_ssim:
+            return mse
+        similarity = self.ms_ssim * (1 - ms_ssim)
+        return similarity + self.mse * mse if self.mse else similarity
+
+    def formula(self) -> str:
+        """D in words, as a model card has it."""
+        if not self.ms_ssim:
+            return "the MSE on the 0..255 scale"
+        similarity = f"{self.ms_ssim:g} (1 - MS-SSIM)"
+        return f"{self.mse:g} MSE (on the 0..255 scale) + {similarity}" if self.mse else "1 - MS-SSIM"
+
+
+#: The distortion of searches that do not choose another one.
+MSE = Distortion()
 
 
 @dataclass(frozen=True)
@@ -59,7 +128,8 @@ class TrainingConfig:
     constant up to the fraction `decay_at` of all steps. `max_skipped` is the fraction of an epoch's steps
     that may be skipped because their loss or gradient is not finite. `regularizer` is a name in REGULARIZERS
     or MODULE:FUNCTION. `ema` is the decay of the average of the weights, which is evaluated; 0: none. A step
-    computes its batch in `accumulate` parts of equal size, one after another.
+    computes its batch in `accumulate` parts of equal size, one after another. `distortion` is that of
+    Distortion.of.
     """
 
     lmbda: float
@@ -82,6 +152,7 @@ class TrainingConfig:
     schedule: Schedule = "constant-cosine"
     ema: float = 0.0
     accumulate: int = 1
+    distortion: str = "mse"
 
     @property
     def total_steps(self) -> int:

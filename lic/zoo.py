@@ -5,7 +5,7 @@
 
     zoo/cheng2020-anchor/
       manifest.json   every file with its SHA-256, and a description of each model
-      q1/ .. q6/      model.safetensors (weights and entropy-coder tables) and config.json
+      q1/, q2/, ...   model.safetensors (weights and entropy-coder tables) and config.json
       q1/baseline/    the same for the model trained without decorrelation (--with-baseline)
 
 Weights are safetensors; loading never unpickles. Use the same number of threads for `compress` and
@@ -44,7 +44,7 @@ from lic.models.architectures import (
 from lic.models.build import build
 from lic.models.compressai_parts import EntropyModel
 from lic.models.own import can_code
-from lic.recipe import LAMBDAS, TrainingConfig
+from lic.recipe import BEFORE, MOST_QUALITIES, TrainingConfig
 
 MANIFEST, CONFIG = "manifest.json", "config.json"
 _FORMAT = 1
@@ -75,6 +75,7 @@ class ModelConfig:
     seed: int
     trial: str
     regularizer: str = TrainingConfig.regularizer
+    distortion: str = TrainingConfig.distortion
     #: A model of the user's own, which `architecture` names too; `width` is then that of y.
     own: OwnModel | None = None
 
@@ -93,7 +94,7 @@ class ModelConfig:
             "architecture": lambda value: isinstance(value, str) and value in names,
             "width": lambda value: _is_whole(value, 2, _MOST_CHANNELS),
             "latent_width": lambda value: value is None or _is_whole(value, 2, _MOST_CHANNELS),
-            "quality": lambda value: _is_whole(value, min(LAMBDAS), max(LAMBDAS)),
+            "quality": lambda value: _is_whole(value, 1, MOST_QUALITIES),
             "lmbda": _is_weight,
             "alpha": _is_weight,
             "strategy": lambda value: value in ("", *STRATEGIES),
@@ -101,8 +102,9 @@ class ModelConfig:
             "seed": lambda value: _is_whole(value, 0, 2**63),
             "trial": lambda value: isinstance(value, str) and len(value) <= 200,
             "regularizer": lambda value: isinstance(value, str) and len(value) <= 200,
+            "distortion": lambda value: isinstance(value, str) and len(value) <= 200,
         }
-        document = {"regularizer": TrainingConfig.regularizer, **document}  # of zoos from before it existed
+        document = {**{key: BEFORE[key] for key in ("regularizer", "distortion")}, **document}
         for key, check in fits.items():
             if key not in document:
                 raise ValueError(f"it lacks {key}")
@@ -184,10 +186,7 @@ def find(folder: str | Path, quality: int, baseline: bool = False, trust_module:
     """The manifest entry of the model of a quality level. `trust_module` is for its `load`. Raises
     ZooError."""
     if not isinstance(quality, Integral) or isinstance(quality, bool):
-        low, high = min(LAMBDAS), max(LAMBDAS)
-        raise ZooError(
-            f"quality is {shown(quality)}; give an integer from {low} to {high}, such as quality=3"
-        )
+        raise ZooError(f"quality is {shown(quality)}; give an integer, such as quality=3")
     models = [model for model in list_models(folder) if model.baseline == baseline]
     for model in models:
         if model.config.quality == quality:

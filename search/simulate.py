@@ -18,8 +18,9 @@ import sys
 
 from lic.cli import Answers, answered, run_command
 from lic.files import number_argument, path_argument, whole_argument
+from lic.recipe import LAMBDAS
 from search.base.secrets import public
-from search.base.space import ALPHA_MAX, ALPHA_MIN, SAMPLERS, enough_epochs
+from search.base.space import ALPHA_MAX, ALPHA_MIN, SAMPLERS, enough_epochs, parse_lambdas
 
 #: Default number of epochs of a full training run.
 _EPOCHS = 9
@@ -47,6 +48,13 @@ def main(argv: list[str] | None = None) -> int:
     return answered(work, Answers(public=public))
 
 
+def _lambdas(text: str) -> tuple[float, ...]:
+    try:
+        return parse_lambdas(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_response(parser: argparse.ArgumentParser) -> None:
     surface = parser.add_mutually_exclusive_group()
     surface.add_argument(
@@ -72,6 +80,13 @@ def _add_response(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lambdas",
+        type=_lambdas,
+        default=tuple(LAMBDAS.values()),
+        metavar="LIST",
+        help="values of lambda, one per quality, ascending (default: as in search.run)",
+    )
     parser.add_argument(
         "--budget",
         type=whole_argument(1, 100_000),

@@ -19,6 +19,7 @@ import sys
 from lic.cli import Answers, answered, run_command
 from lic.data.images import LOSSLESS
 from lic.files import path_argument, whole_argument
+from lic.recipe import MOST_QUALITIES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,10 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     encoding.add_argument(
         "--quality",
-        type=whole_argument(1, 6),
+        type=whole_argument(1, MOST_QUALITIES),
         default=3,
         metavar="N",
-        help="quality level, 1 (lowest rate) to 6 (highest) (default: 3)",
+        help="quality level, from 1, the lowest rate (default: 3)",
     )
     encoding.add_argument(
         "--baseline", action="store_true", help="use the baseline, trained without decorrelation"

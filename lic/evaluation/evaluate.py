@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lic.data.cache import PackedImages
 from lic.evaluation.decibels import ms_ssim_to_db
-from lic.evaluation.msssim import SMALLEST, ms_ssim
+from lic.evaluation.msssim import ms_ssim
 from lic.losses.criterion import PEAK
+from lic.losses.msssim import SMALLEST
 from lic.models.acceleration import matrix_units
 from lic.models.compressai_parts import compute_padding
 

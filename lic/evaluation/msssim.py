@@ -17,20 +17,13 @@ from torch import Tensor, nn
 
 from lic.files import one_line
 from lic.losses.criterion import PEAK
-
-#: Exponents of the five scales, the finest first.
-_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-
-_TAPS, _SIGMA = 11, 1.5
+from lic.losses.msssim import K1, K2, SIGMA, SMALLEST, TAPS, WEIGHTS
 
 #: Number of columns filtered together: a multiple of any CPU's vector length.
 _LANES = 16
 
 #: The stabilising constants of luminance and of contrast.
-_C1, _C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-
-#: Minimum side in pixels: MS-SSIM halves the image four times and then applies its window.
-SMALLEST = (_TAPS - 1) * 2**4 + 1
+_C1, _C2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
 
 
 def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
@@ -38,7 +31,7 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
     channels. Both sides must be `SMALLEST` pixels or more."""
     x, y = decoded.contiguous(), original.contiguous()
     product = torch.ones((), device=x.device)
-    for scale, weight in enumerate(_WEIGHTS):
+    for scale, weight in enumerate(WEIGHTS):
         if scale:
             odd = [side % 2 for side in x.shape[2:]]
             x, y = (nn.functional.avg_pool2d(image, 2, padding=odd) for image in (x, y))
@@ -47,7 +40,7 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
         squares_of_means = mean_x.square_().add_(mean_y.square_())
         cross.sub_(of_means).mul_(2).add_(_C2)
         similarity = cross.div_(squares.sub_(squares_of_means).add_(_C2))
-        if scale == len(_WEIGHTS) - 1:
+        if scale == len(WEIGHTS) - 1:
             similarity *= of_means.mul_(2).add_(_C1) / squares_of_means.add_(_C1)
         product = product * similarity.mean((-2, -1)).relu() ** weight
     return product.mean(1)
@@ -68,7 +61,7 @@ def _windowed(images: Tensor) -> Tensor:
     """Gaussian-weighted means over all windows that lie inside, of ... x H x W: ... x W' x H', transposed."""
     height, width = images.shape[-2:]
     down = _down(images.flatten(0, -3))
-    means = _down(down.transpose(1, 2))[:, : width - _TAPS + 1, : height - _TAPS + 1]
+    means = _down(down.transpose(1, 2))[:, : width - TAPS + 1, : height - TAPS + 1]
     found: Tensor = means.unflatten(0, images.shape[:-2])
     return found
 
@@ -89,6 +82,6 @@ def _down(planes: Tensor) -> Tensor:
 
 @functools.cache
 def _window(device: torch.device) -> Tensor:
-    taps = torch.arange(_TAPS, dtype=torch.float32) - _TAPS // 2
-    gauss = torch.exp(-taps.square() / (2 * _SIGMA**2))
-    return (gauss / gauss.sum()).view(1, 1, _TAPS, 1).repeat(_LANES, 1, 1, 1).to(device)
+    taps = torch.arange(TAPS, dtype=torch.float32) - TAPS // 2
+    gauss = torch.exp(-taps.square() / (2 * SIGMA**2))
+    return (gauss / gauss.sum()).view(1, 1, TAPS, 1).repeat(_LANES, 1, 1, 1).to(device)

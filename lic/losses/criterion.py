@@ -1,4 +1,4 @@
-"""The training criterion, equation (8): R(y) + R(z) + lambda_d (D + alpha L)."""
+"""The training criterion, equation (8): R(y) + R(z) + lambda_d (D + alpha L), D of a choice."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lic.losses.msssim import ms_ssim
 from lic.losses.regularizers import COVARIANCE, Regularizer, latent_penalty, regularizer_of
 from lic.models.build import Latents
-from lic.recipe import Scale, TrainingConfig
+from lic.recipe import MSE, Distortion, Scale, TrainingConfig
 
 PEAK = 255.0
 
@@ -25,11 +26,12 @@ def rate(likelihoods: Tensor, pixels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Criterion:
-    """R(y) + R(z) + lambda_d (D + alpha L); D is the MSE on the 0..255 scale, R in bits per pixel.
+    """R(y) + R(z) + lambda_d (D + alpha L), R in bits per pixel; D is `distortion`, by default the MSE on the
+    0..255 scale.
 
-    With strategy '' (alpha = 0) the loss is CompressAI's RateDistortionLoss bit for bit, and L is not
-    computed. `regularizer` is L (lic.losses.regularizers). `lmbda` and `alpha` may be scalar tensors, so that
-    all qualities and weights share compiled code.
+    With strategy '' (alpha = 0) the loss is CompressAI's RateDistortionLoss, bit for bit with the MSE, and L
+    is not computed. `regularizer` is L (lic.losses.regularizers). `lmbda` and `alpha` may be scalar tensors,
+    so that all qualities and weights share compiled code.
     """
 
     lmbda: float | Tensor
@@ -37,24 +39,38 @@ class Criterion:
     strategy: str = ""
     scale: Scale = "reference"
     regularizer: Regularizer = COVARIANCE
+    distortion: Distortion = MSE
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of what it returns, in the order in which training reports them."""
+        return (*TERMS, "ms_ssim") if self.distortion.ms_ssim else TERMS
 
     @staticmethod
     def of(config: TrainingConfig, device: torch.device) -> Criterion:
-        """The criterion of a training run, with its constants on the device. Raises ModelError."""
-        lmbda, alpha = torch.tensor([config.lmbda, config.alpha], device=device).unbind()
+        """The criterion of a training run, with its constants on the device; its alpha is that of the
+        configuration in the unit of the distortion (lic.recipe.Distortion). Raises ModelError."""
+        distortion = Distortion.of(config.distortion)
+        weights = [config.lmbda, config.alpha * distortion.unit]
+        lmbda, alpha = torch.tensor(weights, device=device).unbind()
         if not config.alpha:
-            return Criterion(lmbda, alpha)
-        return Criterion(lmbda, alpha, config.strategy, config.scale, regularizer_of(config.regularizer))
+            return Criterion(lmbda, alpha, distortion=distortion)
+        regularizer = regularizer_of(config.regularizer)
+        return Criterion(lmbda, alpha, config.strategy, config.scale, regularizer, distortion)
 
     def __call__(
         self, output: dict[str, Tensor | dict[str, Tensor]], latents: Latents, target: Tensor
     ) -> dict[str, Tensor]:
-        """`TERMS` by name, each a scalar; rate_z is 0 without z. `target` is N x 3 x H x W in [0, 1]."""
+        """The `terms` by name, each a scalar; rate_z is 0 without z. `target` is N x 3 x H x W in [0, 1]."""
         batch, _, height, width = target.shape
         likelihoods, reconstruction = output["likelihoods"], output["x_hat"]
         assert isinstance(likelihoods, dict) and isinstance(reconstruction, Tensor)
         rates = {name: rate(value, batch * height * width) for name, value in likelihoods.items()}
         mse = PEAK**2 * nn.functional.mse_loss(reconstruction.float(), target)
+        similarity = {}
+        if self.distortion.ms_ssim:
+            similarity = {"ms_ssim": ms_ssim(reconstruction.float(), target)}
+        distortion = self.distortion(mse, *similarity.values())
         zero = mse.new_zeros(())
         terms = {
             "rate_y": rates["y"],
@@ -62,11 +78,12 @@ class Criterion:
             "mse": mse,
             "decorrelation": zero,
             "alpha_L_over_D": zero,
-            "loss": self.lmbda * mse + sum(rates.values()),
+            "loss": self.lmbda * distortion + sum(rates.values()),
+            **similarity,
         }
         if self.strategy:
             penalty = latent_penalty(latents, self.strategy, height * width, self.scale, self.regularizer)
             terms["decorrelation"] = penalty
-            terms["alpha_L_over_D"] = self.alpha * penalty.detach() / mse.detach()
+            terms["alpha_L_over_D"] = self.alpha * penalty.detach() / distortion.detach()
             terms["loss"] = terms["loss"] + self.lmbda * self.alpha * penalty
         return terms

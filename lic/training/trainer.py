@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lic import atomic_io
 from lic.data.crops import RandomCrops
 from lic.errors import LictuneError
-from lic.losses.criterion import TERMS, Criterion
+from lic.losses.criterion import Criterion
 from lic.models.acceleration import (
     CaptureError,
     StepGraph,
@@ -34,9 +34,6 @@ from lic.recipe import BEFORE, ON_CPU, Acceleration, Precision, TrainingConfig
 from lic.training import optimizers, schedules
 
 _log = logging.getLogger(__name__)
-
-#: Values that each training step measures.
-_COLUMNS = ("grad_norm", *TERMS)
 
 
 class DivergedError(RuntimeError):
@@ -78,6 +75,8 @@ class Trainer:
         free_latents_and_entropy_models(self.model)
         self.config, self.crops, self.device, self.speed = config, crops, torch.device(device), speed
         self.criterion = Criterion.of(config, self.device)
+        #: Values that each training step measures.
+        self.columns = ("grad_norm", *self.criterion.terms)
         self.step = 0
         named = dict(model.named_parameters())
         self.quantiles = [p for name, p in named.items() if name.endswith("quantiles")]
@@ -135,14 +134,14 @@ class Trainer:
         self._check_skipped(skipped)
         self.step = steps.stop
         means = table[finite].double().mean(0).tolist()
-        metrics = dict(zip(_COLUMNS, means, strict=True))
+        metrics = dict(zip(self.columns, means, strict=True))
         metrics["lr"] = self.schedule.rate(self.step - 1)
         metrics["skipped_steps"] = skipped
         metrics["train_seconds"] = time.perf_counter() - started
         return metrics
 
     def _train_steps(self, tap: LatentTap, steps: Sequence[int], precision: Precision) -> Tensor:
-        """Train these steps; returns their `_COLUMNS`, one row per step, on the host."""
+        """Train these steps; returns their `columns`, one row per step, on the host."""
         rows, lost = [], 0
         with matrix_units(precision == "tf32", self.speed.autotune):
             for step in steps:
@@ -154,7 +153,7 @@ class Trainer:
         return torch.stack(rows).cpu()
 
     def _train_step(self, tap: LatentTap, step: int, precision: Precision) -> Tensor:
-        """One optimization step; does nothing if it is not finite. Returns its `_COLUMNS`, on the device."""
+        """One optimization step; does nothing if it is not finite. Returns its `columns`, on the device."""
         self.optimiser.set_rate(self.schedule.rate(step))
         images = self.crops.batch(step).contiguous(memory_format=self.layout)
         torch.manual_seed(_step_seed(self.config.seed, step))
@@ -210,7 +209,7 @@ class Trainer:
         for part in images.chunk(count) if count > 1 else (images,):
             terms = losses(self.model, tap, self.criterion, part, precision)
             (terms["loss"] / count).backward()
-            rows.append(torch.stack([terms[name].detach() for name in TERMS]))
+            rows.append(torch.stack([terms[name].detach() for name in self.criterion.terms]))
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip)
         self.optimiser.take_gradients()
         return torch.cat([norm[None], torch.stack(rows).mean(0)])

@@ -124,9 +124,8 @@ class Trial:
         if reported or self.config.training.schedule == "plateau":
             with_ms_ssim = self.config.val_ms_ssim
             table = self._evaluate(self.val_images, self.config.images.val_crop, with_ms_ssim)
-            self.trainer.schedule.observe(
-                table["bpp"].mean() + self.config.training.lmbda * table["mse"].mean()
-            )
+            distortion = self.trainer.criterion.distortion(table["mse"].mean(), table["ms_ssim"].mean())
+            self.trainer.schedule.observe(table["bpp"].mean() + self.config.training.lmbda * distortion)
         if reported:
             figures |= _figures("val", table)
             images |= _columns("val", table, ("bpp", "mse", *(("ms_ssim",) if with_ms_ssim else ())))

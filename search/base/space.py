@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
-from lic.recipe import LAMBDAS
+from lic.recipe import LAMBDAS, MOST_QUALITIES, MSE, Distortion
 
 BASELINE = "baseline"
 TRIAL = "trial"
@@ -21,6 +23,9 @@ BD_RATE_PSNR, BD_RATE_MSSIM, RD_COST = "bd-rate-psnr", "bd-rate-msssim", "rd-cos
 
 #: The default range of alpha, that of the paper.
 ALPHA_MIN, ALPHA_MAX = 1e-8, 1e-5
+
+#: Largest value of lambda.
+_MOST_LAMBDA = 1e9
 
 #: Maximum number of epochs of a training run.
 MOST_EPOCHS = 100_000
@@ -46,8 +51,29 @@ def confirmation_name(search: str) -> str:
     return f"{search}/{CONFIRMATION}"
 
 
-def parse_rates(text: str) -> tuple[int, ...]:
-    """Parse quality levels written like 1-6 or 1,3,5; returns them sorted. Raises ValueError."""
+def parse_lambdas(text: str) -> tuple[float, ...]:
+    """Parse values of lambda written like 0.0018,0.0067,0.025. Raises ValueError."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("write numbers like 0.0018,0.0067,0.025") from None
+    check_lambdas(found)
+    return found
+
+
+def check_lambdas(lambdas: tuple[float, ...]) -> None:
+    """Raise ValueError unless these are values of lambda, one per quality, in ascending order."""
+    if not all(0 < lmbda <= _MOST_LAMBDA for lmbda in lambdas):
+        raise ValueError(f"every lambda must be above 0 and at most {_MOST_LAMBDA:g}")
+    if any(low >= high for low, high in itertools.pairwise(lambdas)):
+        raise ValueError("give them in ascending order, each once: quality 1 is the lowest rate")
+    if not 1 <= len(lambdas) <= MOST_QUALITIES:
+        raise ValueError(f"give 1 to {MOST_QUALITIES} values")
+
+
+def parse_rates(text: str, most: int = max(LAMBDAS)) -> tuple[int, ...]:
+    """Parse quality levels from 1 to `most` written like 1-6 or 1,3,5; returns them sorted. Raises
+    ValueError."""
     qualities: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -55,8 +81,8 @@ def parse_rates(text: str) -> tuple[int, ...]:
             low, high = int(first), int(last or first)
         except ValueError:
             raise ValueError("write quality levels like 1-6 or 1,3,5") from None
-        if not min(LAMBDAS) <= low <= high <= max(LAMBDAS):
-            raise ValueError(f"choose quality levels from {min(LAMBDAS)} to {max(LAMBDAS)}")
+        if not 1 <= low <= high <= most:
+            raise ValueError(f"choose quality levels from 1 to {most}")
         qualities |= set(range(low, high + 1))
     return tuple(sorted(qualities))
 
@@ -107,7 +133,8 @@ class Plan:
     image set on which trials are compared. Trials start from their baseline's checkpoint after epoch `fork`;
     0: they train in full. `noise_seeds` is the number of further seeds on which each baseline is trained,
     which the budget does not count. With `chain`, each quality starts from the baseline of the next higher
-    one (`above`)."""
+    one (`above`). `lambdas` is lambda_d of the qualities 1, 2, ..., ascending, of which the search may leave
+    some out."""
 
     qualities: tuple[int, ...]
     strategies: tuple[str, ...]
@@ -124,11 +151,25 @@ class Plan:
     objective: str = RD_COST
     noise_seeds: int = 0
     chain: bool = False
+    lambdas: tuple[float, ...] = tuple(LAMBDAS.values())
+    distortion: Distortion = MSE
 
     def above(self, quality: int) -> int | None:
         """With `chain`, the quality whose baseline's final weights the training runs of this one start from:
         the next higher one. None for the highest, and without `chain`."""
         return min((q for q in self.qualities if q > quality), default=None) if self.chain else None
+
+    def point(self, quality: int, strategy: str | None = None, alpha: float = 0.0) -> SearchPoint:
+        """A point of this search; without strategy and alpha the baseline of the quality."""
+        return SearchPoint(quality, strategy, alpha, self.lambdas[quality - 1])
+
+    def mse_lmbda(self, quality: int) -> float:
+        """lambda_d of a quality in units of the MSE (lic.recipe.Distortion.unit)."""
+        return self.distortion.unit * self.point(quality).lmbda
+
+    def log_lmbda(self, quality: int) -> float:
+        """log10 of `mse_lmbda`."""
+        return math.log10(self.mse_lmbda(quality))
 
     @property
     def noise_baselines(self) -> int:
@@ -136,24 +177,20 @@ class Plan:
         return self.noise_seeds * len(self.qualities)
 
 
-def lmbda_of(quality: int) -> float:
-    """lambda_d, the weight of the distortion, of a quality. Raises KeyError."""
-    return LAMBDAS[quality]
-
-
 @dataclass(frozen=True)
 class SearchPoint:
     """A point of the search space: a quality with the strategy (the latents to decorrelate) and the
-    decorrelation weight alpha. The baseline of a quality has no strategy and alpha 0."""
+    decorrelation weight alpha. The baseline of a quality has no strategy and alpha 0. `lmbda` is lambda_d of
+    the quality; 0: that of LAMBDAS, as in records from before searches had their own."""
 
     quality: int
     strategy: str | None = None
     alpha: float = 0.0
+    lmbda: float = 0.0
 
-    @property
-    def lmbda(self) -> float:
-        """lambda_d of the quality."""
-        return lmbda_of(self.quality)
+    def __post_init__(self) -> None:
+        if not self.lmbda:
+            object.__setattr__(self, "lmbda", LAMBDAS.get(self.quality, 0.0))
 
     @property
     def strategy_name(self) -> str:
@@ -161,14 +198,17 @@ class SearchPoint:
         return self.strategy or BASELINE
 
     def as_row(self) -> dict[str, Any]:
-        """Quality, alpha and strategy as files hold them, where no strategy is an empty text."""
+        """Quality, alpha and strategy as files hold them, where no strategy is an empty text; lambda is a
+        column of its own there."""
         return {"quality": self.quality, "alpha": self.alpha, "strategy": self.strategy or ""}
 
     @classmethod
     def of_row(cls, row: dict[str, Any]) -> SearchPoint:
-        """The point that such a row holds; without alpha and strategy that of the baseline."""
+        """The point that such a row holds, with its column lambda if it has one; without alpha and strategy
+        that of the baseline."""
         strategy = row.get("strategy", "")
-        return cls(row["quality"], None if strategy == "" else strategy, row.get("alpha", 0.0))
+        alpha, lmbda = row.get("alpha", 0.0), row.get("lambda", 0.0)
+        return cls(row["quality"], None if strategy == "" else strategy, alpha, lmbda)
 
 
 class AtPoint:

@@ -12,7 +12,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from search.base.space import Plan, SearchPoint, lmbda_of
+from search.base.space import Plan, SearchPoint
 from search.decide.mixture import Mixture, places
 from search.decide.noise import NoiseReading
 from search.decide.surrogate import (
@@ -148,7 +148,7 @@ class SurrogateModel:
         everything = rivals.joined(grid)
         mean, covariance = posterior.joint(everything)
         noise = posterior.noise(everything) ** 2
-        groups = [np.flatnonzero(everything.log_lmbda == math.log10(lmbda_of(q))) for q in qualities]
+        groups = [np.flatnonzero(everything.log_lmbda == self.plan.log_lmbda(q)) for q in qualities]
         known = len(rivals)
         curiosity = _CURIOSITY * max(0.0, 1 - len(self._trials) / self.plan.budget) ** 2
         draw = np.random.default_rng([seed, 1])
@@ -160,7 +160,7 @@ class SurrogateModel:
             # The same point twice would measure the same twice: trainings differ by nothing else.
             aside = draw.uniform(-_ASIDE, _ASIDE) if place else 0.0
             alpha = 10 ** (grid.alpha[best] + aside)
-            chosen.append(SearchPoint(own[best], self.plan.strategies[grid.strategy[best]], float(alpha)))
+            chosen.append(self.plan.point(own[best], self.plan.strategies[grid.strategy[best]], float(alpha)))
             column = covariance[:, known + best].copy()
             covariance -= np.outer(column, column) / (column[known + best] + noise[known + best])
         return chosen
@@ -202,7 +202,7 @@ class SurrogateModel:
     @_one_thread
     def response(self, quality: int, strategy: str, alphas: Sequence[float]) -> list[Prediction]:
         """What the model expects of these alphas at full length."""
-        place = (self._strategies[strategy], math.log10(lmbda_of(quality)), 1.0, -1)
+        place = (self._strategies[strategy], self.plan.log_lmbda(quality), 1.0, -1)
         return self._expected(Points.of([(math.log10(alpha), *place) for alpha in alphas]))
 
     def _expected(self, points: Points) -> list[Prediction]:
@@ -270,7 +270,7 @@ class SurrogateModel:
                 place = (*self._location(trial), progress, self._identity(trial))
                 rows.append((*place, value, len(epochs), known))
         rows += self._noise_rows()
-        lambdas = [lmbda_of(quality) for quality in self.plan.qualities]
+        lambdas = [self.plan.mse_lmbda(quality) for quality in self.plan.qualities]
         return gather(rows, pins(self.plan.alpha_min, len(self.plan.strategies), lambdas))
 
     def _noise_rows(self) -> list[tuple[float, ...]]:
@@ -280,13 +280,13 @@ class SurrogateModel:
         alpha = pin_alpha(self.plan.alpha_min)
         rows: list[tuple[float, ...]] = []
         for number, reading in enumerate(self._noise):
-            place = (alpha, 0, math.log10(lmbda_of(reading.quality)), 1.0, _NOISE + number)
+            place = (alpha, 0, self.plan.log_lmbda(reading.quality), 1.0, _NOISE + number)
             rows.append((*place, -abs(reading.change) / math.sqrt(2), 1, reading.variance / 2))
         return rows
 
     def seed_noise(self) -> dict[int, float]:
         """The standard deviation between training seeds in percent, by quality, as fitted."""
-        points = Points.of([(0.0, 0, math.log10(lmbda_of(q)), 1.0, -1) for q in self.plan.qualities])
+        points = Points.of([(0.0, 0, self.plan.log_lmbda(q), 1.0, -1) for q in self.plan.qualities])
         return dict(zip(self.plan.qualities, self._posterior().noise(points).tolist(), strict=True))
 
     def _identity(self, trial: FrozenTrial) -> int:
@@ -297,7 +297,7 @@ class SurrogateModel:
         return (
             math.log10(trial.params["alpha"]),
             self._strategies[trial.params["strategy"]],
-            math.log10(lmbda_of(trial.user_attrs["quality"])),
+            self.plan.log_lmbda(trial.user_attrs["quality"]),
         )
 
     def _points(self, trials: Sequence[FrozenTrial]) -> Points:
@@ -327,7 +327,7 @@ class SurrogateModel:
             for s in range(len(self._strategies)):
                 for k in range(count):
                     alpha = low + (high - low) * (k + shifts[i, s]) / count
-                    rows.append((alpha, s, math.log10(lmbda_of(quality)), 1.0, -1))
+                    rows.append((alpha, s, self.plan.log_lmbda(quality), 1.0, -1))
                     own.append(quality)
         return Points.of(rows), own
 

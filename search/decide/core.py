@@ -19,9 +19,7 @@ from search.base.space import (
     TRIAL,
     Candidate,
     Plan,
-    SearchPoint,
     baseline_name,
-    lmbda_of,
     trial_name,
 )
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
@@ -217,14 +215,14 @@ class Core:
                     continue
                 role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
                 name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
-                point = SearchPoint(quality, trial.params.get("strategy"), trial.params.get("alpha", 0.0))
+                point = self.plan.point(quality, trial.params.get("strategy"), trial.params.get("alpha", 0.0))
                 found.append(Candidate(name, role, point, seed))
         return found
 
     def _start_baseline(self, quality: int) -> Candidate:
         attributes = {**self._description(BASELINE, quality), SETUP: self.setup}
         self.baselines.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
-        return Candidate(baseline_name(quality), BASELINE, SearchPoint(quality), self.plan.seed)
+        return Candidate(baseline_name(quality), BASELINE, self.plan.point(quality), self.plan.seed)
 
     def _start_trial(self, qualities: list[int]) -> Candidate:
         plan, number = self.plan, len(_all(self.trials))
@@ -240,10 +238,11 @@ class Core:
         for key, value in {**self._description(TRIAL, quality), **fork}.items():
             trial.set_user_attr(key, value)
         self._storage.keep(id_of_study(self.trials))
-        return Candidate(trial_name(number), TRIAL, SearchPoint(quality, strategy, alpha), plan.seed)
+        return Candidate(trial_name(number), TRIAL, plan.point(quality, strategy, alpha), plan.seed)
 
     def _description(self, role: str, quality: int) -> dict[str, Any]:
-        return {"role": role, "quality": quality, "lambda": lmbda_of(quality), "seed": self.plan.seed}
+        lmbda = self.plan.point(quality).lmbda
+        return {"role": role, "quality": quality, "lambda": lmbda, "seed": self.plan.seed}
 
     def observe(
         self,
@@ -281,13 +280,14 @@ class Core:
         values, objective, selection = trial.intermediate_values, self.plan.objective, self.plan.selection
         for epoch in readings_of(trial):
             own = reading_at(trial, epoch)
-            if epoch in values or not has_value(objective, own.metrics, selection):
+            if epoch in values or not has_value(objective, own.metrics, selection, self.plan.distortion):
                 continue  # a sparse cadence leaves epochs out
             quality = trial.user_attrs["quality"]
             compared = self._compared(quality, epoch)
             if compared is None:
                 continue
-            change = rate_change(objective, quality, own, compared, selection)
+            point, distortion = self.plan.point(quality), self.plan.distortion
+            change = rate_change(objective, point, own, compared, selection, distortion)
             if change.variance is not None:
                 self._keep(trial, f"{VARIANCE}{epoch}", change.variance)
             if change.by_lambda:
@@ -304,7 +304,9 @@ class Core:
         def reading(other: int) -> tuple[Reading, bool]:
             return baseline_at(self.baseline(other), epoch)
 
-        return compared_baselines(plan.objective, quality, plan.qualities, reading, plan.selection)
+        return compared_baselines(
+            plan.objective, quality, plan.qualities, reading, plan.selection, plan.distortion
+        )
 
     def decide(self, name: str, epoch: int) -> bool:
         """Whether the training goes on after `epoch`.

@@ -56,10 +56,13 @@ def _against(own: dict[int, FrozenTrial], trial: FrozenTrial, plan: Plan) -> Noi
         return baseline_at(own.get(quality), plan.epochs)
 
     quality, seed = trial.user_attrs["quality"], trial.user_attrs["seed"]
-    compared = compared_baselines(plan.objective, quality, plan.qualities, reading, plan.selection)
+    compared = compared_baselines(
+        plan.objective, quality, plan.qualities, reading, plan.selection, plan.distortion
+    )
     if compared is None:
         return None
-    change = rate_change(plan.objective, quality, reading_at(trial, plan.epochs), compared, plan.selection)
+    measured, point = reading_at(trial, plan.epochs), plan.point(quality)
+    change = rate_change(plan.objective, point, measured, compared, plan.selection, plan.distortion)
     return NoiseReading(quality, seed, change.value, change.variance or 0.0)
 
 

@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 
 from lic.evaluation.bdrate import Curve, CurveError, Interval, log_rate_at
 from lic.evaluation.decibels import ms_ssim_to_db
-from search.base.space import BD_RATE_MSSIM, RD_COST, lmbda_of
+from lic.recipe import MSE, Distortion
+from search.base.space import BD_RATE_MSSIM, BD_RATE_PSNR, RD_COST, SearchPoint
 
 _RESAMPLES = 1000
 
 #: Largest value of a pixel.
 _PEAK = 255.0
+
+#: The objective whose quality is by a distortion, by the metrics of that.
+_TRAINED: dict[tuple[str, ...], str] = {("mse",): BD_RATE_PSNR, ("ms_ssim",): BD_RATE_MSSIM}
 
 #: What a training measured: means over the images of a set, such as 'val/bpp', or a value per image.
 Metrics = Mapping[str, float]
@@ -53,10 +57,11 @@ def quality_name(objective: str, image_set: str) -> str:
     return f"{image_set}/{'ms_ssim_db' if objective == BD_RATE_MSSIM else 'psnr'}"
 
 
-def has_value(objective: str, reading: Metrics, image_set: str) -> bool:
+def has_value(objective: str, reading: Metrics, image_set: str, distortion: Distortion = MSE) -> bool:
     """Whether a reading holds what the objective needs of it."""
     needed = f"{image_set}/mse" if objective == RD_COST else quality_name(objective, image_set)
-    return f"{image_set}/bpp" in reading and needed in reading
+    similarity = f"{image_set}/ms_ssim" in reading or not distortion.ms_ssim
+    return f"{image_set}/bpp" in reading and needed in reading and similarity
 
 
 def compared_qualities(objective: str, quality: int, qualities: tuple[int, ...]) -> tuple[int, ...]:
@@ -70,6 +75,7 @@ def compared_baselines(
     qualities: tuple[int, ...],
     baseline: Callable[[int], tuple[Reading, bool]],
     image_set: str,
+    distortion: Distortion = MSE,
 ) -> dict[int, Reading] | None:
     """The readings of the baselines that a training of this quality is compared with, by quality; None while
     one is missing. `baseline` gives a quality's reading at the epoch, empty if there is none, and whether
@@ -77,7 +83,7 @@ def compared_baselines(
     found: dict[int, Reading] = {}
     for other in compared_qualities(objective, quality, qualities):
         reading, failed = baseline(other)
-        if has_value(objective, reading.metrics, image_set):
+        if has_value(objective, reading.metrics, image_set, distortion):
             found[other] = reading
         elif not failed or other == quality:
             return None
@@ -85,27 +91,33 @@ def compared_baselines(
 
 
 def rate_change(
-    objective: str, quality: int, own: Reading, baselines: Mapping[int, Reading], image_set: str
+    objective: str,
+    point: SearchPoint,
+    own: Reading,
+    baselines: Mapping[int, Reading],
+    image_set: str,
+    distortion: Distortion = MSE,
 ) -> RateChange:
-    """The rate change of a training of this quality against the baselines, by quality, of the same seed and
+    """The rate change of a training of this point against the baselines, by quality, of the same seed and
     epoch; `rd-cost` needs that of its own quality alone.
 
     100 (R / R_base(Q) - 1) along the curve through the baselines that no other beats
     (lic.evaluation.bdrate.point_bd_rate). Early in a training the baseline of its own rate can be beaten,
     and of one rate there is no curve: then R_base(Q) = R0 exp(s (Q - Q0)) with the slope that lambda gives,
-    s = -lambda (dD / dQ) / R0. MS-SSIM has no such slope, since lambda weighs MSE; J takes its place.
+    s = -lambda (dD / dQ) / R0. Where Q is not by the distortion that was trained, lambda gives no such slope;
+    J takes its place.
     """
-    base = baselines[quality]
+    base = baselines[point.quality]
     if objective != RD_COST:
         try:
             return _along_curve(objective, own, base, list(baselines.values()), image_set)
         except CurveError:
-            if objective != BD_RATE_MSSIM:
-                return _along_lambda(quality, own, base, image_set)
-    value = rd_cost_change(own.metrics, base.metrics, image_set, lmbda_of(quality))
+            if objective == _TRAINED.get(distortion.names):
+                return _along_lambda(objective, point.lmbda, own, base, image_set)
+    value = rd_cost_change(own.metrics, base.metrics, image_set, point.lmbda, distortion)
     variance = None
-    if _measured(own, base, image_set, "mse"):
-        variance = rd_cost_variance(own.columns, base.columns, image_set, lmbda_of(quality))
+    if all(_measured(own, base, image_set, name) for name in distortion.names):
+        variance = rd_cost_variance(own.columns, base.columns, image_set, point.lmbda, distortion)
     return RateChange(value, variance, by_lambda=objective != RD_COST)
 
 
@@ -123,13 +135,14 @@ def _along_curve(
     return RateChange(value, _variance(objective, own, base, image_set, slope))
 
 
-def _along_lambda(quality: int, own: Reading, base: Reading, image_set: str) -> RateChange:
-    rate, psnr = f"{image_set}/bpp", f"{image_set}/psnr"
-    mse = _PEAK**2 * 10 ** (-base.metrics[psnr] / 10)
-    slope = lmbda_of(quality) * mse * math.log(10) / 10 / base.metrics[rate]
+def _along_lambda(objective: str, lmbda: float, own: Reading, base: Reading, image_set: str) -> RateChange:
+    rate, name = f"{image_set}/bpp", quality_name(objective, image_set)
+    most = 1.0 if objective == BD_RATE_MSSIM else _PEAK**2  # D at 0 dB
+    distortion = most * 10 ** (-base.metrics[name] / 10)
+    slope = lmbda * distortion * math.log(10) / 10 / base.metrics[rate]
     log_ratio = math.log(own.metrics[rate] / base.metrics[rate])
-    value = 100 * math.expm1(log_ratio - slope * (own.metrics[psnr] - base.metrics[psnr]))
-    return RateChange(value, _variance("", own, base, image_set, slope), by_lambda=True)
+    value = 100 * math.expm1(log_ratio - slope * (own.metrics[name] - base.metrics[name]))
+    return RateChange(value, _variance(objective, own, base, image_set, slope), by_lambda=True)
 
 
 def _variance(objective: str, own: Reading, base: Reading, image_set: str, slope: float) -> float | None:
@@ -161,35 +174,46 @@ def _measured(own: Reading, base: Reading, image_set: str, column: str) -> bool:
     return all(found is not None for found in columns)
 
 
-def rd_cost(figures: Metrics, image_set: str, lmbda: float) -> float:
-    """J = R + lambda_d D, in bits per pixel, of a reading that holds '<image_set>/bpp' and
-    '<image_set>/mse' (mean squared error on the 0..255 scale)."""
-    return figures[f"{image_set}/bpp"] + lmbda * figures[f"{image_set}/mse"]
+def rd_cost(figures: Metrics, image_set: str, lmbda: float, distortion: Distortion = MSE) -> float:
+    """J = R + lambda_d D, in bits per pixel, of a reading that holds '<image_set>/bpp', '<image_set>/mse'
+    (mean squared error on the 0..255 scale) and, if it has a weight in D, '<image_set>/ms_ssim'."""
+    found: float = distortion(figures.get(f"{image_set}/mse"), figures.get(f"{image_set}/ms_ssim"))
+    return figures[f"{image_set}/bpp"] + lmbda * found
 
 
-def image_costs(columns: Columns, image_set: str, lmbda: float) -> NDArray[np.float64]:
+def image_costs(
+    columns: Columns, image_set: str, lmbda: float, distortion: Distortion = MSE
+) -> NDArray[np.float64]:
     """J of every image, from columns named as `rd_cost`'s figures."""
-    return np.asarray(columns[f"{image_set}/bpp"]) + lmbda * np.asarray(columns[f"{image_set}/mse"])
+    values = {name: np.asarray(columns[f"{image_set}/{name}"]) for name in ("bpp", *distortion.names)}
+    found: NDArray[np.float64] = distortion(values.get("mse"), values.get("ms_ssim"))
+    return values["bpp"] + lmbda * found
 
 
-def rd_cost_change(trial: Metrics, baseline: Metrics, image_set: str, lmbda: float) -> float:
+def rd_cost_change(
+    trial: Metrics, baseline: Metrics, image_set: str, lmbda: float, distortion: Distortion = MSE
+) -> float:
     """100 (J - J0) / R0 in percent, J = R + lambda_d D; negative saves bits.
 
     Both readings are of the same epoch and seed, as `rd_cost` needs them.
     Along a codec's own RD curve dR/dD = -lambda_d, so to first order this is the change of bit
-    rate at equal mean MSE.
+    rate at equal mean D.
     """
-    difference = rd_cost(trial, image_set, lmbda) - rd_cost(baseline, image_set, lmbda)
+    costs = [rd_cost(reading, image_set, lmbda, distortion) for reading in (trial, baseline)]
+    difference = costs[0] - costs[1]
     return 100 * difference / baseline[f"{image_set}/bpp"]
 
 
-def rd_cost_variance(trial: Columns, baseline: Columns, image_set: str, lmbda: float) -> float:
+def rd_cost_variance(
+    trial: Columns, baseline: Columns, image_set: str, lmbda: float, distortion: Distortion = MSE
+) -> float:
     """Variance of `rd_cost_change` over a paired bootstrap of the images, in percent squared.
 
     The columns are per image. A bootstrap of a mean needs no drawing: its variance is that of the
     images' differences over their number (Efron and Tibshirani 1993, section 5.4).
     """
-    difference = image_costs(trial, image_set, lmbda) - image_costs(baseline, image_set, lmbda)
+    costs = [image_costs(columns, image_set, lmbda, distortion) for columns in (trial, baseline)]
+    difference = costs[0] - costs[1]
     rate = np.mean(baseline[f"{image_set}/bpp"])
     return float((100 / rate) ** 2 * difference.var() / len(difference))
 

@@ -80,11 +80,11 @@ def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
         best = min(rivals, key=lambda t: (expected_by_number[t.number].mean, t.number), default=None)
         best_observed = min((_value(t) for t in rivals), default=None)
         if best is None or not expected_by_number[best.number].is_probable:
-            baseline = SearchPoint(quality)
+            baseline = plan.point(quality)
             chosen.append(Recommendation(baseline, None, plan.epochs, 0.0, 0.0, best_observed))
             continue
         expected = expected_by_number[best.number]
-        point = SearchPoint(quality, best.params["strategy"], best.params["alpha"])
+        point = plan.point(quality, best.params["strategy"], best.params["alpha"])
         chosen.append(
             Recommendation(point, best.number, plan.epochs, expected.mean, expected.std, best_observed)
         )

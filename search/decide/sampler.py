@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from search.base.space import Plan, SearchPoint, lmbda_of
+from search.base.space import Plan, SearchPoint
 from search.decide.belief import SurrogateModel
 from search.decide.noise import NoiseReading
 from search.decide.surrogate import Array, prior
@@ -77,10 +77,11 @@ def spread_point(plan: Plan, qualities: Sequence[int], number: int) -> SearchPoi
     share = (np.random.default_rng(plan.seed).random() + number * 0.6180339887498949) % 1
     # Harm begins a decade lower per decade of lambda.
     quality = qualities[number % count]
-    widest = plan.alpha_max / plan.alpha_min * min(lmbda_of(q) for q in qualities) / lmbda_of(quality)
+    lowest, own = min(plan.point(q).lmbda for q in qualities), plan.point(quality).lmbda
+    widest = plan.alpha_max / plan.alpha_min * lowest / own
     alpha = plan.alpha_min * max(widest, 1.0) ** share
     strategy = plan.strategies[(number + number // count) % len(plan.strategies)]
-    return SearchPoint(quality, strategy, float(alpha))
+    return plan.point(quality, strategy, float(alpha))
 
 
 class RateSampler(BaseSampler):
@@ -144,7 +145,7 @@ class RateSampler(BaseSampler):
         place = number - ahead["first"]
         if 0 <= place < len(ahead["points"]) and ahead["points"][place][0] in self._qualities:
             quality, alpha, strategy = ahead["points"][place]
-            return SearchPoint(quality, strategy, alpha)
+            return self._plan.point(quality, strategy, alpha)
 
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != number]
         theta = fitted(study, self._plan)

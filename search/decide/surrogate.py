@@ -64,6 +64,7 @@ _ACROSS = 0.3
 #: log10 lambda is counted from here, so that the shear does not move u by its mean.
 _MIDDLE = math.log10(0.01)
 
+#: The lambdas between which the noise between seeds is log-linear; beyond them it is constant.
 _LOWEST, _HIGHEST = (math.log10(f(LAMBDAS.values())) for f in (min, max))
 
 #: name: prior mean, prior standard deviation. Lengths in decades, amplitudes in percent.
@@ -184,7 +185,7 @@ class Hyperparameters:
 
     def noise(self, points: Points) -> Tensor:
         """Standard deviation between seeds at full length (percent), squashed."""
-        place = torch.from_numpy((points.log_lmbda - _LOWEST) / (_HIGHEST - _LOWEST))
+        place = torch.from_numpy(np.clip((points.log_lmbda - _LOWEST) / (_HIGHEST - _LOWEST), 0, 1))
         log = self.log_noise_low + place * (self.log_noise_high - self.log_noise_low)
         return log.exp() * torch.from_numpy(points.slope)
 

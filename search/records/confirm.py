@@ -18,7 +18,6 @@ from search.base.space import (
     CONFIRMATION,
     Candidate,
     Plan,
-    SearchPoint,
     baseline_name,
     confirmation_name,
     repeated_name,
@@ -42,7 +41,7 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
     the `best` finished trials of each quality, ordered by their predicted rate change."""
     found = []
     for seed in range(plan.seed + 1, plan.seed + 1 + seeds):
-        found += baselines_on(records.qualities, seed)
+        found += baselines_on(plan, seed)
         for quality in records.qualities:
             rivals = records.finished(quality)
             for _ in range(best):
@@ -55,10 +54,10 @@ def points_to_confirm(records: SearchRecords, plan: Plan, best: int, seeds: int)
     return found
 
 
-def baselines_on(qualities: tuple[int, ...], seed: int) -> list[Candidate]:
-    """The baselines of these qualities on a fresh seed."""
-    names = {quality: repeated_name(baseline_name(quality), seed) for quality in qualities}
-    return [Candidate(name, BASELINE, SearchPoint(q), seed) for q, name in names.items()]
+def baselines_on(plan: Plan, seed: int) -> list[Candidate]:
+    """The baselines of all qualities on a fresh seed."""
+    names = {quality: repeated_name(baseline_name(quality), seed) for quality in plan.qualities}
+    return [Candidate(name, BASELINE, plan.point(q), seed) for q, name in names.items()]
 
 
 class FixedSchedule:

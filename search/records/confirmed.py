@@ -95,8 +95,8 @@ class Repetitions:
         if not there:
             return None
         seeds = [(self.columns[run.name], self._baselines(run)) for run in there]
-        point, objective = there[0].point, self.plan.objective
-        interval = rate_change_over_seeds(objective, point.quality, seeds, test_set, self.looks)
+        point, objective, distortion = there[0].point, self.plan.objective, self.plan.distortion
+        interval = rate_change_over_seeds(objective, point, seeds, test_set, self.looks, distortion)
         return Confirmed(point, trial, len(there), interval, self.limit)
 
     def _baselines(self, run: Candidate) -> dict[int, Columns]:

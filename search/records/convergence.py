@@ -18,7 +18,8 @@ def last_gains(records: SearchRecords) -> dict[int, float]:
     for quality, baseline in sorted(records.baselines.items()):
         before, end = (baseline.readings.get(epoch, {}) for epoch in (begin or 0, records.epochs))
         if all(f"{records.selection}/bpp" in reading for reading in (before, end)):
-            found[quality] = rd_cost_change(end, before, records.selection, baseline.lmbda)
+            lmbda = baseline.lmbda
+            found[quality] = rd_cost_change(end, before, records.selection, lmbda, records.distortion)
     return found
 
 

@@ -10,6 +10,8 @@ from scipy.stats import t
 
 from lic.evaluation.bdrate import ImageCurve, Interval, bd_rate, bd_rate_interval
 from lic.evaluation.decibels import ms_ssim_to_db
+from lic.recipe import MSE, Distortion
+from search.base.space import SearchPoint
 from search.decide.objective import (
     Columns,
     Reading,
@@ -73,10 +75,11 @@ def interval_over_seeds(values: Sequence[float], image_sigma: float, images: int
 
 def rate_change_over_seeds(
     objective: str,
-    quality: int,
+    point: SearchPoint,
     runs: Sequence[tuple[Columns, Mapping[int, Columns]]],
     image_set: str,
     looks: int = 1,
+    distortion: Distortion = MSE,
 ) -> Interval:
     """The mean rate change in percent of a point over seeds and images, by this objective, with its 95 %
     interval (`interval_over_seeds`). `runs` holds, for every seed, the columns of the point and those of the
@@ -89,7 +92,7 @@ def rate_change_over_seeds(
         for own, baselines in runs:
             readings = {q: Reading(means_of(base, image_set, images), {}) for q, base in baselines.items()}
             reading = Reading(means_of(own, image_set, images), {})
-            found.append(rate_change(objective, quality, reading, readings, image_set).value)
+            found.append(rate_change(objective, point, reading, readings, image_set, distortion).value)
         return found
 
     groups = np.array_split(np.arange(count), min(count, _GROUPS)) if count > 1 else []

@@ -114,7 +114,7 @@ class SearchFolder:
         with _reading(self.path):
             found = study.get_trials(deepcopy=False)
             for trial in found:
-                check(record_of(trial))
+                check(record_of(trial), self.settings.lambda_table)
             return found
 
 
@@ -207,7 +207,7 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
         reader = RecordReader(pair, plan, "")
         records, confirmed = reader.read(), reader.read_confirmation()
         for record in (record for group in (records, *confirmed) for record in group.everything()):
-            check(record)
+            check(record, opened.settings.lambda_table)
         noise = noise_readings(*pair, plan)
         model = believe(pair[0], plan, earlier_trials(pair[0]), noise) if with_model else None
         expected = expected_of(model, pair[0])

@@ -16,7 +16,7 @@ class WithNoise:
     def __init__(self, core: Core) -> None:
         self.plan, self._core = core.plan, core
         seeds = range(self.plan.seed + 1, self.plan.seed + 1 + self.plan.noise_seeds)
-        candidates = [candidate for seed in seeds for candidate in baselines_on(self.plan.qualities, seed)]
+        candidates = [candidate for seed in seeds for candidate in baselines_on(self.plan, seed)]
         name = core.trials.study_name
         # The core's own storage: it reads what is recorded there, and keeps a copy.
         self._noise = FixedSchedule(storage_of(core.trials), name, self.plan, candidates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from optuna import Study, load_study
@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lic.evaluation.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
 from lic.files import shown
 from lic.models.architectures import STRATEGIES
-from lic.recipe import LAMBDAS
+from lic.recipe import MSE, Distortion
 from search.base.space import (
     BASELINE,
     CONFIRMATION,
@@ -112,6 +112,8 @@ class SearchRecords:
     expected: dict[str, Prediction] = field(default_factory=dict)
     without_ms_ssim: str = ""
     objective: str = RD_COST
+    #: That of the training, whose J the objective takes (search.decide.objective).
+    distortion: Distortion = MSE
     #: The standard deviation between training seeds in percent by quality: as baselines on other seeds
     #: measured it, and as the surrogate model has fitted it; empty if there are none, or no model.
     measured_noise: dict[int, float] = field(default_factory=dict)
@@ -135,12 +137,14 @@ class SearchRecords:
             return Reading(baseline.readings.get(epoch, {}), {}), baseline.state == FAILED
 
         own = Reading(record.readings.get(epoch, {}), {})
-        if not has_value(self.objective, own.metrics, image_set):
+        if not has_value(self.objective, own.metrics, image_set, self.distortion):
             return None
-        compared = compared_baselines(self.objective, record.quality, self.qualities, reading, image_set)
+        compared = compared_baselines(
+            self.objective, record.quality, self.qualities, reading, image_set, self.distortion
+        )
         if compared is None:
             return None
-        return rate_change(self.objective, record.quality, own, compared, image_set).value
+        return rate_change(self.objective, record.point, own, compared, image_set, self.distortion).value
 
     def bd_rate(self, record: TrialRecord, epoch: int, metric: str) -> float | None:
         """The single-trial BD-rate in percent on the test set, against the baselines at the same epoch; None
@@ -282,6 +286,7 @@ class RecordReader:
             {record.quality: record for record in baselines},
             trials,
             objective=plan.objective,
+            distortion=plan.distortion,
         )
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
@@ -321,12 +326,14 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
     )
 
 
-def check(record: TrialRecord) -> None:
-    """Raise ValueError if the record, which may come from a foreign database, is invalid."""
+def check(record: TrialRecord, lambdas: Mapping[int, float]) -> None:
+    """Raise ValueError if the record, which may come from a foreign database, is invalid; `lambdas` is
+    lambda_d of the search's qualities."""
     fits = {
         "name": re.fullmatch(r"[a-z][a-z0-9-]{0,99}", str(record.name)) is not None,
         "role": record.role in (BASELINE, TRIAL, CONFIRMATION),
-        "quality": record.quality in LAMBDAS,
+        "quality": record.quality in lambdas,
+        "lmbda": lambdas.get(record.quality) == record.lmbda,
         "alpha": _is_number(record.alpha) and record.alpha >= 0,
         "strategy": record.strategy in (None, *STRATEGIES),
         "seed": isinstance(record.seed, int) and record.seed >= 0,

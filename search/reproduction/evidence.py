@@ -16,7 +16,7 @@ from scipy import stats
 
 from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_quality, bd_rate, bd_rate_interval
 from lic.evaluation.decibels import ms_ssim_to_db
-from search.base.space import BASELINE, CONFIRMATION, TRIAL, SearchPoint, lmbda_of
+from search.base.space import BASELINE, CONFIRMATION, TRIAL, SearchPoint
 from search.records.curves import costs_beyond, curves_over_seeds, image_curve, rd_cost_change_over_seeds
 from search.reproduction.protocol import (
     CHOSEN_ON,
@@ -251,7 +251,11 @@ def baselines(records: Records, protocol: Protocol) -> pd.DataFrame:
     rows = []
     for quality in protocol.rates:
         there = [r for r in records.of(BASELINE) if r.quality == quality]
-        row: dict[str, float] = {"quality": quality, "lambda": lmbda_of(quality), "seeds": len(there)}
+        row: dict[str, float] = {
+            "quality": quality,
+            "lambda": SearchPoint(quality).lmbda,
+            "seeds": len(there),
+        }
         for name in ("bpp", *METRICS) if there else ():
             values = np.array([r.mean(f"{protocol.test_set}/{name}") for r in there])
             values = ms_ssim_to_db(values) if name == "ms_ssim" else values
@@ -309,7 +313,7 @@ def flatness(records: Records, protocol: Protocol) -> pd.DataFrame:
         there = [r for r in records.of(BASELINE) if r.quality == quality]
         if not there:
             continue
-        lmbda = lmbda_of(quality)
+        lmbda = SearchPoint(quality).lmbda
         costs = {
             epoch: float(np.mean([r.curve[epoch]["bpp"] + lmbda * r.curve[epoch]["mse"] for r in there]))
             for epoch in there[0].curve

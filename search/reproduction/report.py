@@ -24,7 +24,7 @@ from lic.evaluation.latents import Examined
 from lic.models.architectures import architecture
 from lic.paper import BD_RATES, CORRELATION_RATIOS, TRAINING_TIME
 from search.base.formats import MISSING, interval
-from search.base.space import BASELINE, SearchPoint, lmbda_of
+from search.base.space import BASELINE, SearchPoint
 from search.base.text_table import TextTable, text_console
 from search.records import figures
 from search.reproduction import evidence
@@ -294,7 +294,7 @@ def response(protocol: Protocol, records: Records) -> Figure:
             pane.plot(part["alpha"], part["on_test"], linestyle=":", color=colour)
         pane.set_xscale("log")
         _percent(pane)
-        pane.set_title(f"quality {quality}, lambda {lmbda_of(quality):g}", fontsize=10)
+        pane.set_title(f"quality {quality}, lambda {SearchPoint(quality).lmbda:g}", fontsize=10)
         pane.grid(alpha=0.3)
     figure.supxlabel("alpha")
     figure.supylabel("rate change, % (logarithmic above 5)")

@@ -27,6 +27,7 @@ from lic.cli import INTERRUPTED
 from lic.errors import LictuneError
 from lic.evaluation.bdrate import CurveError, Interval
 from lic.models.architectures import STRATEGIES, architecture
+from lic.recipe import LAMBDAS
 from search.base.space import ALPHA_MAX, ALPHA_MIN, Plan, rungs
 from search.records.folder import OpenedSearch, open_search
 from search.records.results import (
@@ -217,7 +218,8 @@ def _new_name(model: str) -> str:
 @dataclass(frozen=True)
 class Simulation:
     """The search's decisions on a simulated clock. `curve(alpha, strategy, lmbda, epoch, seed)` gives the
-    rate change in percent of a trial after an epoch; negative saves bits."""
+    rate change in percent of a trial after an epoch; negative saves bits. `lambdas` are those of the
+    qualities 1, 2, ..., of which all are searched, or those in `qualities`."""
 
     curve: Callable[[float, str, float, int, int], float]
     budget: int = 64
@@ -228,8 +230,9 @@ class Simulation:
     stopping: bool = True
     sampler: str = "surrogate"
     seed: int = 0
-    qualities: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    qualities: tuple[int, ...] = ()
     strategies: tuple[str, ...] = STRATEGIES
+    lambdas: tuple[float, ...] = tuple(LAMBDAS.values())
 
     def run(self) -> Outcome:
         """Simulate it to its end. Raises SurfaceError if the curve fails or gives no finite number."""
@@ -237,7 +240,8 @@ class Simulation:
 
         steps = rungs(self.epochs, self.grace, self.eta) if self.stopping else ()
         plan = Plan(
-            self.qualities, self.strategies, ALPHA_MIN, ALPHA_MAX, self.epochs, steps, self.eta, self.budget,
-            self.seed, self.sampler, SELECTION,
+            self.qualities or tuple(range(1, len(self.lambdas) + 1)), self.strategies, ALPHA_MIN, ALPHA_MAX,
+            self.epochs, steps, self.eta, self.budget, self.seed, self.sampler, SELECTION,
+            lambdas=self.lambdas,
         )  # fmt: skip
         return simulate(self.curve, plan, self.workers)

@@ -19,6 +19,7 @@ from lic.cli import keep_lost_output
 from lic.data.sets import ImageSet
 from lic.errors import StorageError
 from lic.models.architectures import OWN, STARTERS, OwnModel, architecture
+from lic.recipe import LAMBDAS, Distortion
 from search.base.secrets import PublicFormatter, public
 from search.base.space import Plan
 from search.engine import cluster
@@ -168,11 +169,25 @@ def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _P
         raise ConfigError(
             f"--select-on kodak needs the Kodak images, but found {images[2].source}; give --kodak DIR"
         )
+    _check_ms_ssim(settings, images)
     gpus = cluster.gpus(settings.address)  # joins the cluster, if there is one
     if new:
         _check_new(settings, folder.name)
     resolved, sharing = _with_sharing(resolved, gpus, say)
     return _Prepared(resolved, images, gpus, sharing, new)
+
+
+def _check_ms_ssim(settings: Settings, images: tuple[ImageSet, ...]) -> None:
+    """Raises ConfigError if trials are to be compared by MS-SSIM, and the images have none; or those that
+    results are reported on, if it is trained."""
+    _, validation, test = images
+    selection = [validation if settings.select_on == "val" else test] if settings.needs_ms_ssim else []
+    for part in (*selection, *([test] if Distortion.of(settings.distortion).ms_ssim else [])):
+        if reason := without_ms_ssim(part):
+            raise ConfigError(
+                f"{reason}, so the objective {settings.objective} with the distortion {settings.distortion} "
+                f"has no value on {part.name}; give larger images, or use PSNR for both"
+            )
 
 
 def _plan(prepared: _Prepared, say: Callable[[str], None]) -> tuple[Experiment, Resources]:
@@ -233,16 +248,23 @@ def _log_to(path: Path) -> None:
 
 def _with_earlier(resolved: Resolved) -> Resolved:
     """Resolve 'last' in --warm-start to a name, before this search itself is the last one. Raises FolderError
-    if the trials of the earlier search cannot be read, ConfigError if their alpha weighs another loss."""
+    if the trials of the earlier search cannot be read, ConfigError if they do not compare with this one's."""
     wanted = resolved.settings.warm_start
     if wanted is None:
         return resolved
     earlier = SearchFolder.read(find_folder(wanted, Path(resolved.settings.results)))
     earlier.trials()
-    if (own := resolved.settings.regularizer) != (other := earlier.settings.regularizer):
+    for key, what in (("regularizer", "alphas"), ("distortion", "rate changes")):
+        if (own := getattr(resolved.settings, key)) != (other := getattr(earlier.settings, key)):
+            raise ConfigError(
+                f"the trials of {earlier.path.name} have the {key} {other}, not {own}, so their {what} are "
+                f"not comparable; omit --warm-start, or use --{key} {other}"
+            )
+    if resolved.settings.lambda_table != earlier.settings.lambda_table:
+        theirs = ",".join(map(repr, earlier.settings.lambda_table.values()))
         raise ConfigError(
-            f"the trials of {earlier.path.name} have the regularizer {other}, not {own}, so their alphas are "
-            f"not comparable; omit --warm-start, or use --regularizer {other}"
+            f"the qualities of {earlier.path.name} have other lambdas ({theirs}), so its rate changes are "
+            "not comparable; omit --warm-start, or use the same --lambdas"
         )
     named = earlier.path.name if wanted == "last" else wanted
     return replace(resolved, settings=resolved.settings.model_copy(update={"warm_start": named}))
@@ -294,15 +316,18 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
         forks = "; each quality starts from the baseline of the next higher one"
     parts = f" in {settings.accumulate} parts" if settings.accumulate > 1 else ""
     named = "" if settings.regularizer == "covariance" else f", regularizer {settings.regularizer}"
+    lambdas = ", ".join(f"{plan.point(quality).lmbda:g}" for quality in plan.qualities)
+    own = "" if settings.lambda_table == LAMBDAS else f" (lambda {lambdas})"
+    trained = f", distortion {settings.distortion}" if settings.distortion != "mse" else ""
     return {
         "searching": f"{_model(settings)}: qualities "
-        f"{', '.join(map(str, plan.qualities))}, strategies {', '.join(plan.strategies)}, "
+        f"{', '.join(map(str, plan.qualities))}{own}, strategies {', '.join(plan.strategies)}, "
         f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale{named})",
         "preset": f"{settings.preset}, source: {resolved.sources['preset']}",
         "device": f"{_device(settings, prepared.gpus)}, {workers} concurrent trials",
         **({"measured": str(sharing)} if sharing else {}),
         "training": f"{plan.epochs} epochs of {settings.steps_per_epoch} steps, {settings.batch} patches of "
-        f"{settings.patch}x{settings.patch}{parts}, from {_shown_start(settings.start)}{forks}",
+        f"{settings.patch}x{settings.patch}{parts}, from {_shown_start(settings.start)}{trained}{forks}",
         "train images": train.source,
         "selection": val.source if plan.selection == "val" else test.source,
         "test images": f"{test.name}: {test.source}{f'; {lacking}' if lacking else ''}",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.storages import InMemoryStorage
 
+from lic.recipe import MSE
 from lic.training.trial import Trial, TrialConfig
 from search.base.space import RD_COST, Plan, SearchPoint
 from search.decide.core import Core
@@ -62,7 +63,10 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
     """Simulate the search on synthetic response surfaces, at the measured pace."""
     epochs, waits, tests = [], [], []
     for member in range(_MEMBERS):
-        simulated = dataclasses.replace(plan, selection=SELECTION, objective=RD_COST)
+        lambdas = tuple(plan.distortion.unit * lmbda for lmbda in plan.lambdas)
+        simulated = dataclasses.replace(
+            plan, selection=SELECTION, objective=RD_COST, lambdas=lambdas, distortion=MSE
+        )
         core = Core(InMemoryStorage(), "estimate", simulated)
         outcome = simulate(Family(member, plan.epochs), simulated, workers, core=core)
         spans = [

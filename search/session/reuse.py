@@ -22,6 +22,7 @@ from search.base.space import Plan, baseline_name
 from search.decide.core import SETUP, SOURCE, Core
 from search.decide.readings import readings_of
 from search.records.folder import SearchFolder
+from search.records.search_records import record_of
 from search.store.find import TRIALS_FOLDER, FolderError, searches_in
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...], plan: Plan) ->
         if key not in _POINT and (key, value) not in BEFORE.items()  # as fingerprints were then
     }
     start = hashlib.sha256(Path(template.start).read_bytes()).hexdigest() if template.start else ""
+    chain = [(quality, plan.point(quality).lmbda) for quality in plan.qualities]
     parts = {
         "model": [_identity(template.model), template.width, template.latent_width, start, template.device],
         "training": training,
@@ -51,7 +53,7 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...], plan: Plan) ->
             template.images.val_crop,
             *(["ms_ssim"] if template.val_ms_ssim else []),
         ],
-        **({"chain": plan.qualities} if plan.chain else {}),  # without it as fingerprints were before
+        **({"chain": chain} if plan.chain else {}),  # without it as fingerprints were before
         "versions": [version(name) for name in ("torch", "compressai")],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -105,4 +107,5 @@ def _take_over(other: SearchFolder, own: SearchFolder, training: str, fork: int)
 def _same(trial: FrozenTrial, core: Core) -> bool:
     attributes = trial.user_attrs
     same = attributes.get(SETUP) == core.setup and attributes["seed"] == core.plan.seed
-    return bool(core.setup) and same and core.plan.epochs in readings_of(trial)
+    at_lambda = record_of(trial).point == core.plan.point(attributes["quality"])
+    return bool(core.setup) and same and at_lambda and core.plan.epochs in readings_of(trial)

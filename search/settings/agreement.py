@@ -5,6 +5,7 @@ given values that conflict are an error (search.settings.complaints)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -23,9 +24,10 @@ from lic.models.architectures import (
     starting_weights,
     strategies,
 )
-from lic.recipe import ON_CPU, ON_GPU, learning_rate
-from search.base.space import alpha_range, enough_epochs, leaves_no_rung
+from lic.recipe import ON_CPU, ON_GPU, Distortion, learning_rate
+from search.base.space import BD_RATE_MSSIM, RD_COST, alpha_range, enough_epochs, leaves_no_rung
 from search.settings.addresses import storage_address
+from search.settings.complaints import MS_SSIM_PIXELS
 
 if TYPE_CHECKING:
     from search.settings.config import Settings
@@ -37,12 +39,15 @@ def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], in
     changes = _model(settings, given) | _length(settings, given) | _device(settings, given, gpus)
     if "batch" not in given and settings.accumulate > 1:
         changes["batch"] = settings.accumulate * max(2, round(settings.batch / settings.accumulate))
+    changes |= _distortion(settings, given)
     if settings.lr is None:
         changes["lr"] = learning_rate(settings.optimizer, changes["start"])
+    changes["rates"] = settings.rates if "rates" in given else tuple(settings.lambda_table)
     low, high = alpha_range(settings.alpha_min, settings.alpha_max, given)
     changes |= {"alpha_min": low, "alpha_max": high}
-    if settings.noise_baselines >= settings.budget and "budget" not in given:
-        changes["budget"] = settings.budget + settings.noise_baselines  # the default number of trials
+    noise_baselines = settings.noise_seeds * len(changes["rates"])
+    if noise_baselines >= settings.budget and "budget" not in given:
+        changes["budget"] = settings.budget + noise_baselines  # the default number of trials
     if settings.storage is not None:
         changes["storage"] = storage_address(settings.storage)
     return {key: value for key, value in changes.items() if value != getattr(settings, key)}
@@ -135,6 +140,20 @@ def _length(settings: Settings, given: Collection[str]) -> dict[str, Any]:
     if "grace" not in given and settings.stopping and leaves_no_rung(grace, left):
         grace = left - 1
     return {"epochs": epochs, "grace": grace}
+
+
+def _distortion(settings: Settings, given: Collection[str]) -> dict[str, Any]:
+    """The objective that suits the distortion, and sizes of patches and crops that have an MS-SSIM."""
+    distortion = Distortion.of(settings.distortion)
+    if not distortion.ms_ssim:
+        return {}
+    objective = RD_COST if distortion.mse else BD_RATE_MSSIM
+    changes: dict[str, Any] = {} if "objective" in given else {"objective": objective}
+    for key in ("patch", "val_crop"):
+        size = getattr(settings, key)
+        if key not in given and size is not None and size < MS_SSIM_PIXELS:
+            changes[key] = math.ceil(MS_SSIM_PIXELS / 64) * 64
+    return changes
 
 
 def _device(settings: Settings, given: Collection[str], gpus: Callable[[], int]) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 
 from lic.errors import LictuneError
 from lic.files import shown
-from search.base.space import BD_RATE_MSSIM, leaves_no_rung
+from search.base.space import leaves_no_rung
 
 if TYPE_CHECKING:
     from search.settings.config import Settings
 
 
-#: The smallest image that has an MS-SSIM (lic.evaluation.msssim.SMALLEST, which needs torch).
-_MS_SSIM_PIXELS = 161
+#: The smallest image that has an MS-SSIM (lic.losses.msssim.SMALLEST, which needs torch).
+MS_SSIM_PIXELS = 161
 
 #: The package that writes for each logger of --log-to.
 _WRITERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -63,6 +63,11 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
     nothing."""
     if settings.alpha_min >= settings.alpha_max:
         return f"alpha_min {settings.alpha_min:g} must be below alpha_max {settings.alpha_max:g}"
+    if (highest := settings.rates[-1]) > (count := len(settings.lambda_table)):
+        return (
+            f"rates goes to quality {highest}, but lambdas has {count} values; choose quality levels from 1 "
+            f"to {count}, or omit --rates for all"
+        )
     try:
         fork = settings.fork
     except ValueError as error:
@@ -84,12 +89,8 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         folder = getattr(settings, key)
         if folder is not None and (obstacle := _obstacle(Path(folder))):
             return f"{key} {shown(folder)} cannot be used: {obstacle}; give another folder"
-    on_crops = settings.objective == BD_RATE_MSSIM and settings.select_on == "val"
-    if on_crops and settings.val_crop is not None and settings.val_crop < _MS_SSIM_PIXELS:
-        return (
-            f"val_crop is {settings.val_crop}, but MS-SSIM needs {_MS_SSIM_PIXELS} pixels; use a larger "
-            "--val-crop or another --objective"
-        )
+    if small := _too_small_for_ms_ssim(settings):
+        return small
     if settings.kodak and settings.test != "auto":
         return f"--kodak and --test {shown(settings.test)} both set the test images; omit one of them"
     if settings.select_on == "kodak" and (settings.test != "auto" or settings.test_images):
@@ -125,6 +126,24 @@ def _missing_writer(settings: Settings) -> str:
                 f"--log-to {logger} needs the package {_WRITERS[logger]}, which is not installed; install it "
                 f"with: pip install 'lictune[{logger}]'"
             )
+    return ""
+
+
+def _too_small_for_ms_ssim(settings: Settings) -> str:
+    """Why patches or crops have no MS-SSIM where one is needed; empty if they have, or need none."""
+    trained = "ms-ssim" in settings.distortion
+    if trained and settings.patch < MS_SSIM_PIXELS:
+        return (
+            f"patch is {settings.patch}, but MS-SSIM needs {MS_SSIM_PIXELS} pixels; use --patch 192 or more, "
+            "or --distortion mse"
+        )
+    on_crops = settings.needs_ms_ssim and settings.select_on == "val"
+    if on_crops and settings.val_crop is not None and settings.val_crop < MS_SSIM_PIXELS:
+        other = "--distortion" if trained else "--objective"
+        return (
+            f"val_crop is {settings.val_crop}, but MS-SSIM needs {MS_SSIM_PIXELS} pixels; use a larger "
+            f"--val-crop or another {other}"
+        )
     return ""
 
 

@@ -18,8 +18,9 @@ from search.base.space import RD_COST
 from search.settings import plain_yaml
 from search.settings.agreement import worked_out
 from search.settings.complaints import ConfigError, disagreement, nearest, sentence, without_effect
+from search.settings.names import is_name
 from search.settings.presets import choose_preset, preset_layers
-from search.settings.schema import PATHS, Settings, is_name, is_switch
+from search.settings.schema import PATHS, Settings, is_switch
 
 __all__ = [
     "ENVIRONMENT",
@@ -114,7 +115,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], l
 #: Settings of searches from before these existed, whatever the presets and defaults say today.
 _BEFORE = {
     "optimizer": "adam", "objective": RD_COST, "regularizer": "covariance", "schedule": "constant-cosine",
-    "ema": 0.0, "accumulate": 1,
+    "ema": 0.0, "accumulate": 1, "distortion": "mse",
 }  # fmt: skip
 
 #: Settings that may change when a search is resumed: they do not affect the metrics of any trial.

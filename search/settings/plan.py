@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lic.data.cache import default_cache
-from lic.recipe import Acceleration, TrainingConfig
+from lic.recipe import Acceleration, Distortion, TrainingConfig
 from lic.training.trial import ImagesConfig, TrialConfig
-from search.base.space import BD_RATE_MSSIM, Plan, rungs, three_quarters
+from search.base.space import Plan, rungs, three_quarters
 from search.settings.config import Settings
 
 
@@ -29,6 +29,8 @@ def plan_of(settings: Settings) -> Plan:
         objective=settings.objective,
         noise_seeds=settings.noise_seeds,
         chain=settings.chain,
+        lambdas=tuple(settings.lambda_table.values()),
+        distortion=Distortion.of(settings.distortion),
     )
 
 
@@ -72,7 +74,7 @@ def template_of(settings: Settings) -> TrialConfig:
         test_epochs=reported if on_validation else deciding,
         device="cuda" if settings.gpus_per_trial else "cpu",
         speed=Acceleration(**{key: getattr(settings, key) for key in Acceleration.__dataclass_fields__}),
-        val_ms_ssim=settings.objective == BD_RATE_MSSIM,
+        val_ms_ssim=settings.needs_ms_ssim,
         rest_epoch=three_quarters(settings.epochs) if on_validation else None,
     )
 

@@ -16,7 +16,6 @@ import numpy as np
 from optuna.storages import InMemoryStorage
 
 from lic.models.architectures import STRATEGIES
-from lic.recipe import LAMBDAS
 from search.base.formats import MISSING, percent, signed, weight
 from search.base.space import ALPHA_MAX, ALPHA_MIN, BASELINE, Candidate, Plan, alpha_range, fork_epoch, rungs
 from search.base.text_table import TextTable, text_console
@@ -140,7 +139,7 @@ def simulated_plan(args: argparse.Namespace) -> Plan:
     except ValueError as error:
         raise SurfaceError(f"--{error}".replace("_", "-", 1)) from None
     return Plan(
-        qualities=tuple(LAMBDAS),
+        qualities=tuple(range(1, len(args.lambdas) + 1)),
         strategies=STRATEGIES,
         alpha_min=low,
         alpha_max=high,
@@ -152,6 +151,7 @@ def simulated_plan(args: argparse.Namespace) -> Plan:
         sampler=args.sampler,
         selection=SELECTION,
         fork=fork,
+        lambdas=args.lambdas,
     )
 
 
@@ -184,7 +184,7 @@ def _curve(args: argparse.Namespace) -> Curve:
         sys.path.insert(0, "")
         return load_curve(args.surface)
     if args.table:
-        return recorded(args.table, args.epochs, args.noise)
+        return recorded(args.table, args.epochs, args.noise, args.lambdas)
     return Family(args.member, args.epochs)
 
 

@@ -89,11 +89,18 @@ class Recorded:
     rate_change (percent), as `search.simulate --export` writes it.
 
     Between the recorded alphas of a rate and strategy the curve is PCHIP over log alpha of the squashed
-    value, beyond them constant; epochs in between are interpolated. `sigma` is added as noise.
+    value, beyond them constant; epochs in between are interpolated. `sigma` is added as noise. `lambdas` are
+    those of the table's qualities.
     """
 
-    def __init__(self, table: pd.DataFrame, epochs: int, sigma: float = 0.0) -> None:
-        self.epochs, self.sigma = epochs, sigma
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        epochs: int,
+        sigma: float = 0.0,
+        lambdas: Sequence[float] = tuple(LAMBDAS.values()),
+    ) -> None:
+        self.epochs, self.sigma, self._lambdas = epochs, sigma, dict(enumerate(lambdas, 1))
         self._longest = int(table["epoch"].max())
         self._curves: dict[tuple[int, str, int], tuple[float, float, Callable[[float], float]]] = {}
         for key, part in table[table["alpha"] > 0].groupby(["quality", "strategy", "epoch"]):
@@ -117,7 +124,7 @@ class Recorded:
         return value + self.sigma * standard_normal(alpha, strategy, lmbda, epoch, seed)
 
     def _at(self, alpha: float, strategy: str, lmbda: float, epoch: float) -> float:
-        quality = min(LAMBDAS, key=lambda q: abs(math.log(LAMBDAS[q] / lmbda)))
+        quality = min(self._lambdas, key=lambda q: abs(math.log(self._lambdas[q] / lmbda)))
         values = []
         for recorded in self._epochs:
             if (quality, strategy, recorded) not in self._curves:
@@ -205,11 +212,13 @@ def read_table(path: Path) -> pd.DataFrame:
     return found
 
 
-def recorded(path: Path, epochs: int, noise: float | None) -> Recorded:
-    """The surface of a table, with `noise` (percent) on its readings: by default that between the seeds of
-    its baselines, or 0.5. Raises SurfaceError."""
+def recorded(
+    path: Path, epochs: int, noise: float | None, lambdas: Sequence[float] = tuple(LAMBDAS.values())
+) -> Recorded:
+    """The surface of a table whose qualities have these lambdas, with `noise` (percent) on its readings: by
+    default that between the seeds of its baselines, or 0.5. Raises SurfaceError."""
     table = read_table(path)
     if noise is None:
         between = seed_noise(table)
         noise = 0.5 if between is None else between
-    return Recorded(table, epochs, noise)
+    return Recorded(table, epochs, noise, lambdas)

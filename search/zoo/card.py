@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lic.evaluation.bdrate import CurveError, ImageCurve, Interval, bd_rate_interval
 from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import OwnModel, architecture
-from lic.recipe import REGULARIZERS
+from lic.recipe import REGULARIZERS, Distortion
 from lic.zoo import BASELINE, TUNED
 from search.base.formats import NONE_BETTER, fixed, interval, percent
 from search.records.folder import OpenedSearch
@@ -187,6 +187,8 @@ def readme(
         "strategy_table": _strategy_table(by_strategy, len(records.baselines)),
         "refusals": list(dict.fromkeys(refused)),
         "loss": REGULARIZERS.get(settings.regularizer, "a function of its own"),
+        "distortion": (distortion := Distortion.of(settings.distortion)).formula(),
+        "regularization": f"{distortion.unit:.3g} alpha L" if distortion.unit != 1 else "alpha L",
         "start": start,
         "start_data": start_data,
         "data": data,

@@ -23,7 +23,9 @@ from lic.cli import INTERNAL_ERROR
 from lic.errors import LictuneError
 from lic.files import one_line
 from lic.models.architectures import WEIGHTS, ModelError, OwnModel, architecture
+from lic.recipe import MOST_QUALITIES
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
+from search.base.space import parse_rates
 from search.records.folder import OpenedSearch, final_weights, open_search
 from search.records.search_records import TrialRecord
 from search.settings.config import Settings
@@ -96,11 +98,9 @@ def _rates(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        return Settings(rates=text).rates  # type: ignore[arg-type]
-    except ValueError:
-        raise ExportError(
-            f"--rates {one_line(text, 60)}: give quality levels from 1 to 6, such as 1-6 or 1,3,5"
-        ) from None
+        return parse_rates(text, MOST_QUALITIES)
+    except ValueError as error:
+        raise ExportError(f"--rates {one_line(text, 60)}: {error}, such as 1-6 or 1,3,5") from None
 
 
 def _formats(text: str) -> set[str]:
@@ -237,7 +237,7 @@ def _write_model(
     config = ModelConfig(
         architecture(settings.model), settings.width, settings.latent_width, record.quality, record.lmbda,
         record.alpha, record.strategy or "", settings.scale, record.seed, record.name,
-        settings.regularizer, network if isinstance(network, OwnModel) else None,
+        settings.regularizer, settings.distortion, network if isinstance(network, OwnModel) else None,
     )  # fmt: skip
     model = build(network, config.width, config.latent_width)
     try:

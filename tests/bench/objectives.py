@@ -47,7 +47,7 @@ def _reading(record: Record, image_set: str) -> Reading:
 def _of(objective: str) -> Objective:
     def value(records: Records, record: Record, image_set: str) -> float:
         compared, own = _compared(records, record, image_set), _reading(record, image_set)
-        return rate_change(objective, record.quality, own, compared, image_set).value
+        return rate_change(objective, record.point, own, compared, image_set).value
 
     return value
 

@@ -80,7 +80,7 @@ def agreement(codecs: list[Codec], objective: str, rows: list[Rows]) -> dict[str
     for subset in rows:
         baselines = {c.record.quality: c.on(subset) for c in codecs if c.reported is None}
         values.append(
-            [rate_change(objective, c.record.quality, c.on(subset), baselines, _SET).value for c in trials]
+            [rate_change(objective, c.record.point, c.on(subset), baselines, _SET).value for c in trials]
         )
     table = np.array(values)
     return {

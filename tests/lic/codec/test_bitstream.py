@@ -257,7 +257,7 @@ def test_a_file_is_never_written_over_what_it_is_made_of(
 
 @pytest.mark.parametrize("quality", ["3", 3.0, None, True])
 def test_a_quality_that_is_no_whole_number_is_said_to_be_none(zoos: Path, quality: object) -> None:
-    with pytest.raises(zoo.ZooError, match=rf"quality is {quality!r}; give an integer from 1 to 6"):
+    with pytest.raises(zoo.ZooError, match=rf"quality is {quality!r}; give an integer, such as"):
         zoo.load(zoos / "bmshj2018-hyperprior", quality)  # type: ignore[arg-type]
     assert zoo.find(zoos / "bmshj2018-hyperprior", np.int64(3)).config.quality == 3  # type: ignore[arg-type]
 

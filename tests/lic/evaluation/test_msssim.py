@@ -6,7 +6,8 @@ import pytest
 import pytorch_msssim
 import torch
 
-from lic.evaluation.msssim import SMALLEST, ms_ssim
+from lic.evaluation.msssim import ms_ssim
+from lic.losses.msssim import SMALLEST
 
 
 @pytest.mark.parametrize(("height", "width"), [(SMALLEST, SMALLEST), (192, 256), (201, 333), (512, 176)])

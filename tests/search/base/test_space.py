@@ -21,7 +21,7 @@ from search.base.space import (
     enough_epochs,
     fork_epoch,
     leaves_no_rung,
-    lmbda_of,
+    parse_lambdas,
     parse_rates,
     rungs,
     trial_name,
@@ -55,9 +55,37 @@ def test_rates_that_there_are_not_are_refused_with_those_there_are(text: str) ->
 
 
 def test_every_quality_has_its_lambda() -> None:
-    assert [lmbda_of(quality) for quality in LAMBDAS] == sorted(LAMBDAS.values())
-    with pytest.raises(KeyError):
-        lmbda_of(7)
+    assert [SearchPoint(quality).lmbda for quality in LAMBDAS] == sorted(LAMBDAS.values())
+    plan = Plan((1, 3), ("y",), 1e-8, 1e-5, 9, (), 3, 8, 0, "random", "val", lambdas=(0.001, 0.01, 0.1))
+    assert (plan.point(3, "y", 1e-7), plan.point(1).lmbda) == (SearchPoint(3, "y", 1e-7, 0.1), 0.001)
+    assert plan.log_lmbda(3) == -1
+    with pytest.raises(IndexError):
+        plan.point(4)
+
+
+def test_lambdas_are_read_in_ascending_order() -> None:
+    assert parse_lambdas("0.0009, 0.0018,1e-2,60.5") == (0.0009, 0.0018, 0.01, 60.5)
+    assert parse_lambdas("0.05") == (0.05,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "write numbers like 0.0018,0.0067,0.025"),
+        ("0.1,,0.2", "write numbers like"),
+        ("0.1;0.2", "write numbers like"),
+        ("0,0.1", "every lambda must be above 0 and at most 1e"),
+        ("-0.1", "above 0"),
+        ("0.1,inf", "above 0"),
+        ("nan", "above 0"),
+        ("0.2,0.1", "in ascending order"),
+        ("0.1,0.1", "in ascending order, each once"),
+        (",".join(str(number) for number in range(1, 101)), "give 1 to 99 values"),
+    ],
+)
+def test_what_is_no_list_of_lambdas_is_refused_with_the_reason(text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        parse_lambdas(text)
 
 
 def test_a_fork_leaves_epochs_on_both_sides() -> None:

@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.base.space import Plan, lmbda_of
+from search.base.space import Plan, SearchPoint
 from search.decide.belief import RUINOUS, VARIANCE, SurrogateModel, knowledge_gradient
 from tests.search.decide.test_core import PLAN
 
@@ -34,7 +34,7 @@ def trial(number: int, quality: int, strategy: str, alpha: float, values: Mappin
         value=values[PLAN.epochs] if done else None,
         params={"quality": quality, "alpha": alpha, "strategy": strategy},
         distributions=SPACE,
-        user_attrs={"quality": quality, "lambda": lmbda_of(quality)},
+        user_attrs={"quality": quality, "lambda": SearchPoint(quality).lmbda},
         intermediate_values=dict(values),
     )
     found.number = number

@@ -102,7 +102,7 @@ def ran(
 def test_every_fresh_seed_has_a_chain_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = dataclasses.replace(racing.PLAN, qualities=(1, 3, 6), chain=True)
     monkeypatch.setattr(racing, "CHANGES", {1: racing.CHANGES[3], 3: racing.CHANGES[2], 6: racing.CHANGES[1]})
-    every = racing.candidates(5, plan.qualities)
+    every = racing.candidates(5, plan)
     confirmation = Confirmation(InMemoryStorage(), "s", plan, every, "kodak")
     names = ran(
         confirmation.suggest, confirmation.waits, lambda candidate: racing.finish(confirmation, candidate)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lic.evaluation.bdrate import Curve, CurveError, log_rate_at, point_bd_rate
 from lic.evaluation.decibels import ms_ssim_to_db
-from search.base.space import BD_RATE_MSSIM, BD_RATE_PSNR, RD_COST, lmbda_of
+from lic.recipe import Distortion
+from search.base.space import BD_RATE_MSSIM, BD_RATE_PSNR, RD_COST, SearchPoint
 from search.decide.objective import (
     RateChange,
     Reading,
@@ -38,7 +39,7 @@ BASELINES = {q: reading(0.1 * 1.5**q, 26 + 1.4 * q - 0.03 * q * q, 1 - 0.2 / 1.4
 
 
 def change(objective: str, own: Reading, baselines: dict[int, Reading] | None = None) -> RateChange:
-    return rate_change(objective, 3, own, baselines or BASELINES, "val")
+    return rate_change(objective, SearchPoint(3), own, baselines or BASELINES, "val")
 
 
 def curve_of(name: str, baselines: dict[int, Reading]) -> Curve:
@@ -72,11 +73,11 @@ def test_the_sign_is_bd_rates() -> None:
 
 def test_the_cost_is_that_of_its_own_quality_alone() -> None:
     own, base = reading(0.31, 29.5), BASELINES[3]
-    expected = rd_cost_change(own.metrics, base.metrics, "val", lmbda_of(3))
+    expected = rd_cost_change(own.metrics, base.metrics, "val", SearchPoint(3).lmbda)
     assert change(RD_COST, own) == RateChange(expected, None)
     assert change(RD_COST, own, {3: base}).value == expected
     mse = own.metrics["val/mse"] - base.metrics["val/mse"]
-    by_hand = 100 * (0.31 - base.metrics["val/bpp"] + lmbda_of(3) * mse) / base.metrics["val/bpp"]
+    by_hand = 100 * (0.31 - base.metrics["val/bpp"] + SearchPoint(3).lmbda * mse) / base.metrics["val/bpp"]
     assert expected == pytest.approx(by_hand)
 
 
@@ -98,10 +99,10 @@ def test_without_a_curve_lambda_gives_the_slope(baselines: dict[int, Reading]) -
         own = reading(base["val/bpp"] * bits, base["val/psnr"] + better)
         found = change(BD_RATE_PSNR, own, baselines)
         assert found.by_lambda
-        cost = rd_cost_change(own.metrics, base, "val", lmbda_of(3))
+        cost = rd_cost_change(own.metrics, base, "val", SearchPoint(3).lmbda)
         assert found.value == pytest.approx(cost, rel=0.02)
     own = reading(base["val/bpp"] * 0.9, base["val/psnr"] - 0.5)
-    slope = lmbda_of(3) * base["val/mse"] * math.log(10) / 10 / base["val/bpp"]
+    slope = SearchPoint(3).lmbda * base["val/mse"] * math.log(10) / 10 / base["val/bpp"]
     expected = 100 * (0.9 * math.exp(slope * 0.5) - 1)
     assert change(BD_RATE_PSNR, own, baselines).value == pytest.approx(expected)
 
@@ -109,14 +110,48 @@ def test_without_a_curve_lambda_gives_the_slope(baselines: dict[int, Reading]) -
 def test_the_first_of_a_falling_curve_has_lambdas_slope_as_well() -> None:
     """Its front is one point, which makes no curve, whoever asks."""
     for quality in QUALITIES:
-        assert rate_change(BD_RATE_PSNR, quality, reading(0.2, 30.0), FALLING, "val").by_lambda
+        assert rate_change(BD_RATE_PSNR, SearchPoint(quality), reading(0.2, 30.0), FALLING, "val").by_lambda
 
 
 def test_ms_ssim_without_a_curve_falls_back_on_the_cost() -> None:
     own = reading(0.31, 29.5, 0.93)
-    cost = rd_cost_change(own.metrics, BASELINES[3].metrics, "val", lmbda_of(3))
+    cost = rd_cost_change(own.metrics, BASELINES[3].metrics, "val", SearchPoint(3).lmbda)
     found = change(BD_RATE_MSSIM, own, {3: BASELINES[3]})
     assert found == RateChange(cost, None, by_lambda=True)
+
+
+TRAINED_ON_MS_SSIM = Distortion.of("ms-ssim")
+
+
+def test_trained_on_ms_ssim_it_has_lambdas_slope() -> None:
+    """And to first order it is then the change of the cost, R + lambda (1 - MS-SSIM)."""
+    point, base = SearchPoint(3, lmbda=8.73), BASELINES[3].metrics
+    for bits, better in ((1.001, 0.0), (1.0, 1e-5), (0.999, -1e-5)):
+        own = reading(base["val/bpp"] * bits, base["val/psnr"], base["val/ms_ssim"] + better)
+        found = rate_change(BD_RATE_MSSIM, point, own, {3: BASELINES[3]}, "val", TRAINED_ON_MS_SSIM)
+        assert found.by_lambda
+        more = (bits - 1) * base["val/bpp"] - 8.73 * better
+        assert found.value == pytest.approx(100 * more / base["val/bpp"], rel=0.02)
+
+
+@pytest.mark.parametrize("distortion", ["ms-ssim", "0.5*mse+2*ms-ssim"])
+def test_the_cost_is_that_of_the_distortion_that_was_trained(distortion: str) -> None:
+    weights = Distortion.of(distortion)
+    point, own, base = SearchPoint(3, lmbda=0.5), photographs(3, 4.0, seed=1), photographs(3, 0.0, seed=0)
+    found = rate_change(RD_COST, point, seen(own), {3: seen(base)}, "val", weights)
+    costs = [
+        c["val/bpp"] + 0.5 * (weights.mse * c["val/mse"] + weights.ms_ssim * (1 - c["val/ms_ssim"]))
+        for c in (own, base)
+    ]
+    changes = 100 * (costs[0] - costs[1]) / base["val/bpp"].mean()
+    assert found.value == pytest.approx(changes.mean())
+    assert found.variance == pytest.approx(changes.var() / len(changes))
+    alone = rate_change(BD_RATE_PSNR, point, seen(own), {3: seen(base)}, "val", weights)
+    assert (alone.value, alone.by_lambda) == (found.value, True)  # lambda gives PSNR no slope there
+    without = {k: v for k, v in seen(own).metrics.items() if "ms_ssim" not in k}
+    assert has_value(BD_RATE_PSNR, without, "val") and has_value(RD_COST, without, "val")
+    assert not has_value(RD_COST, without, "val", weights)
+    assert not has_value(BD_RATE_PSNR, without, "val", weights)
 
 
 def test_a_beaten_baseline_of_another_rate_leaves_the_curve() -> None:
@@ -165,11 +200,11 @@ def test_the_variance_is_that_of_a_paired_bootstrap(objective: str, alone: bool)
     own = photographs(3, 4.0, seed=1)
     others = {q: photographs(q, 0.0, seed=0) for q in ((3,) if alone else QUALITIES)}
     readings = {q: seen(columns) for q, columns in others.items()}
-    found = rate_change(objective, 3, seen(own), readings, "val")
+    found = rate_change(objective, SearchPoint(3), seen(own), readings, "val")
     assert found.variance is not None and found.by_lambda == (alone and objective != RD_COST)
 
     draw, name = np.random.default_rng(2), quality_name(objective, "val")
-    base, lmbda = readings[3].metrics, lmbda_of(3)
+    base, lmbda = readings[3].metrics, SearchPoint(3).lmbda
     slope = lmbda * 255**2 * 10 ** (-base["val/psnr"] / 10) * math.log(10) / 10 / base["val/bpp"]
     if not alone and objective != RD_COST:
         points = [(r.metrics["val/bpp"], r.metrics[name]) for r in readings.values()]
@@ -194,9 +229,9 @@ def test_without_columns_there_is_no_variance() -> None:
     whole = seen(own)
     for objective in (BD_RATE_PSNR, BD_RATE_MSSIM, RD_COST):
         bare = Reading(whole.metrics, {})
-        assert rate_change(objective, 3, bare, base, "val").variance is None
-        value = rate_change(objective, 3, whole, base, "val").value
-        assert rate_change(objective, 3, bare, base, "val").value == value
+        assert rate_change(objective, SearchPoint(3), bare, base, "val").variance is None
+        value = rate_change(objective, SearchPoint(3), whole, base, "val").value
+        assert rate_change(objective, SearchPoint(3), bare, base, "val").value == value
 
 
 def test_the_means_of_a_choice_of_images() -> None:

@@ -129,6 +129,13 @@ def test_far_from_all_readings_harm_grows_with_alpha() -> None:
     assert read.mean(away) == pytest.approx(posterior.mean(away), abs=0.1)
 
 
+def test_beyond_the_usual_lambdas_the_noise_between_seeds_is_that_at_their_ends() -> None:
+    hyper = Hyperparameters(torch.from_numpy(usual()))
+    lambdas = (1e-5, LOWEST, 0.01, HIGHEST, 60.5)
+    lowest, low, middle, high, highest = (float(hyper.noise(final([-7.0], 0, lmbda))[0]) for lmbda in lambdas)
+    assert lowest == low < middle < high == highest
+
+
 def test_a_vanishing_alpha_is_the_baseline() -> None:
     posterior, far = posterior_of(data(40)), pins(1e-8, 3, RATES)
     assert np.abs(posterior.mean(far)).max() < 0.3

@@ -124,7 +124,11 @@ def repetitions(*complete: str, limit: int = 2) -> Repetitions:
     runs = [
         run
         for seed in (5, 6)
-        for run in (*baselines_on((1, 2), seed), repetition(1, seed), repetition(2, seed))
+        for run in (
+            *baselines_on(replace(PLAN, qualities=(1, 2)), seed),
+            repetition(1, seed),
+            repetition(2, seed),
+        )
     ]
     return Repetitions(
         replace(PLAN, objective=RD_COST),

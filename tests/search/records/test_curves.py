@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from lic.evaluation.bdrate import CurveError
-from search.base.space import RD_COST
+from search.base.space import RD_COST, SearchPoint
 from search.records.curves import (
     bd_rate_over_seeds,
     costs_beyond,
@@ -83,7 +83,9 @@ def test_the_cost_beyond_the_baseline_is_per_image() -> None:
 
 def test_of_one_seed_the_interval_is_that_of_the_images() -> None:
     """The jackknife of a mean is its standard error."""
-    found = rate_change_over_seeds(RD_COST, 1, [(columns(SAVED), {1: columns([0.5] * 4)})], "kodak")
+    found = rate_change_over_seeds(
+        RD_COST, SearchPoint(1), [(columns(SAVED), {1: columns([0.5] * 4)})], "kodak"
+    )
     changes = 200 * (np.array(SAVED) - 0.5)
     expected = ttest_1samp(changes, 0).confidence_interval(0.95)
     assert found.value == pytest.approx(changes.mean())
@@ -91,13 +93,13 @@ def test_of_one_seed_the_interval_is_that_of_the_images() -> None:
 
 
 def test_a_single_image_and_seed_have_no_interval() -> None:
-    found = rate_change_over_seeds(RD_COST, 1, [(columns([0.4]), {1: columns([0.5])})], "kodak")
+    found = rate_change_over_seeds(RD_COST, SearchPoint(1), [(columns([0.4]), {1: columns([0.5])})], "kodak")
     assert (found.low, found.value, found.high) == pytest.approx((-20.0,) * 3)
 
 
 def test_seeds_are_averaged_each_against_its_own_baseline() -> None:
     runs = [(columns([0.45] * 4), {1: columns([0.5] * 4)}), (columns([0.6] * 4), {1: columns([0.625] * 4)})]
-    found = rate_change_over_seeds(RD_COST, 1, runs, "kodak")
+    found = rate_change_over_seeds(RD_COST, SearchPoint(1), runs, "kodak")
     assert found.value == pytest.approx((-10 - 4) / 2)
     expected = ttest_1samp([-10, -4], 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))

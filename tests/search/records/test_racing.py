@@ -32,11 +32,11 @@ CHANGES = {
 }
 
 
-def candidates(seeds: int, qualities: tuple[int, ...] = PLAN.qualities) -> list[Candidate]:
+def candidates(seeds: int, plan: Plan = PLAN) -> list[Candidate]:
     found = []
     for seed in range(PLAN.seed + 1, PLAN.seed + 1 + seeds):
-        found += baselines_on(qualities, seed)
-        for q in qualities:
+        found += baselines_on(plan, seed)
+        for q in plan.qualities:
             name = repeated_name(f"trial-00{q}", seed)
             found.append(Candidate(name, CONFIRMATION, SearchPoint(q, "y", 1e-7), seed))
     return found

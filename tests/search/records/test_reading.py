@@ -16,6 +16,7 @@ from optuna.storages import InMemoryStorage
 
 import dashboards.links
 import search.records.folder
+from dashboards.plots import response
 from lic.errors import StorageError
 from search import export, track
 from search.decide.core import Core
@@ -172,6 +173,21 @@ def test_settings_that_cannot_be_read_are_no_sqlite(tmp_path: Path, caplog: pyte
             assert reuse_baselines(core, SearchFolder(tmp_path / "other", Settings())) == {}
         assert "baselines of" in caplog.text and told in caplog.text
         (folder / SETTINGS).write_text(sound)
+
+
+def test_a_search_over_other_lambdas_is_read_with_them(tmp_path: Path) -> None:
+    """In trials, baselines, tables; and one whose settings say otherwise is refused."""
+    folder = made_up_search(tmp_path / "mine", lambdas="0.0009,0.0035,0.5", rates="1,3")
+    found = open_search("mine", tmp_path)
+    assert {q: baseline.lmbda for q, baseline in found.records.baselines.items()} == {1: 0.0009, 3: 0.5}
+    assert {(t.quality, t.lmbda) for t in found.records.trials} == {(1, 0.0009), (3, 0.5)}
+    assert found.model is not None and len(found.response(3, "y")) == 61
+    assert "lambda 0.5" in str(response(found).layout.annotations)
+    text = (folder / SETTINGS).read_text()
+    assert "lambdas: [0.0009, 0.0035, 0.5]" in text
+    (folder / SETTINGS).write_text(text.replace("0.5]", "0.6]"))
+    with pytest.raises(FolderError, match=r"baseline-q3' has an invalid lmbda: 0\.5"):
+        open_search("mine", tmp_path, with_model=False)
 
 
 def test_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

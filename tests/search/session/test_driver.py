@@ -283,3 +283,26 @@ def test_a_plan_without_a_price_has_no_cost_and_counts_the_sharing(
     plan_of(tmp_path, monkeypatch, None, trials_per_gpu="auto")
     printed = capsys.readouterr().out
     assert "GPU hours    3.00\n" in printed and "cost" not in printed and "confirming" not in printed
+
+
+def test_images_that_have_no_ms_ssim_are_refused_where_one_is_needed() -> None:
+    def of(name: str, side: int) -> Any:
+        return SimpleNamespace(
+            name=name, images=SimpleNamespace(images=[SimpleNamespace(name="a.png", height=side, width=300)])
+        )
+
+    def refused(validation: int, test: int, **given: str) -> str:
+        settings = resolve({"preset": "tiny", **given}, {}, lambda _: 0).settings
+        try:
+            driver._check_ms_ssim(settings, (of("train", 9), of("val", validation), of("photos", test)))
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    trained, compared = {"distortion": "ms-ssim"}, {"objective": "bd-rate-msssim"}
+    assert refused(150, 150) == refused(161, 150, **compared) == refused(161, 161, **trained) == ""
+    assert refused(150, 161, **compared).startswith(
+        "MS-SSIM needs images of at least 161 pixels on each side"
+    )
+    assert "a.png is 300 x 160, so the objective" in refused(160, 200, **trained, objective="bd-rate-psnr")
+    assert "has no value on photos; give larger images" in refused(200, 160, **trained)

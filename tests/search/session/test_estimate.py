@@ -26,6 +26,17 @@ def test_the_arithmetic_without_stopping() -> None:
     assert found.hours == pytest.approx(work / 2 / 3600, rel=0.1)  # two at once, nearly always
 
 
+def test_the_distortion_changes_no_epoch() -> None:
+    """The simulated surfaces are those of the MSE's lambdas, whatever the unit of the distortion is."""
+    given = {**GIVEN, "stopping": True, "budget": "12"}
+    found = []
+    for distortion in ("mse", "ms-ssim"):
+        settings = resolve({**given, "distortion": distortion}, {}, lambda _: 0).settings
+        found.append(estimate(plan_of(settings), template_of(settings), Pace(0.1, 2.0, 6.0), 2, 0.5))
+    assert found[0].baseline_epochs == found[1].baseline_epochs
+    assert found[1].trial_epochs == pytest.approx(found[0].trial_epochs, rel=0.3)
+
+
 def test_a_fork_saves_what_comes_before_it() -> None:
     """The same, of which trials train the last 6 epochs; measured where they may stop, 4 and 6, and at 9."""
     settings = resolve({**GIVEN, "fork_at": "0.33"}, {}, lambda _: 0).settings

@@ -173,7 +173,7 @@ def test_the_trouble_of_the_publisher_is_shown(seen: Seen, started: Started) -> 
 def test_trainings_on_fresh_seeds_are_read_where_some_are_planned(
     core: Core, seen: Seen, started: Started
 ) -> None:
-    seeds = FixedSchedule(storage_of(core.trials), "s", QUICK, baselines_on((1,), 1))
+    seeds = FixedSchedule(storage_of(core.trials), "s", QUICK, baselines_on(QUICK, 1))
     assert seeds.suggest() is not None
     started().close()
     assert len(seen.offered[-1]) == 1

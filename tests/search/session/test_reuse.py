@@ -64,6 +64,13 @@ def test_those_of_another_training_are_not(what: str, tmp_path: Path) -> None:
     assert candidate is not None and candidate.role == BASELINE
 
 
+@pytest.mark.usefixtures("other")
+def test_those_of_another_lambda_are_not(tmp_path: Path) -> None:
+    """Quality 3 is trained as in the other search, quality 1 is not."""
+    core, own = fresh(tmp_path / "mine", lambdas="0.0009,0.0035,0.0067")
+    assert reuse_baselines(core, own) == {3: "other"}
+
+
 def test_one_without_its_checkpoint_is_left(other: Path, tmp_path: Path) -> None:
     shutil.rmtree(other / "trials" / "baseline-q1")
     core, own = fresh(tmp_path / "mine")
@@ -100,10 +107,13 @@ def test_the_fingerprint_knows_what_figures_depend_on(leaves: PackedImages) -> N
         replace(template, width=template.width + 8),
         replace(template, training=replace(template.training, lr=1.0)),
         replace(template, training=replace(template.training, optimizer="soap")),
+        replace(template, training=replace(template.training, distortion="ms-ssim")),
         replace(template, val_epochs=(1,)),
         replace(template, speed=replace(template.speed, precision="bf16")),
     ]
     prints = {setup_of(other, images, plan) for other in others} | {setup_of(template, (), plan)}
     chained = replace(plan, chain=True)  # in which a baseline depends on the qualities above it
-    prints |= {setup_of(template, images, p) for p in (chained, replace(chained, qualities=(1, 2)))}
-    assert len(prints) == 8 and same not in prints
+    other_lambdas = replace(chained, lambdas=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+    plans = (chained, replace(chained, qualities=(1, 2)), other_lambdas)
+    prints |= {setup_of(template, images, p) for p in plans}
+    assert len(prints) == 10 and same not in prints

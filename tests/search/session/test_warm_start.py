@@ -99,6 +99,23 @@ def test_what_a_former_version_copied_without_numbers_has_to_do(tmp_path: Path) 
     assert [trial.params for trial in again.earlier()] == [trial.params for trial in trials[:3]]
 
 
+def test_a_search_over_other_lambdas_is_no_start(tmp_path: Path) -> None:
+    made_up_search(tmp_path / "first", lambdas="0.001,0.002,0.01")
+    given = {"results": str(tmp_path), "warm_start": "first", "preset": "tiny", "model": "hyperprior"}
+    same = resolve({**given, "lambdas": "0.001,0.002,0.01"}, {}, lambda _: 0)
+    assert driver._with_earlier(same) == same
+    for other in ({}, {"lambdas": "0.001,0.002"}):
+        with pytest.raises(ConfigError, match=r"first have other lambdas \(0.001,0.002,0.01\), so its rate"):
+            driver._with_earlier(resolve({**given, **other}, {}, lambda _: 0))
+
+
+def test_a_search_with_another_distortion_is_no_start(tmp_path: Path) -> None:
+    made_up_search(tmp_path / "first")
+    given = {"results": str(tmp_path), "warm_start": "first", "preset": "tiny", "model": "hyperprior"}
+    with pytest.raises(ConfigError, match="have the distortion mse, not ms-ssim, so their rate changes are"):
+        driver._with_earlier(resolve({**given, "distortion": "ms-ssim"}, {}, lambda _: 0))
+
+
 class ReachedError(Exception):
     """How far a command got."""
 

@@ -100,6 +100,23 @@ class Watched(Core):
         return candidate
 
 
+def test_other_lambdas_are_searched_as_well(tmp_path: Path) -> None:
+    """Five of them, beyond the default's at both ends: the best alpha of every one is found."""
+    lambdas = (0.0004, 0.002, 0.01, 0.06, 0.4)
+    found = run(
+        tmp_path / "out.json", "--lambdas", ",".join(map(str, lambdas)), "--budget", "40", "--epochs", "4",
+        "--no-stopping", "--member", "1",
+    )  # fmt: skip
+    assert [(item["quality"], item["lmbda"]) for item in found["recommended"]] == list(enumerate(lambdas, 1))
+    surface = Family(1, 4)
+    regrets = [
+        (surface.full(item["alpha"], item["strategy"], item["lmbda"]) if item["alpha"] else 0.0)
+        - best_of(surface.full, item["lmbda"], *ALPHAS, STRATEGIES)
+        for item in found["recommended"]
+    ]
+    assert np.mean(regrets) < 0.4
+
+
 def test_what_was_not_given_agrees_with_what_was(tmp_path: Path) -> None:
     arguments = ("--budget", "6", "--no-stopping", "--sampler", "random")
     assert run(tmp_path / "out.json", *arguments, "--fork-at", "0.05")["epochs_spent"] == 6 * (11 - 1)
