@@ -41,7 +41,7 @@ class Examples:
     def subject(self) -> str:
         """Describes the two models in one line."""
         tuned = self.tuned
-        which = f"{tuned.name} ({tuned.strategy}, alpha {tuned.alpha:.2e})"
+        which = f"{tuned.name} ({tuned.point.description})"
         return f"quality {tuned.quality}: {self.baseline.name} and {which}"
 
 
@@ -61,7 +61,7 @@ def examples(search: OpenedSearch) -> Examples:
 
 def _shown(search: OpenedSearch) -> tuple[float, TrialRecord]:
     records, found = search.records, []
-    kept = [record for record in best_per_rate(records).values() if record.alpha]
+    kept = [record for record in best_per_rate(records).values() if not record.point.is_baseline]
     # Where all gains are doubtful, the most promising trial of each quality can still be looked at.
     promising = (records.best(records.finished(quality)) for quality in records.qualities)
     for record in kept or filter(None, promising):

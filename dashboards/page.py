@@ -69,7 +69,8 @@ def _figures(search: OpenedSearch, found: Examples | None) -> dict[str, go.Figur
     """The interactive figures by name."""
     figures = {
         "rd": plots.rd_curves(search),
-        "response": plots.response(search),
+        **({"response": plots.response(search)} if search.plan.strategies else {}),
+        **{f"response_{d.name}": plots.response(search, d) for d in search.plan.dimensions},
         "rungs": plots.rungs(search),
     }
     return figures if found is None else {**figures, "channel_bits": plots.channel_bits(found)}
@@ -101,6 +102,7 @@ def page(
         "times": _times(search),
         "paper_times": TRAINING_TIME,
         "effort": _effort(search),
+        "importances": [(name, f"{100 * value:.0f} %") for name, value in search.importances.items()],
         "plots": {name: _div(figure, name) for name, figure in figures.items()},
         "examples": found,
         "examples_change": percent(found.rate_change) if found else "",
@@ -215,7 +217,7 @@ def fastest_epochs(search: OpenedSearch) -> dict[str, list[float]]:
 def _times(search: OpenedSearch) -> list[list[str]]:
     """Rows in the layout of the paper's Table III."""
     found = training_times(fastest_epochs(search))
-    order = (BASELINE, *search.plan.strategies)
+    order = (BASELINE, *search.plan.strategy_names)
     return [
         [row.strategy, str(row.trainings), f"{row.seconds:.4g}", _increase(row)]
         for row in sorted(found, key=lambda row: order.index(row.strategy))

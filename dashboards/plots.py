@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from plotly.subplots import make_subplots
 from dashboards.examples import Examples
 from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import architecture
-from search.base.formats import percent, weight
+from search.base.dimensions import Dimension, Value, shown_value
+from search.base.formats import percent
+from search.base.space import WITHOUT_TERM, SearchPoint
 from search.decide.belief import Prediction
 from search.records.figures import COLOURS
 from search.records.folder import OpenedSearch
@@ -23,13 +26,16 @@ from search.records.results import best_per_rate, best_trial_per_rate
 from search.records.search_records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
 
 #: Strategies differ in shape as well as in colour, for readers who do not see some colours.
-SYMBOLS = {"y": "circle", "z": "diamond", "y+z": "triangle-up"}
+SYMBOLS = {"y": "circle", "z": "diamond", "y+z": "triangle-up", WITHOUT_TERM: "circle"}
 SELECTED, BASELINE, REFERENCE = "#D55E00", "#7F7F7F", "#A0A0A0"
 
 #: Rate changes above this (percent) are drawn at the edge: losses span hundreds of percent, gains a few.
 CEILING = 10.0
 
 _RESAMPLES = 1000
+
+#: The model's prediction by the place on the horizontal axis.
+_Curve = dict[float, Prediction]
 
 
 def rd_curves(search: OpenedSearch) -> go.Figure:
@@ -93,8 +99,8 @@ def _point(search: OpenedSearch, record: TrialRecord, metric: str) -> tuple[floa
 
 
 def _hover(record: TrialRecord) -> str:
-    point = f"{record.strategy}, alpha {weight(record.alpha)}" if record.alpha else "baseline"
-    return f"<b>{_plain(record.name)}</b> (quality {record.quality})<br>{point}, epoch {record.last_epoch}"
+    place = f"{record.point.description}, epoch {record.last_epoch}"
+    return f"<b>{_plain(record.name)}</b> (quality {record.quality})<br>{place}"
 
 
 def _band(
@@ -150,42 +156,90 @@ def _zoom(figure: go.Figure, search: OpenedSearch, drawn: dict[str, dict[int, Tr
                 axis(range=[low[k] - edge[k], high[k] + edge[k]], col=pane)
 
 
-def response(search: OpenedSearch) -> go.Figure:
-    """Rate change over alpha, one pane per quality: all trials, sized by their epochs, the surrogate model's
-    prediction for full training with two standard deviations, and the selected trial."""
-    qualities = search.plan.qualities
+@dataclass(frozen=True)
+class _Axis:
+    """The horizontal axis of a response: alpha, or a tuned setting."""
+
+    dimension: Dimension | None = None
+
+    def of(self, record: TrialRecord) -> float:
+        """Where a trial is drawn; of choices, at the number of its choice."""
+        if self.dimension is None:
+            return record.alpha
+        return self._place(dict(record.tuned)[self.dimension.name])
+
+    def _place(self, value: Value) -> float:
+        if self.dimension is not None and self.dimension.choices:
+            return float(self.dimension.choices.index(value))
+        return float(value)
+
+    def curve(self, search: OpenedSearch, record: TrialRecord | None, point: SearchPoint) -> _Curve:
+        """The model's prediction along the axis, with the other settings of a selected record."""
+        tuned = record.tuned if record is not None else ()
+        if self.dimension is None:
+            return search.response(point.quality, str(point.strategy), tuned=tuned)
+        if record is not None and not record.point.is_baseline and record.strategy != point.strategy:
+            return {}
+        found = search.tuned_response(record.point if record else point, self.dimension)
+        return {self._place(value): expected for value, expected in found.items()}
+
+    def layout(self, search: OpenedSearch) -> dict[str, Any]:
+        """Title, scale and range, as Plotly takes them."""
+        dimension = self.dimension
+        if dimension is None:
+            ends = np.log10([search.plan.alpha_min / 1.2, search.plan.alpha_max * 1.2]).tolist()
+            return {"type": "log", "title": "alpha", "exponentformat": "power", "dtick": 1, "range": ends}
+        if dimension.choices:
+            names = [shown_value(choice) for choice in dimension.choices]
+            return {"title": dimension.name, "tickvals": list(range(len(names))), "ticktext": names,
+                    "range": [-0.5, len(names) - 0.5]}  # fmt: skip
+        ends = [dimension.low, dimension.high]
+        ends = np.log10(ends).tolist() if dimension.log else ends
+        edge = 0.04 * (ends[1] - ends[0])
+        scale = "log" if dimension.log else "linear"
+        return {"type": scale, "title": dimension.name, "range": [ends[0] - edge, ends[1] + edge]}
+
+
+def response(search: OpenedSearch, dimension: Dimension | None = None) -> go.Figure:
+    """Rate change over alpha, or over a tuned setting, one pane per quality: all trials, sized by their
+    epochs, the surrogate model's prediction for full training with two standard deviations (with the other
+    settings of the selected trial), and the selected trial."""
+    axis, qualities = _Axis(dimension), search.plan.qualities
     columns = min(3, len(qualities))
     rows = -(-len(qualities) // columns)
     titles = [f"quality {q}, lambda {search.plan.point(q).lmbda:g}" for q in qualities]
     figure = make_subplots(
         rows, columns, subplot_titles=titles, shared_yaxes="all", vertical_spacing=0.36 / rows
     )
-    kept = {q: record for q, record in best_per_rate(search.records).items() if record.alpha}
+    chosen = best_per_rate(search.records)
+    kept = {q: record for q, record in chosen.items() if not record.point.is_baseline}
     named: set[str] = set()
     for place, quality in enumerate(qualities):
         cell = {"row": place // columns + 1, "col": place % columns + 1}
-        for strategy in search.plan.strategies:
+        for strategy in search.plan.strategy_names:
             trials = [
                 t
                 for t in search.records.trials
-                if (t.quality, t.strategy) == (quality, strategy) and _change(search, t) is not None
+                if (t.quality, t.strategy_name) == (quality, strategy) and _change(search, t) is not None
             ]
-            _model_band(figure, search, quality, strategy, cell)
+            own = strategy if strategy in search.plan.strategies else None
+            _model_band(
+                figure, axis.curve(search, chosen.get(quality), SearchPoint(quality, own)), strategy, cell
+            )
             # Named in the first pane that has trials: Plotly's legend omits a trace without points.
-            _trials(figure, search, trials, strategy, cell, bool(trials) and strategy not in named)
+            _trials(figure, search, trials, strategy, cell, bool(trials) and strategy not in named, axis)
             named |= {trial.strategy_name for trial in trials}
         record = kept.get(quality)
         if record is not None:
             figure.add_scatter(
-                x=[record.alpha], y=[min(_change(search, record) or 0.0, CEILING)],
+                x=[axis.of(record)], y=[min(_change(search, record) or 0.0, CEILING)],
                 mode="markers", name="selected", legendgroup="selected",
                 marker={"symbol": "star-open", "size": 18, "color": SELECTED, "line": {"width": 2}},
                 showlegend=quality == min(kept),
                 hoverinfo="skip", **cell,
             )  # fmt: skip
         figure.add_hline(y=0, line={"color": BASELINE, "width": 1}, **cell)
-    ends = np.log10([search.plan.alpha_min / 1.2, search.plan.alpha_max * 1.2]).tolist()
-    figure.update_xaxes(type="log", title="alpha", exponentformat="power", dtick=1, range=ends)
+    figure.update_xaxes(**axis.layout(search))
     figure.update_yaxes(range=[_floor(search) * 1.05, CEILING * 1.05])
     figure.update_yaxes(title="rate change, %", col=1)
     return _finish(figure, 330 * rows + 60)
@@ -208,17 +262,18 @@ def _trials(
     strategy: str,
     cell: dict[str, Any],
     legend: bool,
+    axis: _Axis,
 ) -> None:
     measured = [(t, change) for t in trials if (change := _change(search, t)) is not None]
     texts = [
-        f"<b>{_plain(t.name)}</b> ({t.state})<br>{strategy}, alpha {weight(t.alpha)}<br>"
+        f"<b>{_plain(t.name)}</b> ({t.state})<br>{t.point.description}<br>"
         f"epoch {t.last_epoch}: {percent(change)}"
         for t, change in measured
     ]
     floor = _floor(search)
     arrows = {True: "arrow-up", False: "arrow-down"}
     figure.add_scatter(
-        x=[t.alpha for t, _ in measured], y=[min(max(change, floor), CEILING) for _, change in measured],
+        x=[axis.of(t) for t, _ in measured], y=[min(max(change, floor), CEILING) for _, change in measured],
         mode="markers", name=f"trials of {strategy}", legendgroup=strategy, showlegend=legend,
         marker={
             "symbol": [
@@ -231,10 +286,7 @@ def _trials(
     )  # fmt: skip
 
 
-def _model_band(
-    figure: go.Figure, search: OpenedSearch, quality: int, strategy: str, cell: dict[str, Any]
-) -> None:
-    found = search.response(quality, strategy)
+def _model_band(figure: go.Figure, found: _Curve, strategy: str, cell: dict[str, Any]) -> None:
     if not found:
         return
     alphas, expected = list(found), list(found.values())
@@ -287,7 +339,7 @@ def rungs(search: OpenedSearch) -> go.Figure:
             marker={"size": 5, "symbol": SYMBOLS[strategy]},
             opacity=0.35 if trial.state == FAILED else 0.85,
             hovertemplate=f"<b>{_plain(trial.name)}</b> (q{trial.quality}, {trial.state})<br>"
-            f"{strategy}, alpha {weight(trial.alpha)}<br>epoch %{{x}}: %{{text}}<extra></extra>",
+            f"{trial.point.description}<br>epoch %{{x}}: %{{text}}<extra></extra>",
             text=[percent(change) for change in changes.values()],  # the value, even if drawn at the edge
             row=1, col=2,
         )  # fmt: skip

@@ -90,15 +90,17 @@ def _panes(source: go.Figure, figure: Figure) -> dict[str, Axes]:
 
 
 def _axes(pane: Axes, across: Any, up: Any) -> None:
-    for layout, scale, limits, label in (
-        (across, pane.set_xscale, pane.set_xlim, pane.set_xlabel),
-        (up, pane.set_yscale, pane.set_ylim, pane.set_ylabel),
+    for layout, scale, limits, label, ticks in (
+        (across, pane.set_xscale, pane.set_xlim, pane.set_xlabel, pane.set_xticks),
+        (up, pane.set_yscale, pane.set_ylim, pane.set_ylabel, pane.set_yticks),
     ):
         logarithmic = layout.type == "log"
         if logarithmic:
             scale("log")
         if layout.range is not None:
             limits(*(10**end if logarithmic else end for end in layout.range))
+        if layout.ticktext is not None:
+            ticks(layout.tickvals, layout.ticktext)
         label(html.unescape(layout.title.text or ""), fontsize=9, parse_math=False)
     pane.grid(alpha=0.3, linewidth=0.6)
     pane.set_axisbelow(True)

@@ -62,6 +62,11 @@ BEFORE = {
 }  # fmt: skip
 
 
+#: The fields in which a training run may differ from the baseline from whose checkpoint it starts: nothing
+#: that the checkpoint holds depends on them.
+FORKABLE = ("alpha", "clip", "decay_at", "decay_to", "lr", "regularizer", "scale", "strategy")
+
+
 @dataclass(frozen=True)
 class Distortion:
     """The distortion D = `mse` MSE + `ms_ssim` (1 - MS-SSIM) of the loss R + lambda (D + `unit` alpha L), the

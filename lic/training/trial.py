@@ -22,7 +22,7 @@ from lic.losses.regularizers import check_regularizer
 from lic.models.acceleration import keep_freed_memory
 from lic.models.architectures import OwnModel
 from lic.models.build import build
-from lic.recipe import ON_CPU, Acceleration, TrainingConfig
+from lic.recipe import FORKABLE, ON_CPU, Acceleration, TrainingConfig
 from lic.training.trainer import CheckpointError, DivergedError, Trainer
 from lic.training.weights import load_weights
 
@@ -153,9 +153,9 @@ class Trial:
             raise CheckpointError(f"{path} lacks the metrics of its epochs ({error})") from error
 
     def fork(self, path: Path) -> None:
-        """Start from the checkpoint of another training run, which may differ only in the point and the
-        regularizer; its metrics are not taken over. Raises CheckpointError (see Trainer.load)."""
-        self.trainer.load(path, other=("alpha", "strategy", "regularizer"))
+        """Start from the checkpoint of another training run, which may differ only in FORKABLE fields; its
+        metrics are not taken over. Raises CheckpointError (see Trainer.load)."""
+        self.trainer.load(path, other=FORKABLE)
 
     def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:
         table = evaluate(self.trainer.final_model, images.images, self.config.device, crop, with_ms_ssim)

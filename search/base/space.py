@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from lic.recipe import LAMBDAS, MOST_QUALITIES, MSE, Distortion
+from search.base.dimensions import Dimension, Tuned, shown_values
 
 BASELINE = "baseline"
 TRIAL = "trial"
 CONFIRMATION = "confirmation"
+
+#: What is shown as the strategy of a trial without regularisation term (--fix alpha=0).
+WITHOUT_TERM = "tuned"
 
 #: The available samplers (search.decide.sampler).
 SAMPLERS = ("surrogate", "tpe", "gp", "random", "grid")
@@ -134,7 +138,8 @@ class Plan:
     0: they train in full. `noise_seeds` is the number of further seeds on which each baseline is trained,
     which the budget does not count. With `chain`, each quality starts from the baseline of the next higher
     one (`above`). `lambdas` is lambda_d of the qualities 1, 2, ..., ascending, of which the search may leave
-    some out."""
+    some out. `dimensions` are the tuned settings of the training, sorted by name; a plan without `strategies`
+    leaves the regularisation term out and searches these alone."""
 
     qualities: tuple[int, ...]
     strategies: tuple[str, ...]
@@ -153,15 +158,22 @@ class Plan:
     chain: bool = False
     lambdas: tuple[float, ...] = tuple(LAMBDAS.values())
     distortion: Distortion = MSE
+    dimensions: tuple[Dimension, ...] = ()
 
     def above(self, quality: int) -> int | None:
         """With `chain`, the quality whose baseline's final weights the training runs of this one start from:
         the next higher one. None for the highest, and without `chain`."""
         return min((q for q in self.qualities if q > quality), default=None) if self.chain else None
 
-    def point(self, quality: int, strategy: str | None = None, alpha: float = 0.0) -> SearchPoint:
-        """A point of this search; without strategy and alpha the baseline of the quality."""
-        return SearchPoint(quality, strategy, alpha, self.lambdas[quality - 1])
+    def point(
+        self, quality: int, strategy: str | None = None, alpha: float = 0.0, tuned: Tuned = ()
+    ) -> SearchPoint:
+        """A point of this search; by default the baseline of the quality."""
+        return SearchPoint(quality, strategy, alpha, tuned, self.lambdas[quality - 1])
+
+    def point_of(self, quality: int, params: Mapping[str, Any]) -> SearchPoint:
+        """The point of a trial of Optuna's."""
+        return SearchPoint.of_params(quality, params, self.lambdas[quality - 1])
 
     def mse_lmbda(self, quality: int) -> float:
         """lambda_d of a quality in units of the MSE (lic.recipe.Distortion.unit)."""
@@ -176,16 +188,37 @@ class Plan:
         """The number of baselines on further seeds."""
         return self.noise_seeds * len(self.qualities)
 
+    @property
+    def strategy_names(self) -> tuple[str, ...]:
+        """The strategies as they are shown (SearchPoint.strategy_name)."""
+        return self.strategies or (WITHOUT_TERM,)
+
+    @property
+    def defaults(self) -> Tuned:
+        """The tuned settings as in the baselines."""
+        return tuple((dimension.name, dimension.default) for dimension in self.dimensions)
+
+    @property
+    def usual_values(self) -> Tuned:
+        """The tuned settings as in the baselines, or as near to that as their ranges allow."""
+        return tuple((dimension.name, dimension.usual) for dimension in self.dimensions)
+
+
+#: The parameters of a trial that are no tuned settings.
+_NOT_TUNED = ("quality", "alpha", "strategy")
+
 
 @dataclass(frozen=True)
 class SearchPoint:
-    """A point of the search space: a quality with the strategy (the latents to decorrelate) and the
-    decorrelation weight alpha. The baseline of a quality has no strategy and alpha 0. `lmbda` is lambda_d of
-    the quality; 0: that of LAMBDAS, as in records from before searches had their own."""
+    """A point of the search space: a quality with the strategy (the latents to decorrelate), the
+    decorrelation weight alpha and the values of the tuned settings, sorted by name. The baseline of a quality
+    has no strategy, alpha 0 and no values. `lmbda` is lambda_d of the quality; 0: that of LAMBDAS, as in
+    records from before searches had their own."""
 
     quality: int
     strategy: str | None = None
     alpha: float = 0.0
+    tuned: Tuned = ()
     lmbda: float = 0.0
 
     def __post_init__(self) -> None:
@@ -194,21 +227,41 @@ class SearchPoint:
 
     @property
     def strategy_name(self) -> str:
-        """The strategy as it is shown; `baseline` for none."""
-        return self.strategy or BASELINE
+        """The strategy as it is shown; `baseline` for the baseline."""
+        return self.strategy or (BASELINE if self.is_baseline else WITHOUT_TERM)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the point of the baseline."""
+        return not self.alpha and not self.tuned
+
+    @property
+    def description(self) -> str:
+        """What is chosen at this point: 'y, alpha 8.14e-06, lr 0.0003', or 'baseline'."""
+        if self.is_baseline:
+            return BASELINE
+        term = f"{self.strategy}, alpha {self.alpha:.2e}" if self.alpha else ""
+        return ", ".join(filter(None, (term, shown_values(self.tuned))))
 
     def as_row(self) -> dict[str, Any]:
-        """Quality, alpha and strategy as files hold them, where no strategy is an empty text; lambda is a
-        column of its own there."""
-        return {"quality": self.quality, "alpha": self.alpha, "strategy": self.strategy or ""}
+        """Quality, alpha and strategy as files hold them, where no strategy is an empty text, and the tuned
+        values by name if there are any; lambda is a column of its own there."""
+        row = {"quality": self.quality, "alpha": self.alpha, "strategy": self.strategy or ""}
+        return {**row, **({"tuned": dict(self.tuned)} if self.tuned else {})}
 
     @classmethod
-    def of_row(cls, row: dict[str, Any]) -> SearchPoint:
-        """The point that such a row holds, with its column lambda if it has one; without alpha and strategy
-        that of the baseline."""
-        strategy = row.get("strategy", "")
+    def of_row(cls, row: Mapping[str, Any]) -> SearchPoint:
+        """The point that such a row holds, with its column lambda if it has one; without alpha, strategy and
+        values that of the baseline."""
+        strategy, tuned = row.get("strategy", ""), tuple(sorted(row.get("tuned", {}).items()))
         alpha, lmbda = row.get("alpha", 0.0), row.get("lambda", 0.0)
-        return cls(row["quality"], None if strategy == "" else strategy, alpha, lmbda)
+        return cls(row["quality"], None if strategy == "" else strategy, alpha, tuned, lmbda)
+
+    @classmethod
+    def of_params(cls, quality: int, params: Mapping[str, Any], lmbda: float = 0.0) -> SearchPoint:
+        """The point of a trial of Optuna's: all parameters but quality, alpha and strategy are tuned."""
+        tuned = {name: value for name, value in params.items() if name not in _NOT_TUNED}
+        return cls.of_row({**params, "quality": quality, "lambda": lmbda, "tuned": tuned})
 
 
 class AtPoint:
@@ -235,6 +288,10 @@ class AtPoint:
     @property
     def alpha(self) -> float:
         return self.point.alpha
+
+    @property
+    def tuned(self) -> Tuned:
+        return self.point.tuned
 
     def as_row(self) -> dict[str, Any]:
         """The fields by name, with those of the point (SearchPoint.as_row) in the place of `point`."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from search.base.dimensions import Tuned
 from search.base.space import Plan, SearchPoint
+from search.decide.candidates import nearby, sobol
 from search.decide.mixture import Mixture, places
 from search.decide.noise import NoiseReading
 from search.decide.surrogate import (
@@ -44,6 +47,10 @@ _RIVALS = 20
 #: Values of alpha per rate and strategy among which the next trial is chosen, and after so many trials, when
 #: several points are chosen at a time, each time from another grid.
 _GRID, _COARSE_GRID, _FINE_TRIALS = 36, 8, 64
+
+#: The same with tuned settings, for each of four kinds of their values; and how near coordinates of settings
+#: are that are about the same.
+_TUNED_GRID, _SAME = 12, 0.05
 
 #: How many times its equal share of the trials a rate gets at least and may get, and some to spare.
 _LEAST_SHARE, _MOST_SHARE, _SPARE = 0.7, 1.25, 2
@@ -80,6 +87,10 @@ FORK = "fork"
 VARIANCE = "variance:"
 
 
+#: The quality and the tuned settings of a candidate.
+_Own = tuple[int, Tuned]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the model expects of a trial at full length: rate change and its standard deviation, percent."""
@@ -114,9 +125,9 @@ class SurrogateModel:
     ) -> None:
         self.plan, self._earlier, self._foreign = plan, earlier, {id(trial) for trial in earlier}
         self._noise = noise
-        self._strategies = {name: number for number, name in enumerate(plan.strategies)}
+        self._strategies = {name: number for number, name in enumerate(plan.strategies or (None,))}
         # One that a crash left between being asked for and being described has no quality.
-        self._trials = [t for t in trials if t.params.get("alpha") and "quality" in t.user_attrs]
+        self._trials = [t for t in trials if t.params and "quality" in t.user_attrs]
         self._long = len(self._trials) > MOST_TRIALS
         self._informing = self._choose()
         self.data = self._gather()
@@ -143,7 +154,10 @@ class SurrogateModel:
         """
         pending = self._points([t for t in self._trials if t.state == TrialState.RUNNING])
         posterior = self._posterior(pending)
-        grid, own = self._safe(*self._grid(self._open(qualities), seed), posterior)
+        # Without the regularisation term a rate may have trained all that there is.
+        tries = ((self._open(qualities), False), (qualities, False), (qualities, True))
+        grids = (self._grid(wanted, seed, posterior, again) for wanted, again in tries)
+        grid, own = self._safe(*next(found for found in grids if len(found[0])), posterior)
         rivals = pending.joined(self._unseeded(self._rivals(posterior, qualities)))
         everything = rivals.joined(grid)
         mean, covariance = posterior.joint(everything)
@@ -159,29 +173,31 @@ class SurrogateModel:
             best = int(np.argmax(gradient))
             # The same point twice would measure the same twice: trainings differ by nothing else.
             aside = draw.uniform(-_ASIDE, _ASIDE) if place else 0.0
-            alpha = 10 ** (grid.alpha[best] + aside)
-            chosen.append(self.plan.point(own[best], self.plan.strategies[grid.strategy[best]], float(alpha)))
+            alpha = float(10 ** (grid.alpha[best] + aside)) if self.plan.strategies else 0.0
+            quality, tuned = own[best]
+            chosen.append(self.plan.point(quality, list(self._strategies)[grid.strategy[best]], alpha, tuned))
             column = covariance[:, known + best].copy()
             covariance -= np.outer(column, column) / (column[known + best] + noise[known + best])
         return chosen
 
-    def _safe(self, grid: Points, own: list[int], posterior: Mixture) -> tuple[Points, list[int]]:
+    def _safe(self, grid: Points, own: list[_Own], posterior: Mixture) -> tuple[Points, list[_Own]]:
         """The candidates whose first reading is not ruinous in all probability, and not above (or just
-        below) an alpha that was ruinous at this or a lower rate: harm grows with alpha and with lambda. Where
-        none is left, the least harmful one."""
+        below) an alpha that was ruinous at this or a lower rate with about the same tuned settings: harm
+        grows with alpha and with lambda. Where none is left, the least harmful one."""
         first = (min(self.plan.rungs, default=self.plan.epochs) - self.plan.fork) / (
             self.plan.epochs - self.plan.fork
         )
         early = replace(grid, progress=np.full(len(grid), first))
         mean, std = posterior.each(early)
         safe = mean + _SAFETY * std < squash(np.array(RUINOUS))
-        latents = [set(name.split("+")) for name in self.plan.strategies]
+        latents = [set((name or "").split("+")) for name in self._strategies]
         for trial in self._informing:
             if max(trial.intermediate_values.values()) <= RUINOUS:
                 continue
             alpha, strategy, log_lmbda = self._location(trial)
             as_harmful = [k for k, names in enumerate(latents) if names >= latents[int(strategy)]]
             beyond = (grid.alpha >= alpha - _KEEP_BELOW) & (grid.log_lmbda >= log_lmbda - 1e-9)
+            beyond &= (np.abs(grid.tuned - self._coordinates([trial.params])) < _SAME).all(1)
             safe &= ~(beyond & np.isin(grid.strategy, as_harmful))
         rows = np.flatnonzero(safe) if safe.any() else np.array([int(np.argmin(mean))])
         return Points(*(column[rows] for column in vars(grid).values())), [own[row] for row in rows]
@@ -199,11 +215,17 @@ class SurrogateModel:
         """What the model expects of these trials at full length."""
         return self._expected(self._unseeded(list(trials)))
 
-    @_one_thread
-    def response(self, quality: int, strategy: str, alphas: Sequence[float]) -> list[Prediction]:
+    def response(
+        self, quality: int, strategy: str, alphas: Sequence[float], tuned: Tuned = ()
+    ) -> list[Prediction]:
         """What the model expects of these alphas at full length."""
-        place = (self._strategies[strategy], self.plan.log_lmbda(quality), 1.0, -1)
-        return self._expected(Points.of([(math.log10(alpha), *place) for alpha in alphas]))
+        return self.predict([self.plan.point(quality, strategy, alpha, tuned) for alpha in alphas])
+
+    @_one_thread
+    def predict(self, points: Sequence[SearchPoint]) -> list[Prediction]:
+        """What the model expects of these points at full length."""
+        rows = [(*self._place(p.quality, p.alpha, p.strategy), 1.0, -1) for p in points]
+        return self._expected(Points.of(rows, tuned=self._coordinates([dict(p.tuned) for p in points])))
 
     def _expected(self, points: Points) -> list[Prediction]:
         if not len(points):
@@ -241,7 +263,7 @@ class SurrogateModel:
 
     def _choose(self) -> list[FrozenTrial]:
         """The trials that inform the model: all, or, of a long search, some of every rate."""
-        known = [t for t in self._earlier if t.params["strategy"] in self._strategies]
+        known = [t for t in self._earlier if t.params.get("strategy") in self._strategies]
         with_values = [t for t in (*self._trials, *known) if t.intermediate_values]
         if len(with_values) <= MOST_TRIALS:
             return with_values
@@ -268,10 +290,11 @@ class SurrogateModel:
                 value = _mean([trial.intermediate_values[e] for e in epochs])
                 known = _mean([trial.user_attrs.get(f"{VARIANCE}{e}", 0.0) for e in epochs])
                 place = (*self._location(trial), progress, self._identity(trial))
-                rows.append((*place, value, len(epochs), known))
+                rows.append((*place, value, len(epochs), known, *self._coordinates([trial.params])[0]))
         rows += self._noise_rows()
         lambdas = [self.plan.mse_lmbda(quality) for quality in self.plan.qualities]
-        return gather(rows, pins(self.plan.alpha_min, len(self.plan.strategies), lambdas))
+        settings = len(self.plan.dimensions)
+        return gather(rows, pins(self.plan.alpha_min, len(self._strategies), lambdas, settings))
 
     def _noise_rows(self) -> list[tuple[float, ...]]:
         """Readings of alpha 0, where the rate change is what the seed adds. It is so of two trainings, the
@@ -281,7 +304,8 @@ class SurrogateModel:
         rows: list[tuple[float, ...]] = []
         for number, reading in enumerate(self._noise):
             place = (alpha, 0, self.plan.log_lmbda(reading.quality), 1.0, _NOISE + number)
-            rows.append((*place, -abs(reading.change) / math.sqrt(2), 1, reading.variance / 2))
+            as_baseline = (0.0,) * len(self.plan.dimensions)
+            rows.append((*place, -abs(reading.change) / math.sqrt(2), 1, reading.variance / 2, *as_baseline))
         return rows
 
     def seed_noise(self) -> dict[int, float]:
@@ -294,15 +318,24 @@ class SurrogateModel:
         return trial.number + (_EARLIER if id(trial) in self._foreign else 0)
 
     def _location(self, trial: FrozenTrial) -> tuple[float, float, float]:
-        return (
-            math.log10(trial.params["alpha"]),
-            self._strategies[trial.params["strategy"]],
-            self.plan.log_lmbda(trial.user_attrs["quality"]),
-        )
+        params, quality = trial.params, trial.user_attrs["quality"]
+        return self._place(quality, params.get("alpha", 0.0), params.get("strategy"))
+
+    def _place(self, quality: int, alpha: float, strategy: str | None) -> tuple[float, float, float]:
+        """log10 alpha, strategy and log10 lambda as the model counts them."""
+        log_alpha = math.log10(alpha) if alpha else pin_alpha(self.plan.alpha_min)
+        return log_alpha, self._strategies[strategy] if alpha else 0, self.plan.log_lmbda(quality)
+
+    def _coordinates(self, params: Sequence[Mapping[str, Any]]) -> Array:
+        """The tuned settings among parameters, a row each; one without a value has that of the baselines."""
+        settings = self.plan.dimensions
+        rows = [[s.coordinate(given.get(s.name, s.default)) for s in settings] for given in params]
+        return np.array(rows, float).reshape(len(params), len(settings))
 
     def _points(self, trials: Sequence[FrozenTrial]) -> Points:
         """The trials at full length."""
-        return Points.of([(*self._location(trial), 1.0, trial.number) for trial in trials])
+        rows = [(*self._location(trial), 1.0, trial.number) for trial in trials]
+        return Points.of(rows, tuned=self._coordinates([trial.params for trial in trials]))
 
     def _unseeded(self, trials: Sequence[FrozenTrial]) -> Points:
         """The same without what their seeds add, which is no gain."""
@@ -317,19 +350,57 @@ class SurrogateModel:
                 rivals += [finished[row] for row in np.argsort(mean, kind="stable")[:_RIVALS]]
         return rivals
 
-    def _grid(self, qualities: Sequence[int], seed: int) -> tuple[Points, list[int]]:
-        """The candidates, alpha on a grid shifted at random, and the quality of each."""
+    def _grid(
+        self, qualities: Sequence[int], seed: int, posterior: Mixture, again: bool
+    ) -> tuple[Points, list[_Own]]:
+        """The candidates, alpha on a grid shifted at random, and the quality and tuned settings of each;
+        `again`: also what was trained already."""
         low, high = math.log10(self.plan.alpha_min), math.log10(self.plan.alpha_max)
+        pinned = pin_alpha(self.plan.alpha_min)
         shifts = np.random.default_rng(seed).random((len(qualities), len(self._strategies)))
-        count = _GRID if len(self._trials) <= _FINE_TRIALS else _COARSE_GRID
-        rows, own = [], []
+        rows: list[tuple[float, ...]] = []
+        own: list[_Own] = []
         for i, quality in enumerate(qualities):
+            groups, log_lmbda = self._values(quality, seed, posterior, again), self.plan.log_lmbda(quality)
             for s in range(len(self._strategies)):
-                for k in range(count):
-                    alpha = low + (high - low) * (k + shifts[i, s]) / count
-                    rows.append((alpha, s, self.plan.log_lmbda(quality), 1.0, -1))
-                    own.append(quality)
-        return Points.of(rows), own
+                for group in groups:
+                    for k, tuned in enumerate(group):
+                        alpha = low + (high - low) * (k + shifts[i, s]) / len(group)
+                        rows.append((alpha if self.plan.strategies else pinned, s, log_lmbda, 1.0, -1))
+                        own.append((quality, tuned))
+        return Points.of(rows, tuned=self._coordinates([dict(tuned) for _, tuned in own])), own
+
+    def _values(self, quality: int, seed: int, posterior: Mixture, again: bool) -> list[list[Tuned]]:
+        """Candidates for the tuned settings, in groups that each get alphas over the whole range: as in the
+        baselines, the best known, spread ones, and some near the best. Without the regularisation term only
+        what the quality has not trained."""
+        settings, fine = self.plan.dimensions, len(self._trials) <= _FINE_TRIALS
+        if not settings:
+            return [[()] * (_GRID if fine else _COARSE_GRID)]
+        count = _TUNED_GRID if fine else _COARSE_GRID // 2
+        draw = np.random.default_rng([seed, 2, quality])
+        usual, best = self.plan.usual_values, self._best_values(quality, posterior)
+        others = [sobol(settings, count, draw), nearby(settings, best, count, draw)]
+        if self.plan.strategies:
+            return [[usual] * count, [best] * count, *others]
+        trained = {self.plan.defaults, *self._trained_values(quality)}
+        return [[v for v in dict.fromkeys([*others[0], *others[1]]) if again or v not in trained]]
+
+    def _trained_values(self, *qualities: int) -> list[Tuned]:
+        return [
+            tuple((s.name, trial.params[s.name]) for s in self.plan.dimensions)
+            for trial in self._trials
+            if trial.user_attrs["quality"] in qualities
+        ]
+
+    def _best_values(self, quality: int, posterior: Mixture) -> Tuned:
+        """Of the settings that were tried at any rate, and those of the baselines, the ones with the lowest
+        expected rate change at this one, alpha left aside."""
+        tried = [self.plan.usual_values, *self._trained_values(*self.plan.qualities)]
+        known = list(dict.fromkeys(tried))
+        place = (*self._place(quality, 0.0, None), 1.0, -1)
+        at = Points.of([place] * len(known), tuned=self._coordinates([dict(values) for values in known]))
+        return known[int(np.argmin(posterior.mean(at)))]
 
 
 def _mean(values: list[float]) -> float:

@@ -25,6 +25,7 @@ from search.base.space import (
 from search.decide.belief import FORK, MOST_TRIALS, VARIANCE, SurrogateModel
 from search.decide.noise import NoiseReading, noise_readings
 from search.decide.objective import Reading, compared_baselines, has_value, rate_change
+from search.decide.parameters import ask, is_inside
 from search.decide.readings import attributes_of, baseline_at, has_reading, reading_at, readings_of
 from search.decide.sampler import RateSampler, fitted, make_sampler
 from search.decide.stopping import owed, should_stop, worth_finishing
@@ -132,8 +133,8 @@ class Core:
 
     def learn_from(self, trials: list[FrozenTrial], source: str) -> None:
         """Let the trials of an earlier search, called `source`, inform the sampler, as far as they have ended
-        and their strategies and rates are among this one's: they are copied into its storage, each once, and
-        the earlier search is not needed any more. After that it does nothing."""
+        and their strategies, rates and tuned values are among this one's: they are copied into its storage,
+        each once, and the earlier search is not needed any more. After that it does nothing."""
         if self.has_learnt:
             return
         study = self._study_of_earlier()
@@ -151,7 +152,7 @@ class Core:
         same_rate = trial.user_attrs["quality"] in self.plan.qualities
         # How far one was that left its baseline after all of this search's epochs, nothing here can say.
         fits = same_rate and trial.user_attrs.get(FORK, 0) < self.plan.epochs
-        return fits and trial.params.get("strategy") in self.plan.strategies
+        return fits and is_inside(self.plan, trial)
 
     def _study_of_earlier(self) -> optuna.Study:
         name = _earlier_name(self.trials.study_name)
@@ -215,7 +216,7 @@ class Core:
                     continue
                 role, quality, seed = attrs["role"], attrs["quality"], attrs["seed"]
                 name = baseline_name(quality) if role == BASELINE else trial_name(trial.number)
-                point = self.plan.point(quality, trial.params.get("strategy"), trial.params.get("alpha", 0.0))
+                point = self.plan.point_of(quality, trial.params)
                 found.append(Candidate(name, role, point, seed))
         return found
 
@@ -231,14 +232,12 @@ class Core:
         quality = qualities[number % len(qualities)]
         if isinstance(self.trials.sampler, RateSampler):
             quality = trial.suggest_categorical("quality", plan.qualities)
-        # A plain float: samplers give NumPy's, which no checkpoint read with weights_only may hold.
-        alpha = float(trial.suggest_float("alpha", plan.alpha_min, plan.alpha_max, log=True))
-        strategy = trial.suggest_categorical("strategy", plan.strategies)
+        point = ask(trial, plan, quality)
         fork = {FORK: plan.fork} if plan.fork else {}
         for key, value in {**self._description(TRIAL, quality), **fork}.items():
             trial.set_user_attr(key, value)
         self._storage.keep(id_of_study(self.trials))
-        return Candidate(trial_name(number), TRIAL, plan.point(quality, strategy, alpha), plan.seed)
+        return Candidate(trial_name(number), TRIAL, point, plan.seed)
 
     def _description(self, role: str, quality: int) -> dict[str, Any]:
         lmbda = self.plan.point(quality).lmbda

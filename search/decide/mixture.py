@@ -20,7 +20,7 @@ def places(data: Data, strategies: Sequence[str], theta: Array) -> Mixture:
 
     Readings of z where it is inert fit any such place, so the most probable one says nothing of the others: a
     search that believed it never looked where z saves bits."""
-    mean, sigma = prior(strategies)
+    mean, sigma = prior(strategies, data.settings)
     free = (np.arange(len(theta)) >= len(PRIORS)) & (sigma > _STEP)
     here = Posterior(theta, data)
     found = [here]

@@ -28,6 +28,8 @@ _PEAK = 255.0
 
 #: The objective whose quality is by a distortion, by the metrics of that.
 _TRAINED: dict[tuple[str, ...], str] = {("mse",): BD_RATE_PSNR, ("ms_ssim",): BD_RATE_MSSIM}
+#: Largest logarithm of a ratio of rates: nothing is told apart beyond.
+_LARGEST = 100.0
 
 #: What a training measured: means over the images of a set, such as 'val/bpp', or a value per image.
 Metrics = Mapping[str, float]
@@ -131,7 +133,7 @@ def _along_curve(
     if base.metrics[rate] not in curve.rate:
         raise CurveError("another baseline is better in rate and quality")
     log_rate, slope = log_rate_at(curve, own.metrics[name])
-    value = 100 * math.expm1(math.log(own.metrics[rate]) - log_rate)
+    value = _percent(math.log(own.metrics[rate]) - log_rate)
     return RateChange(value, _variance(objective, own, base, image_set, slope))
 
 
@@ -141,8 +143,14 @@ def _along_lambda(objective: str, lmbda: float, own: Reading, base: Reading, ima
     distortion = most * 10 ** (-base.metrics[name] / 10)
     slope = lmbda * distortion * math.log(10) / 10 / base.metrics[rate]
     log_ratio = math.log(own.metrics[rate] / base.metrics[rate])
-    value = 100 * math.expm1(log_ratio - slope * (own.metrics[name] - base.metrics[name]))
+    value = _percent(log_ratio - slope * (own.metrics[name] - base.metrics[name]))
     return RateChange(value, _variance(objective, own, base, image_set, slope), by_lambda=True)
+
+
+def _percent(log_ratio: float) -> float:
+    """The rate change in percent of a logarithm of a ratio. A broken training can be so far from the
+    baselines' curve that the ratio is no number any more."""
+    return 100 * math.expm1(min(log_ratio, _LARGEST))
 
 
 def _variance(objective: str, own: Reading, base: Reading, image_set: str, slope: float) -> float | None:

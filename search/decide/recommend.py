@@ -66,7 +66,7 @@ def believe(
 
 def _finished(trials: optuna.Study) -> list[FrozenTrial]:
     everything = trials.get_trials(deepcopy=False)
-    return [t for t in everything if t.state == TrialState.COMPLETE and t.params.get("alpha")]
+    return [t for t in everything if t.state == TrialState.COMPLETE and t.params]
 
 
 def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
@@ -84,7 +84,7 @@ def recommend(trials: optuna.Study, plan: Plan) -> list[Recommendation]:
             chosen.append(Recommendation(baseline, None, plan.epochs, 0.0, 0.0, best_observed))
             continue
         expected = expected_by_number[best.number]
-        point = plan.point(quality, best.params["strategy"], best.params["alpha"])
+        point = plan.point_of(quality, best.params)
         chosen.append(
             Recommendation(point, best.number, plan.epochs, expected.mean, expected.std, best_observed)
         )

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from search.base.dimensions import Tuned
 from search.base.space import Plan, SearchPoint
 from search.decide.belief import SurrogateModel
+from search.decide.candidates import sobol
 from search.decide.noise import NoiseReading
+from search.decide.parameters import distributions
 from search.decide.surrogate import Array, prior
 from search.store.optuna_internals import id_of_study, storage_of
 
@@ -67,12 +70,14 @@ def fitted(study: optuna.Study, plan: Plan) -> Array | None:
     search began with a version that has others."""
     known = storage_of(study).get_study_user_attrs(id_of_study(study)).get(_MODEL)
     theta = np.array(known["theta"]) if known else None
-    return theta if theta is not None and theta.shape == prior(plan.strategies)[0].shape else None
+    usual, _ = prior(plan.strategies, len(plan.dimensions))
+    return theta if theta is not None and theta.shape == usual.shape else None
 
 
 def spread_point(plan: Plan, qualities: Sequence[int], number: int) -> SearchPoint:
     """Point `number` of an even spread: the rates in turn, each strategy as often, log alpha along the
-    golden ratio's sequence from a start that the plan's seed gives."""
+    golden ratio's sequence from a start that the plan's seed gives. The first point of every rate has the
+    tuned settings' values of the baselines, so that the effect of alpha is seen by itself."""
     count = len(qualities)
     share = (np.random.default_rng(plan.seed).random() + number * 0.6180339887498949) % 1
     # Harm begins a decade lower per decade of lambda.
@@ -80,8 +85,22 @@ def spread_point(plan: Plan, qualities: Sequence[int], number: int) -> SearchPoi
     lowest, own = min(plan.point(q).lmbda for q in qualities), plan.point(quality).lmbda
     widest = plan.alpha_max / plan.alpha_min * lowest / own
     alpha = plan.alpha_min * max(widest, 1.0) ** share
+    tuned = spread_values(plan, number, count)
+    if not plan.strategies:
+        return plan.point(quality, tuned=tuned)
     strategy = plan.strategies[(number + number // count) % len(plan.strategies)]
-    return plan.point(quality, strategy, float(alpha))
+    return plan.point(quality, strategy, float(alpha), tuned if number >= count else plan.usual_values)
+
+
+def spread_values(plan: Plan, number: int, qualities: int) -> Tuned:
+    """Values of an even spread of the tuned settings for point `number`, others than those of the baselines,
+    and other ones for each point of a quality."""
+    if not plan.dimensions:
+        return ()
+    spread = sobol(plan.dimensions, STARTUP * qualities + 1, np.random.default_rng(plan.seed))
+    others = [values for values in dict.fromkeys(spread) if values != plan.defaults]
+    turn, quality = divmod(number, qualities)
+    return others[(quality * STARTUP + turn) % len(others)]
 
 
 class RateSampler(BaseSampler):
@@ -107,12 +126,7 @@ class RateSampler(BaseSampler):
         study: optuna.Study,  # noqa: ARG002
         trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
-        plan = self._plan
-        return {
-            "quality": CategoricalDistribution(plan.qualities),
-            "alpha": FloatDistribution(plan.alpha_min, plan.alpha_max, log=True),
-            "strategy": CategoricalDistribution(plan.strategies),
-        }
+        return {"quality": CategoricalDistribution(self._plan.qualities), **distributions(self._plan)}
 
     def sample_relative(
         self,
@@ -125,8 +139,11 @@ class RateSampler(BaseSampler):
             point = spread_point(self._plan, self._qualities, trial.number)
         else:
             point = self._proposed(study, trial.number)
+        tuned = dict(point.tuned)
+        if not self._plan.strategies:
+            return {"quality": point.quality, **tuned}
         alpha = min(max(point.alpha, self._plan.alpha_min), self._plan.alpha_max)
-        return {"quality": point.quality, "alpha": alpha, "strategy": point.strategy}
+        return {"quality": point.quality, "alpha": alpha, "strategy": point.strategy, **tuned}
 
     def sample_independent(
         self,
@@ -144,8 +161,9 @@ class RateSampler(BaseSampler):
         ahead = attributes.get(_PROPOSALS, {"first": 0, "points": []})
         place = number - ahead["first"]
         if 0 <= place < len(ahead["points"]) and ahead["points"][place][0] in self._qualities:
-            quality, alpha, strategy = ahead["points"][place]
-            return self._plan.point(quality, strategy, alpha)
+            quality, alpha, strategy, *tuned = ahead["points"][place]
+            names = (dimension.name for dimension in self._plan.dimensions)
+            return self._plan.point(quality, strategy, alpha, tuple(zip(names, tuned, strict=True)))
 
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != number]
         theta = fitted(study, self._plan)
@@ -156,7 +174,7 @@ class RateSampler(BaseSampler):
         count = max(1, round(_BATCH_SHARE * number))
         points = belief.propose(self._qualities, count, self._seed)
         if count > 1:
-            listed = [[p.quality, p.alpha, p.strategy] for p in points]
+            listed = [[p.quality, p.alpha, p.strategy, *dict(p.tuned).values()] for p in points]
             storage.set_study_user_attr(study_id, _PROPOSALS, {"first": number, "points": listed})
         return points[0]
 

@@ -15,6 +15,9 @@ stands still. alpha = 0 is the baseline, whose rate change is 0 by definition: p
 smallest alpha say so. sigma is the noise between seeds, log-linear in lambda: two trainings differ by 0.2 %
 at the lowest rate and by several at the highest, and by f times as much before the learning rate falls.
 
+Where a search tunes settings of the training (`Points.tuned`) there is one more term
+(search.decide.tuned_term).
+
 The gradient of the marginal likelihood is torch's, the fit scipy's: maximum a posteriori (Rasmussen and
 Williams 2006, section 5.4).
 """
@@ -33,6 +36,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from lic.recipe import LAMBDAS
+from search.decide.tuned_term import TunedTerm, matern, tuned_priors
 
 Array = NDArray[np.float64]
 
@@ -103,8 +107,9 @@ def _slope(value: Array) -> Array:
 @dataclass(frozen=True)
 class Points:
     """Where values are known or asked for, one row each: log10 alpha, strategy as a number, log10 lambda,
-    progress t in (0, 1], the trial (-1: none, its effect is not included), and `slope`, the derivative of
-    `squash` at what is expected there, which scales the noise."""
+    progress t in (0, 1], the trial (-1: none, its effect is not included), `slope`, the derivative of
+    `squash` at what is expected there, which scales the noise, and a column for every tuned setting
+    (Dimension.coordinate), all 0 where they are as in the baselines."""
 
     alpha: Array
     strategy: NDArray[np.int64]
@@ -112,18 +117,23 @@ class Points:
     progress: Array
     trial: NDArray[np.int64]
     slope: Array
+    tuned: Array
 
     def __len__(self) -> int:
         return len(self.alpha)
 
     @staticmethod
-    def of(rows: Sequence[tuple[float, ...]], slope: Array | None = None) -> Points:
+    def of(
+        rows: Sequence[tuple[float, ...]], slope: Array | None = None, tuned: Array | None = None
+    ) -> Points:
         """Rows of log10 alpha, strategy, log10 lambda, progress and trial."""
         table = np.array(rows, float).reshape(-1, 5)
         slope = np.ones(len(table)) if slope is None else slope
+        tuned = np.zeros((len(table), 0)) if tuned is None else tuned
         return Points(
-            table[:, 0], table[:, 1].astype(int), table[:, 2], table[:, 3], table[:, 4].astype(int), slope
-        )
+            table[:, 0], table[:, 1].astype(int), table[:, 2], table[:, 3], table[:, 4].astype(int), slope,
+            tuned,
+        )  # fmt: skip
 
     def joined(self, other: Points) -> Points:
         """The rows of both."""
@@ -141,6 +151,11 @@ class Data:
     variance: Array
     count: Array
     pinned: int
+
+    @property
+    def settings(self) -> int:
+        """The number of tuned settings."""
+        return int(self.points.tuned.shape[1])
 
     def at(self, expected: Array, noise: Array) -> Data:
         """Squashed by the tangent at the squashed values that are `expected`, given the standard deviation of
@@ -161,11 +176,14 @@ class Data:
 
 
 class Hyperparameters:
-    """`theta`, a value per row of PRIORS and an offset (decades) of every strategy but the first."""
+    """`theta`, a value per row of PRIORS, an offset (decades) of every strategy but the first, and, if
+    settings are tuned, those of the term for them (search.decide.tuned_term)."""
 
-    def __init__(self, theta: Tensor) -> None:
+    def __init__(self, theta: Tensor, settings: int = 0) -> None:
         self.value = dict(zip(PRIORS, theta, strict=False))
-        self.offsets = torch.cat([theta.new_zeros(1), theta[len(PRIORS) :]])
+        end = len(theta) - len(tuned_priors(settings))
+        self.offsets = torch.cat([theta.new_zeros(1), theta[len(PRIORS) : end]])
+        self.tuned = TunedTerm(theta[end:]) if settings else None
 
     def __getattr__(self, name: str) -> Tensor:
         return self.value[name] if name in self.value else self.value[f"log_{name}"].exp()
@@ -207,14 +225,17 @@ class Hyperparameters:
         apart = torch.from_numpy(a.log_lmbda[:, None] - b.log_lmbda[None])
         rates = (-0.5 * (apart / self.rate_length) ** 2).exp()
         shared = self.amplitude**2 * rates + self.single_amplitude**2 * (apart.abs() < 1e-9)
-        value = (shared * kin + self.own_amplitude**2 * same * rates) * _matern(distance / self.length)
+        value = (shared * kin + self.own_amplitude**2 * same * rates) * matern(distance / self.length)
         left = (1 - a.progress)[:, None] * (1 - b.progress)[None]
         if left.any():
             time = torch.from_numpy(np.log(a.progress)[:, None] - np.log(b.progress)[None]) / _TIME_SCALE
             early = self.early_amplitude**2 * (_EARLY_SHARED + (1 - _EARLY_SHARED) * same)
-            shape = _matern(distance / self.early_length) * (-0.5 * time**2).exp()
+            shape = matern(distance / self.early_length) * (-0.5 * time**2).exp()
             value = value + rates * early * torch.from_numpy(left) * shape
-        return value * self.reach(a)[:, None] * self.reach(b)[None]
+        value = value * self.reach(a)[:, None] * self.reach(b)[None]
+        if self.tuned is not None:
+            value = value + self.tuned.covariance(a.tuned, b.tuned, torch.from_numpy(left), rates)
+        return value
 
     def trial_effect(self, a: Points, b: Points) -> Tensor:
         """The covariance of what the seed of a training adds to all its readings."""
@@ -226,21 +247,24 @@ class Hyperparameters:
         early = self.early_amplitude**2 * torch.from_numpy((1 - points.progress) ** 2)
         trial = self.noise(points) ** 2 * torch.from_numpy(points.trial >= 0)
         value = self.amplitude**2 + self.own_amplitude**2 + self.single_amplitude**2 + early
-        return value * self.reach(points) ** 2 + trial
+        value = value * self.reach(points) ** 2 + trial
+        if self.tuned is not None:
+            value = value + self.tuned.variance(points.tuned, torch.from_numpy((1 - points.progress) ** 2))
+        return value
 
 
-def prior(strategies: Sequence[str]) -> tuple[Array, Array]:
-    """Mean and standard deviation of the hyperparameters. A strategy that holds the first one's latent is as
-    harmful; another may act decades further right."""
-    first = strategies[0].split("+")[0]
+def prior(strategies: Sequence[str], settings: int = 0) -> tuple[Array, Array]:
+    """Mean and standard deviation of the hyperparameters, with so many tuned settings. A strategy that holds
+    the first one's latent is as harmful; another may act decades further right."""
+    first = strategies[0].split("+")[0] if strategies else ""
     offsets = [(0.0, 0.15) if first in name.split("+") else (-2.0, 1.2) for name in strategies[1:]]
-    table = np.array([*PRIORS.values(), *offsets])
+    table = np.array([*PRIORS.values(), *offsets, *tuned_priors(settings)])
     return table[:, 0], table[:, 1]
 
 
 def fit(data: Data, strategies: Sequence[str], start: Array | None = None, steps: int = 40) -> Array:
     """The most probable hyperparameters given the readings, from `start` or the prior mean."""
-    theta = prior(strategies)[0] if start is None else start
+    theta = prior(strategies, data.settings)[0] if start is None else start
     for _ in range(_ROUNDS):
         theta = _most_probable(Posterior(theta, data).data, strategies, theta, steps)
     return theta
@@ -258,11 +282,11 @@ def _surprise(residual: Tensor, factor: Tensor, pinned: int) -> Tensor:
 
 
 def _most_probable(data: Data, strategies: Sequence[str], start: Array, steps: int) -> Array:
-    mean, sigma = prior(strategies)
+    mean, sigma = prior(strategies, data.settings)
 
     def cost(theta: Array) -> tuple[float, Array]:
         at = torch.tensor(theta, requires_grad=True)
-        hyper = Hyperparameters(at)
+        hyper = Hyperparameters(at, data.settings)
         matrix = hyper.covariance(data.points, data.points) + torch.diag(_noise_variance(hyper, data))
         factor, wrong = torch.linalg.cholesky_ex(matrix)
         if wrong:
@@ -286,7 +310,7 @@ class Posterior:
     @torch.no_grad()
     def __init__(self, theta: Array, readings: Data, start: Data | None = None) -> None:
         self.theta = np.asarray(theta, float)
-        self.hyper = Hyperparameters(torch.from_numpy(self.theta))
+        self.hyper = Hyperparameters(torch.from_numpy(self.theta), readings.settings)
         points = readings.points
         smooth, harm = self.hyper.smooth(points, points), self.hyper.harm(points)
         self.data = start or readings.at(squash(readings.value), np.zeros(len(points)))
@@ -357,21 +381,23 @@ def pin_alpha(alpha_min: float) -> float:
     return math.log10(alpha_min) - _PIN_BELOW
 
 
-def pins(alpha_min: float, strategies: int, lambdas: Sequence[float]) -> Points:
+def pins(alpha_min: float, strategies: int, lambdas: Sequence[float], settings: int = 0) -> Points:
     """Points far below the smallest alpha, for every rate (lambda) and strategy."""
     alpha = pin_alpha(alpha_min)
-    return Points.of([(alpha, s, math.log10(lmbda), 1.0, -1) for lmbda in lambdas for s in range(strategies)])
+    rows = [(alpha, s, math.log10(lmbda), 1.0, -1) for lmbda in lambdas for s in range(strategies)]
+    return Points.of(rows, tuned=np.zeros((len(rows), settings)))
 
 
 def gather(rows: Sequence[tuple[float, ...]], pinned: Points) -> Data:
     """Readings and pins as data. A row is log10 alpha, strategy, log10 lambda, progress, trial, the mean of
-    `count` readings in percent, count, and their variance that is known from the images (percent squared)."""
-    table = np.array(rows, float).reshape(-1, 8)
+    `count` readings in percent, count, their variance that is known from the images (percent squared), and
+    the tuned settings."""
+    table = np.array(rows, float).reshape(-1, 8 + pinned.tuned.shape[1])
     table = table[np.isfinite(table[:, 5])]
     value, count, variance = table[:, 5], table[:, 6], table[:, 7]
     n = len(pinned)
     return Data(
-        pinned.joined(Points.of(table[:, :5])),
+        pinned.joined(Points.of(table[:, :5], tuned=table[:, 8:])),
         np.concatenate([np.zeros(n), value]),
         np.concatenate([np.full(n, _PIN_SIGMA**2), variance + 1e-6]),
         np.concatenate([np.full(n, np.inf), count]),
@@ -393,8 +419,3 @@ def _cholesky(matrix: Tensor) -> Tensor:
         if not wrong:
             return factor
         noise = max(1e-9 * float(matrix.trace()) / len(matrix), 10 * noise)
-
-
-def _matern(z: Tensor) -> Tensor:
-    z = math.sqrt(5) * z
-    return (1 + z + z * z / 3) * (-z).exp()

@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 
 from lic.data.cache import DamagedCacheError
 from lic.errors import StorageError
+from lic.recipe import learning_rate
 from lic.training.trainer import CheckpointError, CorruptCheckpointError, DivergedError
 from lic.training.trial import EpochMetrics, Trial, TrialConfig
 from search.base.limits import Limits
@@ -427,14 +428,23 @@ def _folder_name(trial: Any) -> str:
 
 
 def training_config_of(candidate: Candidate, template: TrialConfig) -> TrialConfig:
-    """The template with the candidate's point filled in."""
+    """The template with the candidate's point filled in. Without a learning rate of its own, a tuned
+    optimizer's is the template's in proportion to the defaults of the two optimizers."""
+    tuned: dict[str, Any] = dict(candidate.tuned)
+    if "optimizer" in tuned and "lr" not in tuned and tuned["optimizer"] != template.training.optimizer:
+        start = "scratch" if template.start is None else template.start
+        own, usual = (
+            learning_rate(name, start) for name in (tuned["optimizer"], template.training.optimizer)
+        )
+        tuned["lr"] = template.training.lr * own / usual
     training = dataclasses.replace(
         template.training,
+        **tuned,
         lmbda=candidate.lmbda,
         alpha=candidate.alpha,
         strategy=candidate.strategy or "y",
         seed=candidate.seed,
     )
     # Only baselines are checked for convergence.
-    rest = None if candidate.alpha else template.rest_epoch
+    rest = template.rest_epoch if candidate.point.is_baseline else None
     return dataclasses.replace(template, training=training, rest_epoch=rest)

@@ -167,7 +167,7 @@ def table_of(found: list[Confirmed]) -> pd.DataFrame:
     rows = [
         {
             "quality": item.quality, "trial": item.trial, "alpha": item.alpha, "strategy": item.strategy,
-            "seeds": item.seeds, "rate_change": item.rate_change.value,
+            **dict(item.tuned), "seeds": item.seeds, "rate_change": item.rate_change.value,
             "rate_change_low": item.rate_change.low, "rate_change_high": item.rate_change.high,
             "outcome": item.outcome,
         }

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from lic import atomic_io
 from lic.evaluation.example import Example
 from search.base.formats import fixed
+from search.base.space import WITHOUT_TERM
 
 if TYPE_CHECKING:
     from search.records.search_records import SearchRecords, TrialRecord
 
 # Okabe and Ito's palette, for readers with red-green colour blindness.
-COLOURS = {"y": "#0072B2", "z": "#E69F00", "y+z": "#009E73"}
+COLOURS = {"y": "#0072B2", "z": "#E69F00", "y+z": "#009E73", WITHOUT_TERM: "#0072B2"}
 
 #: Styles of the curves of the baseline and of the selected points.
 BASELINE_STYLE = {"color": "black", "marker": "o"}

@@ -20,11 +20,13 @@ from pydantic import ValidationError
 
 from lic.errors import StorageError
 from lic.files import one_line, read_regular, shown
-from search.base.space import Plan, trial_name
+from search.base.dimensions import Dimension, Tuned, Value
+from search.base.space import Plan, SearchPoint, trial_name
 from search.decide.belief import Prediction, SurrogateModel
 from search.decide.core import earlier_trials, open_studies
 from search.decide.noise import measured_noise, noise_readings
 from search.decide.recommend import believe, expected_of
+from search.records.importance import importances
 from search.records.search_records import RUNNING, RecordReader, SearchRecords, TrialRecord, check, record_of
 from search.settings import plain_yaml
 from search.settings.complaints import ConfigError, sentence
@@ -146,19 +148,34 @@ class OpenedSearch:
     model: SurrogateModel | None = field(default=None, repr=False)
     #: Confirmation runs on fresh seeds (search.records.confirm), one group per seed.
     confirmed: list[SearchRecords] = field(default_factory=list, repr=False)
+    #: The importance of each searched setting, if settings of the training are tuned.
+    importances: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def place(self) -> SearchFolder:
         """The folder, which locates trials and checkpoints."""
         return SearchFolder(self.folder, self.settings)
 
-    def response(self, quality: int, strategy: str, count: int = 61) -> dict[float, Prediction]:
-        """The surrogate model's prediction for full training, by alpha over the search range; empty without a
-        model."""
+    def response(
+        self, quality: int, strategy: str, count: int = 61, tuned: Tuned = ()
+    ) -> dict[float, Prediction]:
+        """The surrogate model's prediction for full training, by alpha over the search range, with these
+        tuned settings; empty without a model."""
         if self.model is None:
             return {}
         alphas = np.geomspace(self.plan.alpha_min, self.plan.alpha_max, count).tolist()
-        return dict(zip(alphas, self.model.response(quality, strategy, alphas), strict=True))
+        return dict(zip(alphas, self.model.response(quality, strategy, alphas, tuned), strict=True))
+
+    def tuned_response(
+        self, point: SearchPoint, dimension: Dimension, count: int = 41
+    ) -> dict[Value, Prediction]:
+        """The same by the values of a tuned setting, the rest as at a point."""
+        if self.model is None:
+            return {}
+        shares = np.linspace(0, 1, len(dimension.choices) or count, endpoint=not dimension.choices)
+        values = [dimension.at(float(share) + 1e-9) for share in shares]
+        points = [replace(point, tuned=_with(point.tuned, dimension.name, value)) for value in values]
+        return dict(zip(values, self.model.predict(points), strict=True))
 
     @property
     def ended(self) -> int:
@@ -169,6 +186,10 @@ class OpenedSearch:
     def complete(self) -> bool:
         """Whether all trials of the budget have ended."""
         return len(self.records.trials) >= self.plan.budget and not self.records.running()
+
+
+def _with(tuned: Tuned, name: str, value: Value) -> Tuned:
+    return tuple(sorted({**dict(tuned), name: value}.items()))
 
 
 def fetch_folder(name: str, results: Path, storage: str) -> Path:
@@ -211,6 +232,7 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
         noise = noise_readings(*pair, plan)
         model = believe(pair[0], plan, earlier_trials(pair[0]), noise) if with_model else None
         expected = expected_of(model, pair[0])
+        weights = importances(pair[0], plan) if with_model and plan.dimensions else {}
     test_set, without_ms_ssim = _test_set(opened, records), environment.get(WITHOUT_MS_SSIM, "")
     records, *confirmed = (
         replace(group, test_set=test_set, without_ms_ssim=without_ms_ssim) for group in (records, *confirmed)
@@ -219,7 +241,7 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
     fitted = model.seed_noise() if model is not None else {}
     measured = measured_noise(noise)
     records = replace(records, expected=by_name, measured_noise=measured, fitted_noise=fitted)
-    return OpenedSearch(opened.path, opened.settings, plan, records, environment, model, confirmed)
+    return OpenedSearch(opened.path, opened.settings, plan, records, environment, model, confirmed, weights)
 
 
 def _test_set(opened: SearchFolder, records: SearchRecords) -> str:
@@ -275,7 +297,7 @@ def final_weights(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
         if not kept.is_file():  # the copy that exists once the search has ended
             raise
         state, path = read_checkpoint(kept), str(kept)
-    point = {"lmbda": record.lmbda, "alpha": record.alpha, "seed": record.seed}
+    point = {"lmbda": record.lmbda, "alpha": record.alpha, "seed": record.seed, **dict(record.tuned)}
     if not isinstance(state["config"], dict) or not isinstance(state["model"], dict):
         raise CheckpointError(f"{path} is not a training checkpoint of this program")
     for key, value in point.items():

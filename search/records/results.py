@@ -10,6 +10,7 @@ import pandas as pd
 
 from lic import atomic_io
 from lic.evaluation.bdrate import CurveError, Interval, bd_quality, bd_rate, bd_rate_interval
+from search.base.dimensions import Value
 from search.base.formats import NONE_BETTER, interval
 from search.records.search_records import MS_SSIM, PSNR, SearchRecords, TrialRecord
 
@@ -128,6 +129,11 @@ def _bjontegaard(
     return found
 
 
+def tuned_columns(records: SearchRecords, record: TrialRecord) -> dict[str, Value]:
+    """The values of the tuned settings by name, for tables; a baseline has the defaults."""
+    return {**records.defaults, **dict(record.tuned)}
+
+
 def rate_table(records: SearchRecords) -> pd.DataFrame:
     """The selected point per quality, with its metrics on the test set after full training."""
     rows = []
@@ -141,6 +147,7 @@ def rate_table(records: SearchRecords) -> pd.DataFrame:
                 "trial": record.name,
                 "alpha": record.alpha,
                 "strategy": record.strategy or "-",
+                **tuned_columns(records, record),
                 "bpp": figures[f"{records.test_set}/bpp"],
                 "psnr": figures[f"{records.test_set}/psnr"],
                 "ms_ssim": figures.get(f"{records.test_set}/ms_ssim", float("nan")),
@@ -188,6 +195,7 @@ def trial_table(records: SearchRecords) -> pd.DataFrame:
                 "lambda": record.lmbda,
                 "alpha": record.alpha,
                 "strategy": record.strategy or "-",
+                **tuned_columns(records, record),
                 "state": record.state,
                 "epochs": record.last_epoch,
                 **{name: figures.get(f"{records.test_set}/{name}") for name in ("bpp", "psnr", "ms_ssim")},

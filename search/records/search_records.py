@@ -15,6 +15,7 @@ from lic.evaluation.bdrate import Curve, CurveError, ImageCurve, point_bd_rate
 from lic.files import shown
 from lic.models.architectures import STRATEGIES
 from lic.recipe import MSE, Distortion
+from search.base.dimensions import Value
 from search.base.space import (
     BASELINE,
     CONFIRMATION,
@@ -32,6 +33,7 @@ from search.decide.core import BY_LAMBDA, SOURCE
 from search.decide.objective import Reading, compared_baselines, compared_qualities, has_value, rate_change
 from search.decide.readings import by_epoch, images_of, readings_of
 from search.records.curves import image_curve
+from search.settings.tuning import TUNABLE
 from search.store.optuna_internals import id_of_trial, storage_of
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
@@ -114,6 +116,8 @@ class SearchRecords:
     objective: str = RD_COST
     #: That of the training, whose J the objective takes (search.decide.objective).
     distortion: Distortion = MSE
+    #: The values of the tuned settings in the baselines, by name.
+    defaults: dict[str, Value] = field(default_factory=dict)
     #: The standard deviation between training seeds in percent by quality: as baselines on other seeds
     #: measured it, and as the surrogate model has fitted it; empty if there are none, or no model.
     measured_noise: dict[int, float] = field(default_factory=dict)
@@ -287,6 +291,7 @@ class RecordReader:
             trials,
             objective=plan.objective,
             distortion=plan.distortion,
+            defaults=dict(plan.defaults),
         )
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
@@ -311,7 +316,11 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         name=attrs.get("name") or (trial_name(trial.number) if role == TRIAL else baseline_name(quality)),
         role=role,
         # A trial's are parameters of Optuna's, a confirmation's attributes.
-        point=SearchPoint.of_row({**attrs, **trial.params, "quality": quality}),
+        point=(
+            SearchPoint.of_params(quality, trial.params, attrs.get("lambda", 0.0))
+            if trial.params
+            else SearchPoint.of_row(attrs)
+        ),
         seed=attrs["seed"],
         state=_STATES[trial.state],
         reason=attrs.get("reason", ""),
@@ -336,6 +345,7 @@ def check(record: TrialRecord, lambdas: Mapping[int, float]) -> None:
         "lmbda": lambdas.get(record.quality) == record.lmbda,
         "alpha": _is_number(record.alpha) and record.alpha >= 0,
         "strategy": record.strategy in (None, *STRATEGIES),
+        "tuned": all(n in TUNABLE and (isinstance(v, str) or _is_number(v)) for n, v in record.tuned),
         "seed": isinstance(record.seed, int) and record.seed >= 0,
         "fork": isinstance(record.fork, int) and 0 <= record.fork < min(record.readings, default=math.inf),
         "reason": isinstance(record.reason, str),

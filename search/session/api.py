@@ -208,6 +208,8 @@ def _options(options: Mapping[str, Any]) -> list[str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 

@@ -106,6 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help=_help(field.description),
             )  # fmt: skip
             continue
+        if key in ("tune", "fix"):
+            group.add_argument(
+                option, action="append", default=argparse.SUPPRESS, help=_help(field.description),
+                metavar="NAME=RANGE" if key == "tune" else "NAME=VALUE",
+            )  # fmt: skip
+            continue
         shown = "" if default in (None, (), {}) or "default:" in (field.description or "") else default
         if key == "rates":
             shown = "1-6"

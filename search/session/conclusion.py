@@ -51,7 +51,7 @@ def keep_best(records: SearchRecords, checkpoints: Checkpoints, best: Path) -> l
                 )
                 continue
         index[target.name] = {"trial": record.name, "lambda": record.lmbda, "alpha": record.alpha,
-                              "strategy": record.strategy or "", "seed": record.seed,
+                              "strategy": record.strategy or "", **dict(record.tuned), "seed": record.seed,
                               "figures": record.readings[records.epochs]}  # fmt: skip
     atomic_io.write(listed, json.dumps(index, indent=2) + "\n")
     return lacking

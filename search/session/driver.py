@@ -27,6 +27,7 @@ from search.engine.cluster import ClusterError
 from search.records.folder import SearchFolder
 from search.settings.complaints import ConfigError
 from search.settings.config import SETTINGS, Resolved, Settings
+from search.settings.tuning import dimensions_of, tuning_text
 from search.store.checkpoints import Checkpoints, prepare_storage, refusal
 from search.store.find import check_inside, find_folder, is_search
 from search.store.lock import only_driver
@@ -73,6 +74,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     from search.settings.plan import plan_of, template_of
 
     check_start(template_of(resolved.settings))
+    _check_tuned_regularizers(resolved.settings)
     images = open_images(template_of(resolved.settings).images)
     gpus = cluster.gpus(resolved.settings.address)
     resolved, sharing = _with_sharing(resolved, gpus, functools.partial(print, flush=True))
@@ -159,6 +161,7 @@ def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _P
 
     settings = resolved.settings
     check_start(template_of(settings))
+    _check_tuned_regularizers(settings)
     if new := not is_search(folder):
         resolved = _with_earlier(resolved)
     if settings.storage:
@@ -188,6 +191,16 @@ def _check_ms_ssim(settings: Settings, images: tuple[ImageSet, ...]) -> None:
                 f"{reason}, so the objective {settings.objective} with the distortion {settings.distortion} "
                 f"has no value on {part.name}; give larger images, or use PSNR for both"
             )
+
+
+def _check_tuned_regularizers(settings: Settings) -> None:
+    """Raises ModelError if one of the regularizers that are tuned cannot be used."""
+    from lic.losses.regularizers import check_regularizer
+
+    for dimension in dimensions_of(settings):
+        if dimension.name == "regularizer":
+            for name in dimension.choices:
+                check_regularizer(str(name))
 
 
 def _plan(prepared: _Prepared, say: Callable[[str], None]) -> tuple[Experiment, Resources]:
@@ -266,6 +279,12 @@ def _with_earlier(resolved: Resolved) -> Resolved:
             f"the qualities of {earlier.path.name} have other lambdas ({theirs}), so its rate changes are "
             "not comparable; omit --warm-start, or use the same --lambdas"
         )
+    for name in ("regularizer", "scale"):
+        if name in earlier.settings.tune and name not in resolved.settings.tune:
+            raise ConfigError(
+                f"the trials of {earlier.path.name} tuned {name}, so their alphas are not comparable; omit "
+                f"--warm-start, or add --tune {name}={earlier.settings.tune[name]}"
+            )
     named = earlier.path.name if wanted == "last" else wanted
     return replace(resolved, settings=resolved.settings.model_copy(update={"warm_start": named}))
 
@@ -319,10 +338,16 @@ def _choices(prepared: _Prepared, plan: Plan, workers: int) -> dict[str, str]:
     lambdas = ", ".join(f"{plan.point(quality).lmbda:g}" for quality in plan.qualities)
     own = "" if settings.lambda_table == LAMBDAS else f" (lambda {lambdas})"
     trained = f", distortion {settings.distortion}" if settings.distortion != "mse" else ""
+    term = (
+        f"strategies {', '.join(plan.strategies)}, "
+        f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale{named})"
+        if plan.strategies
+        else "no regularisation term (alpha 0)"
+    )
+    qualities = ", ".join(map(str, plan.qualities))
     return {
-        "searching": f"{_model(settings)}: qualities "
-        f"{', '.join(map(str, plan.qualities))}{own}, strategies {', '.join(plan.strategies)}, "
-        f"alpha {plan.alpha_min:g} to {plan.alpha_max:g} ({settings.scale} scale{named})",
+        "searching": f"{_model(settings)}: qualities {qualities}{own}, {term}",
+        **({"tuning": tuning_text(plan.dimensions)} if plan.dimensions else {}),
         "preset": f"{settings.preset}, source: {resolved.sources['preset']}",
         "device": f"{_device(settings, prepared.gpus)}, {workers} concurrent trials",
         **({"measured": str(sharing)} if sharing else {}),

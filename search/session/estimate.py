@@ -64,8 +64,15 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
     epochs, waits, tests = [], [], []
     for member in range(_MEMBERS):
         lambdas = tuple(plan.distortion.unit * lmbda for lmbda in plan.lambdas)
+        # Tuned settings change which trials are good, not how many are stopped.
         simulated = dataclasses.replace(
-            plan, selection=SELECTION, objective=RD_COST, lambdas=lambdas, distortion=MSE
+            plan,
+            selection=SELECTION,
+            objective=RD_COST,
+            lambdas=lambdas,
+            distortion=MSE,
+            dimensions=(),
+            strategies=plan.strategies or ("y",),
         )
         core = Core(InMemoryStorage(), "estimate", simulated)
         outcome = simulate(Family(member, plan.epochs), simulated, workers, core=core)

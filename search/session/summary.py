@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from lic.evaluation.bdrate import Interval
+from search.base.dimensions import shown_value
 from search.base.formats import MISSING, NONE_BETTER, fixed, format_db, interval, percent, signed, weight
-from search.base.space import BASELINE
+from search.base.space import BASELINE, WITHOUT_TERM, baseline_name
 from search.base.text_table import TextTable
 from search.decide.belief import RUINOUS
 from search.decide.sampler import STARTUP
@@ -22,14 +23,15 @@ from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecor
 def rates(records: SearchRecords) -> TextTable:
     """The selected point per quality; trials have rate changes in percent, the baseline has none."""
     head = (
-        "quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM",
+        "quality", "lambda", "alpha", "strategy", *records.defaults, "trial", "bpp", "PSNR", "MS-SSIM",
         f"rate change, {records.test_set}", f"predicted, {records.selection}", "best observed",
     )  # fmt: skip
     rows = [
         (
-            str(row["quality"]), f"{row['lambda']:g}", weight(row["alpha"]), _strategy(row),
-            str(row["trial"]), fixed(row["bpp"], 4), fixed(row["psnr"], 2), fixed(row["ms_ssim"], 4),
-            percent(row["rate_change"]) if row["alpha"] else MISSING, _expected(row), _best_observed(row),
+            str(row["quality"]), f"{row['lambda']:g}", _alpha(row), _strategy(row),
+            *(shown_value(row[name]) for name in records.defaults), str(row["trial"]),
+            fixed(row["bpp"], 4), fixed(row["psnr"], 2), fixed(row["ms_ssim"], 4),
+            percent(row["rate_change"]) if _is_trial(row) else MISSING, _expected(row), _best_observed(row),
         )
         for row in rate_table(records).to_dict("records")
     ]  # fmt: skip
@@ -37,13 +39,24 @@ def rates(records: SearchRecords) -> TextTable:
     return TextTable(title, head, rows)
 
 
+def _is_trial(row: dict[Hashable, Any]) -> bool:
+    """Whether the selected point is a trial, not the baseline."""
+    return bool(row["trial"] != baseline_name(row["quality"]))
+
+
+def _alpha(row: dict[Hashable, Any]) -> str:
+    return weight(row["alpha"]) if row["alpha"] or not _is_trial(row) else "0"
+
+
 def _strategy(row: dict[Hashable, Any]) -> str:
-    return BASELINE if row["strategy"] == MISSING else str(row["strategy"])
+    if row["strategy"] != MISSING:
+        return str(row["strategy"])
+    return WITHOUT_TERM if _is_trial(row) else BASELINE
 
 
 def _expected(row: dict[Hashable, Any]) -> str:
     """The surrogate model's prediction for a trial, with its standard deviation."""
-    if not row["alpha"] or not row["expected_sigma"]:
+    if not _is_trial(row) or not row["expected_sigma"]:
         return MISSING
     return f"{signed(row['expected_rate_change'])} ± {row['expected_sigma']:.2f} %"
 
@@ -58,9 +71,8 @@ def _best_observed(row: dict[Hashable, Any]) -> str:
 
 def convergence(records: SearchRecords) -> list[str]:
     """Convergence of the baselines, compared with the rate changes of the selected trials."""
-    kept = {
-        row["quality"]: row["rate_change"] for row in rate_table(records).to_dict("records") if row["alpha"]
-    }
+    rows = rate_table(records).to_dict("records")
+    kept = {row["quality"]: row["rate_change"] for row in rows if _is_trial(row)}
     return statement(records, {quality: change for quality, change in kept.items() if change is not None})
 
 
@@ -138,10 +150,12 @@ def _bd_quality(row: StrategyResult, figure: float | None) -> str:
 
 def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
     """The rate change of each confirmed point on fresh seeds."""
-    head = ("quality", "trial", "alpha", "strategy", "seeds", f"rate change, {test_set}", "outcome")
+    names = dict(found[0].tuned) if found else ()
+    head = ("quality", "trial", "alpha", "strategy", *names, "seeds", f"rate change, {test_set}", "outcome")
     rows = [
         (
-            str(item.quality), item.trial, weight(item.alpha), item.strategy_name, str(item.seeds),
+            str(item.quality), item.trial, weight(item.alpha) if item.alpha else "0", item.strategy_name,
+            *(shown_value(value) for _, value in item.tuned), str(item.seeds),
             interval(item.rate_change), item.outcome,
         )
         for item in found

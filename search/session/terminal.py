@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from lic.cli import output_is_gone
+from search.base.dimensions import shown_values
 from search.base.formats import MISSING, fixed, percent, weight
 from search.base.space import BASELINE
 from search.base.text_table import TextTable
@@ -75,7 +76,10 @@ def view_for(console: Console) -> View:
 
 def line(records: SearchRecords, record: TrialRecord) -> str:
     """One line for an ended training run: its point, its result, and how it ended."""
-    what = BASELINE if record.role == BASELINE else f"{record.strategy:<3} alpha {weight(record.alpha)}"
+    term = f"{record.strategy:<3} alpha {weight(record.alpha)}" if record.alpha else ""
+    what = (
+        BASELINE if record.role == BASELINE else ", ".join(filter(None, (term, shown_values(record.tuned))))
+    )
     if record.role == BASELINE:
         figures = record.readings.get(record.last_epoch, {})
         bpp, psnr = (figures.get(f"{records.test_set}/{name}") for name in ("bpp", "psnr"))
@@ -113,7 +117,7 @@ def _table(progress: Progress) -> TextTable:
         if quality in kept:
             record = kept[quality]
             change = records.rate_change(record, records.epochs, records.selection)
-            best, at = percent(change) if record.alpha else MISSING, _point(record)
+            best, at = percent(change) if not record.point.is_baseline else MISSING, _point(record)
         baseline = records.baselines.get(quality)
         epoch = MISSING if baseline is None else f"{baseline.last_epoch} of {records.epochs}"
         failed = baseline is not None and baseline.state == FAILED
@@ -128,7 +132,10 @@ def _table(progress: Progress) -> TextTable:
 
 
 def _point(record: TrialRecord) -> str:
-    return f"{record.strategy} {weight(record.alpha)} ({record.name})" if record.alpha else "baseline"
+    if record.point.is_baseline:
+        return "baseline"
+    term = f"{record.strategy} {weight(record.alpha)}" if record.alpha else ""
+    return f"{', '.join(filter(None, (term, shown_values(record.tuned))))} ({record.name})"
 
 
 def _left(progress: Progress) -> str:

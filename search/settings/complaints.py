@@ -153,6 +153,9 @@ def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
         yield f"seeds {settings.seeds} has no effect without --confirm"
     if settings.chain and len(settings.rates) == 1:
         yield f"chain has no effect with quality {settings.rates[0]} alone"
+    for key in ("strategies", "alpha_min", "alpha_max"):
+        if settings.fix and key in given:
+            yield f"{key} has no effect with --fix alpha=0"
     if "decay_at" in given and settings.schedule != "constant-cosine":
         yield f"decay_at {settings.decay_at:g} has no effect with --schedule {settings.schedule}"
 

@@ -18,9 +18,10 @@ from search.base.space import RD_COST
 from search.settings import plain_yaml
 from search.settings.agreement import worked_out
 from search.settings.complaints import ConfigError, disagreement, nearest, sentence, without_effect
-from search.settings.names import is_name
 from search.settings.presets import choose_preset, preset_layers
 from search.settings.schema import PATHS, Settings, is_switch
+from search.settings.texts import is_name
+from search.settings.tuning import check_tuning
 
 __all__ = [
     "ENVIRONMENT",
@@ -209,4 +210,5 @@ def _check(
     settings = _validated(settings.model_dump() | changes, sources)
     if wrong := disagreement(settings, gpus):
         raise ConfigError(wrong)
+    check_tuning(settings)
     return Resolved(settings, sources, tuple(without_effect(settings, given)))

@@ -9,13 +9,14 @@ from lic.recipe import Acceleration, Distortion, TrainingConfig
 from lic.training.trial import ImagesConfig, TrialConfig
 from search.base.space import Plan, rungs, three_quarters
 from search.settings.config import Settings
+from search.settings.tuning import dimensions_of
 
 
 def plan_of(settings: Settings) -> Plan:
-    """The plan for the decision core."""
+    """The plan for the decision core. Raises ConfigError if a recorded range cannot be used."""
     return Plan(
         qualities=settings.rates,
-        strategies=settings.strategies,
+        strategies=() if settings.fix else settings.strategies,
         alpha_min=settings.alpha_min,
         alpha_max=settings.alpha_max,
         epochs=settings.epochs,
@@ -31,6 +32,7 @@ def plan_of(settings: Settings) -> Plan:
         chain=settings.chain,
         lambdas=tuple(settings.lambda_table.values()),
         distortion=Distortion.of(settings.distortion),
+        dimensions=dimensions_of(settings),
     )
 
 

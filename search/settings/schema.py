@@ -29,8 +29,8 @@ from search.base.space import (
     parse_rates,
 )
 from search.settings.mappings import check_arguments, check_latents, mapping
-from search.settings.names import NAME_BYTES, NAME_LENGTH, is_name
 from search.settings.search_fields import SearchFields, setting
+from search.settings.texts import NAME_BYTES, NAME_LENGTH, is_name, pairs
 
 #: Settings that are paths (some also accept a keyword, such as 'auto').
 PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")
@@ -277,6 +277,11 @@ class Settings(SearchFields):
         if isinstance(value, str):
             value = [] if value.strip() in ("", "none") else [part.strip() for part in value.split(",")]
         return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
+
+    @field_validator("tune", "fix", mode="before")
+    @classmethod
+    def _parse_pairs(cls, value: Any) -> Any:
+        return pairs(value)
 
     @field_validator("regularizer")
     @classmethod

@@ -103,6 +103,19 @@ class SearchFields(BaseModel):
     alpha_max: float = setting(
         "What to search", ALPHA_MAX, "upper bound of the decorrelation weight alpha", gt=0, le=1e38
     )
+    tune: dict[str, str] = setting(
+        "What to search",
+        {},
+        "a setting of the training to search as well, as NAME=LOW..HIGH (:log or :lin says the scale) or "
+        "NAME=A,B,...; repeatable: lr=3e-5..1e-3, clip=0.5..5, optimizer=adam,soap; the baselines keep its "
+        "own value (default: none)",
+    )
+    fix: dict[str, float] = setting(
+        "What to search",
+        {},
+        "alpha=0 leaves the regularisation term out, so that only the settings of --tune are searched "
+        "(default: search alpha)",
+    )
     seed: int = setting("What to search", 0, "random seed for weights, batches and proposals", ge=0, lt=2**32)
     objective: Literal["bd-rate-psnr", "bd-rate-msssim", "rd-cost"] = setting(
         "What to search",

@@ -4,10 +4,12 @@ harm."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lic.recipe import LAMBDAS
+from search.base.dimensions import Dimension, Value
 from search.simulation.surfaces import standard_normal
 
 #: log10 lambda of the lowest and the highest rate.
@@ -31,9 +33,16 @@ class Realistic:
     full length and about f times that after the first epochs, before the learning rate falls. v is a gain
     that is seen early and vanishes. The constants' ranges are what the recorded grids
     (docs/bench/*_grid.csv) and the reproduction's records show of two small models.
+
+    Of the tuned `settings`, ranges, the first `acting` have an effect, which is made up altogether: at the
+    share s of its range a setting adds
+
+        e(s, t)    = g ((s - b)^2 - (s0 - b)^2) / (s0 - b)^2 (1 + k_e (1 - t))
+
+    that is 0 at the baselines' value s0 and at best -g percent, at b.
     """
 
-    def __init__(self, member: int, epochs: int) -> None:
+    def __init__(self, member: int, epochs: int, settings: Sequence[Dimension] = (), acting: int = 2) -> None:
         draw = np.random.default_rng([member, 26])
         self.member, self.epochs = member, epochs
         self.onset, self.slope = draw.uniform(-7.2, -5.8), draw.uniform(-1.2, -0.8)
@@ -47,8 +56,30 @@ class Realistic:
         self.shift_z = draw.uniform(2, 4)
         self.gain_z = np.clip(draw.uniform(-1, 2) + draw.uniform(-0.5, 0.5, len(LAMBDAS)), 0, 3)
 
+        self._effects: dict[str, tuple[Dimension, float, float, float, float]] = {}
+        tuned = np.random.default_rng([member, 27])
+        for setting in settings[:acting]:
+            start = setting.share(setting.default)
+            best = (start + tuned.choice([-1, 1]) * tuned.uniform(0.3, 0.5)) % 1
+            self._effects[setting.name] = (setting, start, best, tuned.uniform(1, 4), tuned.uniform(-0.5, 1))
+
+    def effect(self, tuned: Mapping[str, Value], left: float = 0.0) -> float:
+        """What the values of the tuned settings add, with the fraction `left` of the training to go."""
+        total = 0.0
+        for name, (setting, start, best, gain, early) in self._effects.items():
+            away = ((setting.share(tuned[name]) - best) / (start - best)) ** 2 - 1
+            total += gain * away * (1 + early * left)
+        return total
+
+    @property
+    def best_effect(self) -> float:
+        """The lowest that the tuned settings can add."""
+        return -sum(gain for *_, gain, _ in self._effects.values())
+
     def _parts(self, alpha: float, strategy: str, lmbda: float) -> list[tuple[float, float, float]]:
         """Gain, harm and early gain at full weight of each latent that the strategy decorrelates."""
+        if not alpha:
+            return []
         log_lmbda, places = math.log10(lmbda), np.log10(list(LAMBDAS.values()))
         found = []
         for latent in strategy.split("+"):
@@ -63,21 +94,35 @@ class Realistic:
             found.append((gain * bump, self.h * ((1 + a * a) ** (self.p / 2) - 1), self.v * bump))
         return found
 
-    def full(self, alpha: float, strategy: str, lmbda: float) -> float:
+    def full(
+        self, alpha: float, strategy: str, lmbda: float, tuned: Mapping[str, Value] | None = None
+    ) -> float:
         """The rate change at full length, without noise."""
-        return sum(harm - gain for gain, harm, _ in self._parts(alpha, strategy, lmbda))
+        own = self.effect(tuned) if tuned else 0.0
+        return own + sum(harm - gain for gain, harm, _ in self._parts(alpha, strategy, lmbda))
 
     def noise(self, lmbda: float) -> float:
         """Standard deviation between seeds at full length."""
         place = (math.log10(lmbda) - _LOW) / (_HIGH - _LOW)
         return float(self.sigma[0] ** (1 - place) * self.sigma[1] ** place)
 
-    def __call__(self, alpha: float, strategy: str, lmbda: float, epoch: int, seed: int) -> float:
+    def __call__(
+        self,
+        alpha: float,
+        strategy: str,
+        lmbda: float,
+        epoch: int,
+        seed: int,
+        tuned: Mapping[str, Value] | None = None,
+    ) -> float:
         left = 1 - epoch / self.epochs
         value = sum(
             harm * (1 + self.k * left) - gain - early * left**2
             for gain, harm, early in self._parts(alpha, strategy, lmbda)
         )
-        key = (self.member, alpha, strategy, lmbda, seed)
+        key: tuple[object, ...] = (self.member, alpha, strategy, lmbda, seed)
+        if tuned:
+            value += self.effect(tuned, left)
+            key = (*key, *sorted(tuned.items()))
         of_reading = (self.f - 1) * left**1.5 * standard_normal(*key, epoch)
         return float(value + self.noise(lmbda) * (standard_normal(*key) + of_reading))

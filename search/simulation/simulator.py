@@ -116,8 +116,9 @@ def _figures(curve: Curve, candidate: Candidate, epoch: int) -> dict[str, float]
     change = 0.0
     if candidate.role != BASELINE:
         point = (candidate.alpha, candidate.strategy_name, candidate.lmbda, epoch, candidate.seed)
+        tuned = {"tuned": dict(candidate.tuned)} if candidate.tuned else {}
         try:
-            change = float(curve(*point))
+            change = float(curve(*point, **tuned))
         except SurfaceError:
             raise
         except Exception as error:  # whatever a user's function raises
@@ -207,7 +208,7 @@ def _show(outcome: Outcome, plan: Plan) -> None:
     rows = [
         (
             str(item.quality), f"{item.lmbda:g}", weight(item.alpha), item.strategy_name,
-            f"{signed(item.expected)} ± {item.sigma:.2f} %" if item.alpha else MISSING,
+            f"{signed(item.expected)} ± {item.sigma:.2f} %" if item.trial is not None else MISSING,
             percent(item.best_observed),
         )
         for item in outcome.recommended

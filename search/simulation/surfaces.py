@@ -23,8 +23,9 @@ from search.decide.surrogate import squash, unsquash
 from search.records.folder import open_search
 from search.store.find import FolderError
 
-#: curve(alpha, strategy, lmbda, epoch, seed) -> rate change in percent; negative saves bits.
-Curve = Callable[[float, str, float, int, int], float]
+#: curve(alpha, strategy, lmbda, epoch, seed) -> rate change in percent; negative saves bits. In a search with
+#: tuned settings it also gets their values by name, as the keyword `tuned`.
+Curve = Callable[..., float]
 
 #: The largest table that is read.
 _MOST_BYTES = 1 << 28

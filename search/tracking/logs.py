@@ -82,6 +82,7 @@ def params_of(record: TrialRecord) -> dict[str, str | float]:
         "strategy": record.strategy or "none",
         "alpha": record.alpha,
         "seed": record.seed,
+        **dict(record.tuned),
     }
 
 

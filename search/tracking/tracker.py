@@ -22,10 +22,11 @@ from typing import Any
 
 from lic.errors import LictuneError
 from lic.files import one_line
+from search.base.dimensions import shown_value, shown_values
 from search.base.secrets import public
 from search.base.space import BASELINE
 from search.records.folder import SearchFolder
-from search.records.results import best_so_far
+from search.records.results import best_so_far, tuned_columns
 from search.records.search_records import (
     FAILED,
     FINISHED,
@@ -193,7 +194,8 @@ class Tracker:
         for number, records in enumerate(groups):
             if not self._viewed:
                 sets = (records.test_set, records.selection)
-                install_views(self._client, self.experiment, *sets, records.qualities)
+                tuned = tuple(records.defaults)
+                install_views(self._client, self.experiment, *sets, records.qualities, tuned)
                 self._viewed = True
             for record in records.everything():
                 if record.name in self._complete:
@@ -209,7 +211,7 @@ class Tracker:
                 self._write_progress(records, strategies)
 
     def _write_training(self, records: SearchRecords, record: TrialRecord, live: bool) -> None:
-        run = self._runs.get(record.name) or self._open_run(record)
+        run = self._runs.get(record.name) or self._open_run(records, record)
         metrics, sent = [], []
         for epoch, readings in record.readings.items():
             if epoch in run.settled:
@@ -239,8 +241,8 @@ class Tracker:
         if record.state != RUNNING and len(run.settled) == len(record.readings):
             self._complete.add(record.name)
 
-    def _open_run(self, record: TrialRecord) -> _Run:
-        title = BASELINE if not record.alpha else f"{record.strategy} {readable(record.alpha)}"
+    def _open_run(self, records: SearchRecords, record: TrialRecord) -> _Run:
+        title = BASELINE if record.point.is_baseline else _title(record)
         params = {
             "role": record.role,
             "quality": str(record.quality),
@@ -250,6 +252,7 @@ class Tracker:
             "alpha": readable(record.alpha),
             "log10_alpha": f"{math.log10(record.alpha):.3f}" if record.alpha else "none",
             "seed": str(record.seed),
+            **{name: shown_value(value) for name, value in tuned_columns(records, record).items()},
         }
         if self._in_doubt:
             self._known |= self._sweep()
@@ -362,6 +365,12 @@ def compared_metrics(records: SearchRecords, record: TrialRecord, epoch: int) ->
     metrics = records.derived(record, epoch)
     change = metrics.get(f"{records.selection}/rate_change") if epoch == records.epochs else None
     return metrics if change is None else {**metrics, final_figure(records.selection): change}
+
+
+def _title(record: TrialRecord) -> str:
+    """The point of a trial, as the name of its run shows it."""
+    term = f"{record.strategy} {readable(record.alpha)}" if record.alpha else ""
+    return ", ".join(filter(None, (term, shown_values(record.tuned))))
 
 
 def _end_tags(record: TrialRecord) -> dict[str, str]:

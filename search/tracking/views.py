@@ -52,15 +52,20 @@ def link(base: str, experiment_id: str, view: str) -> str:
 
 
 def install_views(
-    client: MlflowClient, experiment_id: str, test_set: str, selection: str, qualities: tuple[int, ...]
+    client: MlflowClient,
+    experiment_id: str,
+    test_set: str,
+    selection: str,
+    qualities: tuple[int, ...],
+    tuned: tuple[str, ...] = (),
 ) -> None:
     """Write the views of a search into its experiment, unless they are up to date.
 
-    `selection` and `test_set` name the selection and test images. Raises MlflowException if MLflow cannot be
-    reached.
+    `selection` and `test_set` name the selection and test images, `tuned` the tuned settings. Raises
+    MlflowException if MLflow cannot be reached.
     """
     there = client.get_experiment(experiment_id).tags
-    for key, (name, state) in _views(test_set, selection, qualities).items():
+    for key, (name, state) in _views(test_set, selection, qualities, tuned).items():
         packed = packed_state(state)
         known = json.loads(there.get(VIEW_TAG + key, "{}"))
         if (known.get("name"), known.get("state")) == (name, packed):
@@ -76,14 +81,14 @@ def packed_state(state: Mapping[str, Any]) -> str:
 
 
 def _views(
-    test_set: str, selection: str, qualities: tuple[int, ...]
+    test_set: str, selection: str, qualities: tuple[int, ...], tuned: tuple[str, ...]
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     """Key -> name and state of each view."""
     changes = [f"{image_set}/rate_change" for image_set in dict.fromkeys((selection, test_set))]
     bd_rates = [f"{test_set}/bd_rate_psnr", f"{test_set}/bd_rate_msssim"]
     views = {
-        LEADERBOARD: ("Leaderboard", _leaderboard(final_figure(selection), changes, bd_rates)),
-        PARALLEL: ("Parallel coordinates", _parallel(changes, bd_rates)),
+        LEADERBOARD: ("Leaderboard", _leaderboard(final_figure(selection), changes, bd_rates, tuned)),
+        PARALLEL: ("Parallel coordinates", _parallel(changes, bd_rates, tuned)),
     }
     for quality in qualities:
         views[curves(quality)] = (f"Learning curves, quality {quality}", _curves(quality, test_set, changes))
@@ -94,13 +99,16 @@ def _sorted_by(metric: str, filter: str) -> dict[str, Any]:
     return {"searchFilter": filter, "orderByKey": f"metrics.`{metric}`", "orderByAsc": True}
 
 
-def _leaderboard(final: str, changes: list[str], bd_rates: list[str]) -> dict[str, Any]:
+def _leaderboard(
+    final: str, changes: list[str], bd_rates: list[str], tuned: tuple[str, ...]
+) -> dict[str, Any]:
     """Trials trained in full first, best on top; then stopped trials."""
     columns = {
         "attributes.`Run Name`": 150,
         "runDateAndNestInfo": 130,  # time of creation, with an icon for the run's status
         "params.`alpha`": 85,
         "params.`strategy`": 75,
+        **{f"params.`{name}`": 85 for name in tuned},
         "params.`lambda`": 75,
         "params.`quality`": 65,
         **{f"metrics.`{metric}`": 155 for metric in (final, *changes, *bd_rates)},
@@ -115,14 +123,14 @@ def _leaderboard(final: str, changes: list[str], bd_rates: list[str]) -> dict[st
     }
 
 
-def _parallel(changes: list[str], bd_rates: list[str]) -> dict[str, Any]:
+def _parallel(changes: list[str], bd_rates: list[str], tuned: tuple[str, ...]) -> dict[str, Any]:
     chart = {
         "type": "PARALLEL",
         "uuid": PARALLEL,
         "metricSectionId": PARALLEL,
         "deleted": False,
         "isGenerated": False,
-        "selectedParams": ["quality", "strategy", "log10_alpha"],
+        "selectedParams": ["quality", "strategy", "log10_alpha", *tuned],
         "selectedMetrics": [*bd_rates, *reversed(changes)],
         "showAllRuns": False,
     }

@@ -19,9 +19,10 @@ from lic.evaluation.decibels import ms_ssim_to_db
 from lic.models.architectures import OwnModel, architecture
 from lic.recipe import REGULARIZERS, Distortion
 from lic.zoo import BASELINE, TUNED
+from search.base.dimensions import shown_value
 from search.base.formats import NONE_BETTER, fixed, interval, percent
 from search.records.folder import OpenedSearch
-from search.records.results import StrategyResult, bd_rate_text, strategy_results
+from search.records.results import StrategyResult, bd_rate_text, strategy_results, tuned_columns
 from search.records.search_records import TrialRecord
 
 #: Metric columns, of the entropy estimate and of actual coding.
@@ -183,7 +184,7 @@ def readme(
         "own": str(settings.network) if isinstance(settings.network, OwnModel) else "",
         "codes": about.codes,
         "first": min(choices),
-        "rate_table": _rate_table(metrics, choices),
+        "rate_table": _rate_table(search, metrics, choices),
         "strategy_table": _strategy_table(by_strategy, len(records.baselines)),
         "refusals": list(dict.fromkeys(refused)),
         "loss": REGULARIZERS.get(settings.regularizer, "a function of its own"),
@@ -192,8 +193,9 @@ def readme(
         "start": start,
         "start_data": start_data,
         "data": data,
+        "tuned": [str(dimension) for dimension in search.plan.dimensions],
         "has_compressai": (root / "compressai").is_dir(),
-        **_verified_facts(metrics, any(choice.record.alpha for choice in choices.values())),
+        **_verified_facts(metrics, any(not choice.record.point.is_baseline for choice in choices.values())),
     }
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, keep_trailing_newline=True, undefined=StrictUndefined)
@@ -259,8 +261,9 @@ def _verified_facts(metrics: ZooMetrics, tuned: bool) -> dict[str, Any]:
     return {**facts, "image_count": metrics.images["image"].nunique()}
 
 
-def _rate_table(metrics: ZooMetrics, choices: dict[int, Choice]) -> str:
-    head = ["quality", "lambda", "alpha", "strategy", "trial", "bpp", "PSNR", "MS-SSIM"]
+def _rate_table(search: OpenedSearch, metrics: ZooMetrics, choices: dict[int, Choice]) -> str:
+    tuned = [dimension.name for dimension in search.plan.dimensions]
+    head = ["quality", "lambda", "alpha", "strategy", *tuned, "trial", "bpp", "PSNR", "MS-SSIM"]
     if metrics.verified:
         head += ["coded bpp", "coded PSNR", "coded MS-SSIM"]
     rows = []
@@ -268,7 +271,8 @@ def _rate_table(metrics: ZooMetrics, choices: dict[int, Choice]) -> str:
         record, values = choice.record, metrics.of_model(quality, TUNED)
         row = [
             str(quality), f"{record.lmbda:g}", f"{record.alpha:.2e}" if record.alpha else "0",
-            record.strategy_name, _text(record.name),
+            record.strategy_name, *map(shown_value, tuned_columns(search.records, record).values()),
+            _text(record.name),
         ]  # fmt: skip
         for prefix in ("estimated_", "") if metrics.verified else ("estimated_",):
             row += [fixed(values.get(f"{prefix}{m}"), d) for m, d in zip(_MEASURES, (4, 2, 4), strict=True)]

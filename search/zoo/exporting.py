@@ -25,6 +25,7 @@ from lic.files import one_line
 from lic.models.architectures import WEIGHTS, ModelError, OwnModel, architecture
 from lic.recipe import MOST_QUALITIES
 from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
+from search.base.dimensions import shown_values
 from search.base.space import parse_rates
 from search.records.folder import OpenedSearch, final_weights, open_search
 from search.records.search_records import TrialRecord
@@ -175,9 +176,10 @@ def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> di
 
 def describe(record: TrialRecord) -> str:
     """A short description of a training run."""
-    if not record.alpha:
+    if record.point.is_baseline:
         return "the baseline: no trial is predicted to save bits"
-    return f"{record.name}, strategy {record.strategy}, alpha {record.alpha:.3g}"
+    term = f"strategy {record.strategy}, alpha {record.alpha:.3g}" if record.alpha else ""
+    return ", ".join(filter(None, (record.name, term, shown_values(record.tuned))))
 
 
 @contextmanager
@@ -233,11 +235,12 @@ def _write_model(
 ) -> ZooModel:
     from lic.models.build import build
 
-    settings, network = search.settings, search.settings.network
+    settings, network, tuned = search.settings, search.settings.network, dict(record.tuned)
     config = ModelConfig(
         architecture(settings.model), settings.width, settings.latent_width, record.quality, record.lmbda,
-        record.alpha, record.strategy or "", settings.scale, record.seed, record.name,
-        settings.regularizer, settings.distortion, network if isinstance(network, OwnModel) else None,
+        record.alpha, record.strategy or "", str(tuned.get("scale", settings.scale)), record.seed,
+        record.name, str(tuned.get("regularizer", settings.regularizer)), settings.distortion,
+        network if isinstance(network, OwnModel) else None,
     )  # fmt: skip
     model = build(network, config.width, config.latent_width)
     try:

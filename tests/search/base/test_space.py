@@ -57,7 +57,7 @@ def test_rates_that_there_are_not_are_refused_with_those_there_are(text: str) ->
 def test_every_quality_has_its_lambda() -> None:
     assert [SearchPoint(quality).lmbda for quality in LAMBDAS] == sorted(LAMBDAS.values())
     plan = Plan((1, 3), ("y",), 1e-8, 1e-5, 9, (), 3, 8, 0, "random", "val", lambdas=(0.001, 0.01, 0.1))
-    assert (plan.point(3, "y", 1e-7), plan.point(1).lmbda) == (SearchPoint(3, "y", 1e-7, 0.1), 0.001)
+    assert (plan.point(3, "y", 1e-7), plan.point(1).lmbda) == (SearchPoint(3, "y", 1e-7, lmbda=0.1), 0.001)
     assert plan.log_lmbda(3) == -1
     with pytest.raises(IndexError):
         plan.point(4)

@@ -264,3 +264,11 @@ def test_log_rate_and_its_slope_along_a_curve() -> None:
     )
     with pytest.raises(CurveError):
         curve_of("psnr", {3: BASELINES[3]})
+
+
+def test_a_broken_training_has_a_finite_rate_change() -> None:
+    """Far below a curve that is steep because its rates hardly differ in quality."""
+    steep = {q: reading(0.1 * 1.5**q, 30 + 0.001 * q) for q in QUALITIES}
+    for objective, baselines in ((BD_RATE_PSNR, steep), (BD_RATE_PSNR, {3: reading(1e-9, 30.0)})):
+        found = change(objective, reading(0.3, -20.0), baselines)
+        assert 1e40 < found.value < math.inf

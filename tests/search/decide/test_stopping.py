@@ -43,8 +43,8 @@ def test_every_rate_is_owed_finished_trials() -> None:
 
 
 def test_the_bounds_of_what_is_worth_finishing() -> None:
-    assert worth_finishing(99.9, 0.16, 0.0, is_owed=False) and not worth_finishing(100.0, 9.0, 0.0, True)
-    assert not worth_finishing(0.0, 0.15, 0.0, is_owed=False)
+    assert worth_finishing(99.9, 0.18, 0.0, is_owed=False) and not worth_finishing(100.0, 9.0, 0.0, True)
+    assert not worth_finishing(0.0, 0.17, 0.0, is_owed=False)
     assert worth_finishing(0.0, 0.0, 0.99, is_owed=True) and not worth_finishing(0.0, 0.0, 1.0, True)
 
 
