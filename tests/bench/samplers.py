@@ -1,6 +1,6 @@
 """Samplers compared on simulated searches: regret, false discoveries and epochs.
 
-    python -m tests.bench.samplers --members 1000-1039 --out docs/bench/realistic.csv
+    python -m tests.bench.samplers --members 3000-3039 --out docs/bench/realistic.csv
 
 Every side searches the same surfaces with 64 trials; one row a side and member in the table:
 
@@ -136,7 +136,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--members", default="1000-1039")
+    parser.add_argument("--members", default="3000-3039")
     parser.add_argument("--family", choices=("realistic", "parametric"), default="realistic")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--workers", type=int, default=2, help="simulated")
