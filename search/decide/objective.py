@@ -28,6 +28,11 @@ _PEAK = 255.0
 
 #: The objective whose quality is by a distortion, by the metrics of that.
 _TRAINED: dict[tuple[str, ...], str] = {("mse",): BD_RATE_PSNR, ("ms_ssim",): BD_RATE_MSSIM}
+
+#: Points of a curve. The straight line through two lies above the curve between them: whatever spends fewer
+#: bits at a lower quality would seem to save some.
+_LEAST_POINTS = 3
+
 #: Largest logarithm of a ratio of rates: nothing is told apart beyond.
 _LARGEST = 100.0
 
@@ -105,7 +110,7 @@ def rate_change(
 
     100 (R / R_base(Q) - 1) along the curve through the baselines that no other beats
     (lic.evaluation.bdrate.point_bd_rate). Early in a training the baseline of its own rate can be beaten,
-    and of one rate there is no curve: then R_base(Q) = R0 exp(s (Q - Q0)) with the slope that lambda gives,
+    and one rate or two make no curve: then R_base(Q) = R0 exp(s (Q - Q0)) with the slope that lambda gives,
     s = -lambda (dD / dQ) / R0. Where Q is not by the distortion that was trained, lambda gives no such slope;
     J takes its place.
     """
@@ -132,6 +137,8 @@ def _along_curve(
     curve = Curve.front(*zip(*points, strict=True))
     if base.metrics[rate] not in curve.rate:
         raise CurveError("another baseline is better in rate and quality")
+    if len(curve.rate) < _LEAST_POINTS:
+        raise CurveError("two baselines make a straight line")
     log_rate, slope = log_rate_at(curve, own.metrics[name])
     value = _percent(math.log(own.metrics[rate]) - log_rate)
     return RateChange(value, _variance(objective, own, base, image_set, slope))

@@ -90,6 +90,11 @@ def findings(records: SearchRecords) -> list[str]:
             found.append(
                 f"baseline kept, as a gain is doubtful (below 92 %): {', '.join(filter(None, doubtful))}"
             )
+    if len(records.baselines) == 2:
+        found.append(
+            "BD-rates over two qualities are along a straight line, which flatters what spends fewer bits at "
+            "a lower quality; search three qualities or more for a BD-rate"
+        )
     if records.measured_noise:
         noise = _by_quality(records.measured_noise)
         found.append(f"seed noise: {noise} (measured by baselines on other seeds)")

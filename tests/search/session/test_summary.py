@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from search.base.space import SearchPoint
 from search.decide.belief import Prediction
 from search.records.folder import OpenedSearch, open_search
 from search.records.results import strategy_results
@@ -113,6 +114,15 @@ def test_a_gain_is_said_to_be_sure_or_within_noise(search: OpenedSearch) -> None
     )
     worse = replace(records, expected={r.name: Prediction(0.5, 1.0) for r in records.finished()})
     assert not any("doubtful" in told for told in findings(worse))
+
+
+def test_a_bd_rate_of_two_points_is_doubted(search: OpenedSearch) -> None:
+    records = search.records
+    baselines = {q: replace(records.baselines[1], point=SearchPoint(q)) for q in (1, 3, 5)}
+    two = {q: baselines[q] for q in (1, 3)}
+    for given, said in ((baselines, False), (two, True), ({1: baselines[1]}, False)):
+        told = findings(replace(records, baselines=given))
+        assert any("straight line" in sentence for sentence in told) == said
 
 
 def test_ruinous_trials_are_counted(search: OpenedSearch) -> None:
