@@ -20,7 +20,7 @@ _WORKER = {"cpu": 1.3 * 2**30, "cuda": 2.4 * 2**30}
 #: largest model (ibid.).
 _PER_VALUE = 32
 
-#: Memory of the driver, Ray's processes and the report in bytes (docs/results.md: 0.7 GiB of it).
+#: Memory of the driver, Ray's processes and the report in bytes (docs/results-archive.md: 0.7 GiB of it).
 _DRIVER = 1.5 * 2**30
 
 
