@@ -331,7 +331,7 @@ def test_what_is_not_there_is_said(real: Real, tmp_path: Path, capsys: pytest.Ca
     common = ["--results", str(real[0]), "--out", str(tmp_path)]
     for arguments, said in (
         (["nothing"], "there is no search 'nothing'"),
-        (["real", "--rates", "9"], "--rates 9"),
+        (["real", "--rates", "9"], "quality 9 has no baseline"),
         (["real", "--format", "onnx"], "--format onnx"),
         (["real", "--verify", "--images", str(tmp_path / "none")], "there is no image folder"),
         (["real", "--private"], "--private has no effect without --push-to-hub"),
