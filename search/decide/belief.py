@@ -62,8 +62,8 @@ _CURIOSITY = 6.0
 #: Points chosen at a time are moved aside by up to so many decades.
 _ASIDE = 0.08
 
-#: Nodes of the Gauss-Hermite quadrature over a candidate's reading.
-_NODES = 9
+#: Nodes of the Gauss-Hermite quadrature over a candidate's reading, and their weights.
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 
 #: Steps of a fit of the hyperparameters, and of one in a long search, which starts where the last ended.
 _FIT_STEPS, _FEW_FIT_STEPS = 40, 12
@@ -435,13 +435,12 @@ def knowledge_gradient(
         return -caution * np.sqrt(np.maximum(variances, 0))
 
     worth = np.zeros(len(candidates))
-    at, shares = np.polynomial.hermite_e.hermegauss(_NODES)
     for group in groups:
         kept, fresh = group[group < keepable], group[group >= known]
         own = reach[fresh, fresh - known]
         now = mean[kept].min(initial=0.0, where=mean[kept] < bound(variance[kept]))
         later, alone = bound(variance[kept][:, None] - reach[kept] ** 2), bound(variance[fresh] - own**2)
-        for node, share in zip(at, shares / shares.sum(), strict=True):
+        for node, share in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True):
             means, trained = mean[kept][:, None] + node * reach[kept], mean[fresh] + node * own
             then = means.min(0, initial=0.0, where=means < later)
             then[fresh - known] = np.minimum(then[fresh - known], np.where(trained < alone, trained, 0.0))

@@ -31,7 +31,7 @@ _TRAINED: dict[tuple[str, ...], str] = {("mse",): BD_RATE_PSNR, ("ms_ssim",): BD
 
 #: Points of a curve. The straight line through two lies above the curve between them: whatever spends fewer
 #: bits at a lower quality would seem to save some.
-_LEAST_POINTS = 3
+LEAST_POINTS = 3
 
 #: Largest logarithm of a ratio of rates: nothing is told apart beyond.
 _LARGEST = 100.0
@@ -137,7 +137,7 @@ def _along_curve(
     curve = Curve.front(*zip(*points, strict=True))
     if base.metrics[rate] not in curve.rate:
         raise CurveError("another baseline is better in rate and quality")
-    if len(curve.rate) < _LEAST_POINTS:
+    if len(curve.rate) < LEAST_POINTS:
         raise CurveError("two baselines make a straight line")
     log_rate, slope = log_rate_at(curve, own.metrics[name])
     value = _percent(math.log(own.metrics[rate]) - log_rate)

@@ -13,6 +13,7 @@ from search.base.formats import MISSING, NONE_BETTER, fixed, format_db, interval
 from search.base.space import BASELINE, WITHOUT_TERM, baseline_name
 from search.base.text_table import TextTable
 from search.decide.belief import RUINOUS
+from search.decide.objective import LEAST_POINTS
 from search.decide.sampler import STARTUP
 from search.records.confirmed import BETTER, UNDECIDED, WORSE, Confirmed
 from search.records.convergence import statement
@@ -90,7 +91,7 @@ def findings(records: SearchRecords) -> list[str]:
             found.append(
                 f"baseline kept, as a gain is doubtful (below 92 %): {', '.join(filter(None, doubtful))}"
             )
-    if len(records.baselines) == 2:
+    if 1 < len(records.baselines) < LEAST_POINTS:
         found.append(
             "BD-rates over two qualities are along a straight line, which flatters what spends fewer bits at "
             "a lower quality; search three qualities or more for a BD-rate"

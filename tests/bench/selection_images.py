@@ -32,7 +32,7 @@ from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.folders import find_images
 from lic.evaluation.evaluate import evaluate
 from lic.models.build import build
-from search.base.space import BD_RATE_PSNR, RD_COST
+from search.base.space import BASELINE, BD_RATE_PSNR, RD_COST
 from search.decide.objective import Reading, means_of, rate_change
 from search.records.folder import OpenedSearch, final_weights, open_search
 from search.records.search_records import TrialRecord
@@ -65,7 +65,7 @@ def measured(search: OpenedSearch, images: PackedImages) -> tuple[list[Codec], f
         model.load_state_dict(final_weights(search, record))
         table = evaluate(model, images, crop=_CROP, with_ms_ssim=False)
         columns = {f"{_SET}/{name}": table[name].tolist() for name in ("bpp", "mse")}
-        trial = record.name not in {b.name for b in records.baselines.values()}
+        trial = record.role != BASELINE
         reported = records.rate_change(record, records.epochs, records.test_set) if trial else None
         found.append(Codec(record, columns, reported))
         print(".", end="", flush=True)
