@@ -4,9 +4,9 @@ Small searches start all training runs from these weights, because a few hundred
 steps from scratch give useless models. Each architecture has one starter,
 trained at one quality; a search then trains it further at each quality.
 
-After training on small patches, call again with --again and larger patches. On
-64 x 64 pixels z has a single position, surrounded by padding, so the
-hyper-decoder learns scales that are wrong for whole images.
+On patches of 64 x 64 pixels z has a single position, surrounded by padding, so
+the hyper-decoder learns scales that are wrong for whole images: take 128 at
+least. --again trains existing weights further.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lic.cli import answered, run_command
 from lic.data.cache import default_cache
 from lic.files import path_argument
 from lic.models.architectures import starter_path
-from lic.recipe import LAMBDAS, TrainingConfig
+from lic.recipe import LAMBDAS, LEARNING_RATES, TrainingConfig, learning_rate
 
 if TYPE_CHECKING:
     from lic.data.cache import PackedImages
@@ -45,11 +45,12 @@ def main(argv: list[str] | None = None) -> int:
         "--data", type=path_argument, metavar="DIR",
         help="folder of training images (default: generated dead leaves images)",
     )  # fmt: skip
-    add("--quality", type=int, default=5, choices=LAMBDAS, help="quality level to train (default: 5)")
-    add("--epochs", type=int, default=40, metavar="N", help="epochs of 1,000 steps each (default: 40)")
-    add("--lr", type=float, default=1e-3, metavar="X", help="learning rate (default: 0.001)")
-    add("--patch", type=int, default=64, metavar="N", help="patch size, in pixels (default: 64)")
-    add("--batch", type=int, default=8, metavar="N", help="batch size, in patches (default: 8)")
+    add("--quality", type=int, default=6, choices=LAMBDAS, help="quality level to train (default: 6)")
+    add("--epochs", type=int, default=16, metavar="N", help="epochs of 1,000 steps each (default: 16)")
+    add("--optimizer", default="muon", choices=LEARNING_RATES, help="(default: muon)")
+    add("--lr", type=float, metavar="X", help="learning rate (default: the optimizer's own)")
+    add("--patch", type=int, default=128, metavar="N", help="patch size, in pixels (default: 128)")
+    add("--batch", type=int, default=4, metavar="N", help="batch size, in patches (default: 4)")
     add("--again", action="store_true", help="start from the existing starter weights")
     add("--half", action="store_true", help="write float16 weights, half the size")
     add("--threads", type=int, default=1, metavar="N", help="number of CPU threads (default: 1)")
@@ -83,9 +84,10 @@ def _train(args: argparse.Namespace) -> None:
         patch=args.patch,
         epochs=args.epochs,
         steps_per_epoch=1000,
-        lr=args.lr,
-        decay_at=0.5,
-        decay_to=0.02,
+        lr=args.lr or learning_rate(args.optimizer, "auto" if args.again else "scratch"),
+        optimizer=args.optimizer,
+        decay_at=0.3,
+        decay_to=0.01,
     )
     images = training_and_validation(args.data, 1, default_cache())[0].images
     crops = RandomCrops(images, config.patch, config.batch, config.seed)
