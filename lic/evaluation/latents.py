@@ -27,7 +27,8 @@ class Examined:
 
     `decoded` is H x W x 3 uint8. `metrics` are those of lic.evaluation.evaluate.COLUMNS, without the name,
     for the whole image. `feature_map`, h x w, is the sum of all M channels of y before quantization, at the
-    positions that cover the image. `correlation`, M x M, is `channel_correlation` of the same.
+    positions that cover the image. `correlation`, M x M, is `channel_correlation` of the same, and
+    `covariance_sum` its `covariance_sum`; NaN where it was not measured.
     `channel_bits` has the bits of each of the M channels by the entropy estimate; their sum is bpp_y H W.
     """
 
@@ -36,6 +37,7 @@ class Examined:
     feature_map: NDArray[np.float32] = field(repr=False)
     correlation: NDArray[np.float64] = field(repr=False)
     channel_bits: NDArray[np.float64] = field(repr=False)
+    covariance_sum: float = math.nan
 
 
 @torch.no_grad()
@@ -54,6 +56,7 @@ def examine(model: nn.Module, pixels: NDArray[np.uint8]) -> Examined:
         covering.sum(0),
         channel_correlation(covering),
         bits.numpy(),
+        covariance_sum(covering),
     )
 
 
@@ -86,3 +89,12 @@ def channel_correlation(latent: NDArray[np.floating[Any]]) -> NDArray[np.float64
 def correlation_sum(correlation: NDArray[np.float64]) -> float:
     """The sum of absolute correlations over all ordered pairs of different channels."""
     return float(np.abs(correlation).sum() - np.abs(np.diag(correlation)).sum())
+
+
+def covariance_sum(latent: NDArray[np.floating[Any]]) -> float:
+    """The sum of absolute covariances over all ordered pairs of channels of a latent, M x h x w, the diagonal
+    included, over its h w positions: equation (9) of Pakdaman and Gabbouj (2024) with the positions of one
+    image in place of a batch. It is quadratic in the latent's scale."""
+    values = latent.reshape(len(latent), -1).astype(np.float64)
+    centred = values - values.mean(1, keepdims=True)
+    return float(np.abs(centred @ centred.T).sum() / values.shape[1])

@@ -151,8 +151,8 @@ def points(records: Records, protocol: Protocol, image_set: str = SELECTION) -> 
 
 
 def response(records: Records, protocol: Protocol) -> pd.DataFrame:
-    """All points of the search: rate change on both image sets, and for the paper's images the ratio of
-    summed channel correlation to the baseline's."""
+    """All points of the search: rate change on both image sets, and for the paper's images the ratios of
+    summed channel correlation and covariance to the baseline's."""
     rows = []
     for record in records.of(TRIAL):
         base = records.baseline(record.quality, record.seed)
@@ -161,7 +161,8 @@ def response(records: Records, protocol: Protocol) -> pd.DataFrame:
                 "quality": record.quality, "strategy": record.strategy, "alpha": record.alpha,
                 "on_selection": records.rate_change(record, SELECTION),
                 "on_test": records.rate_change(record, protocol.test_set),
-                **{f"correlation {name}": ratio for name, ratio in _ratios(record, base).items()},
+                **_ratios("correlation", record.correlation, base.correlation),
+                **_ratios("covariance", record.covariance, base.covariance),
             })  # fmt: skip
     return _sorted(pd.DataFrame(rows, columns=None if rows else list(_PLACE)), protocol)
 
@@ -177,13 +178,9 @@ def _sorted(table: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     return table.sort_values(by, key=lambda c: c.map(order) if c.name == "strategy" else c, ignore_index=True)
 
 
-def _ratios(record: Record, base: Record) -> dict[str, float]:
-    there = record.correlation.keys() & base.correlation.keys()
-    return {
-        name: record.correlation[name] / base.correlation[name]
-        for name in sorted(there)
-        if base.correlation[name]
-    }
+def _ratios(what: str, own: dict[str, float], base: dict[str, float]) -> dict[str, float]:
+    there = own.keys() & base.keys()
+    return {f"{what} {name}": own[name] / base[name] for name in sorted(there) if base[name]}
 
 
 def relation(table: pd.DataFrame) -> pd.DataFrame:

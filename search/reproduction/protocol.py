@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,8 @@ class Record(Candidate):
     """The result of one training run of `steps` steps on a `device` (lic.models.acceleration.device_name).
     `curve` has, by epoch, the seconds of its steps and, if measured, the means over the validation images
     (bpp, mse). `images` has the final values per image of both sets ('val/bpp', 'kodak/psnr', ...).
-    `correlation` has, by image, the summed channel correlation of y
-    (lic.evaluation.latents.correlation_sum)."""
+    `correlation` and `covariance` have, by image, the summed channel correlation and covariance of y
+    (lic.evaluation.latents); older records lack the latter."""
 
     steps: int
     curve: dict[int, dict[str, float]]
@@ -133,6 +133,7 @@ class Record(Candidate):
     device: str
     #: Why the training run failed; then it has neither curve nor images.
     failure: str = ""
+    covariance: dict[str, float] = field(default_factory=dict)
 
     def mean(self, column: str) -> float:
         """Mean of a column over the images."""

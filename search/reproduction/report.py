@@ -207,10 +207,11 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """Correlation ratios of the selected points per quality and strategy, with the paper's in the column
-    titles."""
+    """Correlation ratios of the selected points per quality and strategy, by both readings of the paper's
+    figure, which is in the column titles: Pearson's, and the covariances of equation (9)."""
     named = {
-        f"correlation {name}": f"{name} ({ratio:g} in the paper)"
+        f"{what} {name}": f"{name}, {shown} ({ratio:g} in the paper)"
+        for what, shown in (("correlation", "Pearson"), ("covariance", "equation (9)"))
         for name, ratio in CORRELATION_RATIOS.items()
     }
     columns = [name for name in named if name in table]

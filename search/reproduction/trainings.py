@@ -155,14 +155,13 @@ def _record(candidate: Candidate, config: TrialConfig, trial: Trial, model: nn.M
         for readings in trial.readings
     }
     packed = trial.test_images.images
-    correlation = {
-        name: correlation_sum(examine(model, packed[number]).correlation)
-        for name, number in papers_images(packed).items()
-    }
+    seen = {name: examine(model, packed[number]) for name, number in papers_images(packed).items()}
     return Record(
         candidate.name, candidate.role, candidate.point, candidate.seed,
         steps=config.training.total_steps, device=device_name(config.device),
-        curve=curve, images=trial.readings[-1].images, correlation=correlation,
+        curve=curve, images=trial.readings[-1].images,
+        correlation={name: correlation_sum(found.correlation) for name, found in seen.items()},
+        covariance={name: found.covariance_sum for name, found in seen.items()},
     )  # fmt: skip
 
 

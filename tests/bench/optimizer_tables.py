@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from lic.evaluation.bdrate import Curve, CurveError, bd_rate, point_bd_rate
+from lic.losses.criterion import PEAK
 from lic.recipe import LAMBDAS
 
 #: What is alike in trainings that are compared.
 _SETTING = ["preset", "model", "width", "latent_width", "start", "batch", "patch"]
 _OPTIMIZER = ["optimizer", "lr", "total"]
+
+#: What columns on latents begin with: Pearson, and equation (9) (lic.evaluation.latents).
+_LATENT = ("pearson_", "eq9_")
 
 
 def tables(rows: pd.DataFrame) -> str:
@@ -24,9 +31,9 @@ def tables(rows: pd.DataFrame) -> str:
         title = "{} {}, {} and {} channels, from {}, batch {} of {}".format(
             setting[1], setting[0], *setting[2:]
         )
-        plain = own[own["alpha"] == 0]
+        plain = _plain(own)
         parts += [f"\n## {title}\n", _text(costs(plain)), _text(curves(plain)), _text(reached(plain))]
-        parts.append(_text(points(own)))
+        parts.append(_text(changes(own)))
     return "\n".join(part for part in parts if part)
 
 
@@ -131,27 +138,55 @@ def _crossing(run: pd.DataFrame, goal: float) -> float:
     return float(np.exp(np.interp(-np.log(goal), -np.log(costs[ends]), np.log(steps[ends]))))
 
 
-def points(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of each point of the decorrelation loss, the change of J in percent of the rate, and the Kodak
-    BD-rate's integrand along the curve of the same seed without the loss, where that has all rates."""
+def changes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every point of the decorrelation loss and every other change against the same training without, means
+    over seeds with intervals of 95 % (Student's t): the change of J in percent of the rate, that of the Kodak
+    rate at equal PSNR, the fraction of the steps after which it has the J that the other ends with, and the
+    ratios of the summed channel correlation and covariance of y on the paper's images."""
     told = []
-    for key, own in ended(rows).groupby(_OPTIMIZER, sort=False):
-        plain = own[own["alpha"] == 0]
-        by_seed = _curves(plain) if "kodak_psnr" in own else {}
-        for _, row in own[own["alpha"] > 0].iterrows():
-            base = plain[(plain["quality"] == row["quality"]) & (plain["seed"] == row["seed"])]
-            if base.empty:
-                continue
-            curve = by_seed.get(row["seed"])
+    by_case = rows.groupby(_OPTIMIZER, sort=False)
+    measured = {key: _curves(ended(_plain(own))) if "kodak_psnr" in own else {} for key, own in by_case}
+    for key, own in rows.groupby([*_OPTIMIZER, "quality", "seed"], sort=False):
+        curve = measured[key[:-2]].get(int(str(key[-1])))
+        whole, plain = ended(own), _plain(own)
+        if ended(plain).empty:
+            continue
+        base = ended(plain).iloc[0]
+        for _, row in whole[(whole["alpha"] > 0) | (whole["changes"] != "")].iterrows():
+            label = row["changes"] or f"{row['strategy']}={row['alpha']:g}"
+            run = own[
+                (own["changes"] == row["changes"])
+                & (own[["alpha", "strategy"]] == row[["alpha", "strategy"]]).all(axis=1)
+            ]
             told.append({
-                **dict(zip(_OPTIMIZER, key, strict=True)), **row[["quality", "strategy", "alpha"]],
-                "J_%": 100 * (row["J"] - base["J"].iloc[0]) / base["bpp"].iloc[0],
-                "kodak_bd_%": point_bd_rate(curve, row["kodak_bpp"], row["kodak_psnr"]) if curve else np.nan,
+                **dict(zip([*_OPTIMIZER, "quality"], key, strict=False)), "change": label,
+                "J_%": 100 * (row["J"] - base["J"]) / base["bpp"],
+                "kodak_%": _rate_change(row, base, curve) if "kodak_psnr" in row else np.nan,
+                "steps": _crossing(run, float(base["J"])) / base["total"],
+                **{name: row[name] / base[name] for name in row.index if name.startswith(_LATENT)},
             })  # fmt: skip
     if not told:
         return pd.DataFrame()
-    found = pd.DataFrame(told).groupby([*_OPTIMIZER, "quality", "strategy", "alpha"], sort=False)
-    table = found[["J_%", "kodak_bd_%"]].mean()
-    table["J_sd"], table["kodak_sd"] = found["J_%"].std(), found["kodak_bd_%"].std()
+    found = pd.DataFrame(told).groupby([*_OPTIMIZER, "quality", "change"], sort=False)
+    table = found[[name for name in told[0] if name.startswith(("J_", "kodak_", "steps", *_LATENT))]].mean()
+    for name in ("kodak_%", "J_%"):
+        half = found[name].sem() * student.ppf(0.975, found[name].size() - 1)
+        table.insert(list(table).index(name) + 1, f"{name[:-2]}_+-", half)
     table.insert(0, "seeds", found["J_%"].size())
-    return table.reset_index()
+    return table.reset_index().sort_values(["quality", "kodak_%"])
+
+
+def _plain(rows: pd.DataFrame) -> pd.DataFrame:
+    """The trainings without a change."""
+    return rows[(rows["alpha"] == 0) & (rows["changes"] == "")]
+
+
+def _rate_change(row: Any, base: Any, curve: Curve | None) -> float:
+    """Of the Kodak rate at equal PSNR, percent, along the curve of the same seed without the change; without
+    one along the slope that lambda gives at the baseline, which is right to first order."""
+    if curve is not None:
+        return point_bd_rate(curve, row["kodak_bpp"], row["kodak_psnr"])
+    mse = PEAK**2 * 10 ** (-base["kodak_psnr"] / 10)
+    slope = LAMBDAS[base["quality"]] * mse * math.log(10) / 10 / base["kodak_bpp"]
+    exact = math.log(row["kodak_bpp"] / base["kodak_bpp"]) - slope * (row["kodak_psnr"] - base["kodak_psnr"])
+    return 100 * math.expm1(exact)

@@ -6,6 +6,9 @@ the end. --jobs processes share the trainings; what --out has already is not tra
 after --seconds. `ms` is the time of a step: the processor's on the CPU, so that trainings beside each other
 do not count; on a GPU the clock's, which says something with --jobs 1 alone.
 
+--changes adds trainings with other settings, each of NAME=VALUE joined by commas (lic.recipe.TrainingConfig):
+`--changes schedule=cosine ema=0.999 regularizer=correlation,strategy=y,alpha=1e-7`.
+
 An optimiser has its own learning rate (lic.recipe.LEARNING_RATES), or a given one: `soap=3e-3`.
 `adam=1e-3x2` trains twice as many steps, for a comparison at equal time. The tables printed last are of all
 that --out has (--show prints them alone): see tests.bench.optimizer_tables.
@@ -31,8 +34,10 @@ from configs import geometry
 from lic.data.cache import PackedImages, default_cache, pack_files
 from lic.data.sets import training_and_validation
 from lic.evaluation.evaluate import aggregate, evaluate
+from lic.evaluation.example import papers_images
+from lic.evaluation.latents import correlation_sum, examine
 from lic.models.acceleration import keep_freed_memory
-from lic.recipe import LAMBDAS, LEARNING_RATES, Optimizer, learning_rate
+from lic.recipe import LAMBDAS, LEARNING_RATES, Optimizer, TrainingConfig, learning_rate
 from lic.training.trainer import DivergedError
 from tests.bench import machine
 from tests.bench.optimizer_tables import tables
@@ -57,6 +62,7 @@ class Case:
     quality: int
     seed: int
     total: int
+    changes: str = ""
 
 
 KEYS = [field.name for field in dataclasses.fields(Case)]
@@ -77,11 +83,28 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
                     lr = lr or learning_rate(name, values["start"])
                     steps = args.steps or values["epochs"] * values["steps_per_epoch"]
                     total = round(steps * times / args.parts) * args.parts
-                    geometry_ = [values[key] for key in ("width", "latent_width", "start", "batch", "patch")]
+                    geometry_: list[Any] = [
+                        values[key] for key in ("width", "latent_width", "start", "batch", "patch")
+                    ]
                     for point in args.points:
                         strategy, _, alpha = point.partition("=")
                         loss: list[Any] = [strategy, float(alpha or 0)]
                         case = [args.preset, model, *geometry_, name, lr, *loss, quality, seed, total]
+                        yield Case(*case)
+                    for changes in args.changes:
+                        loss = ["y", 0.0]
+                        case = [
+                            args.preset,
+                            model,
+                            *geometry_,
+                            name,
+                            lr,
+                            *loss,
+                            quality,
+                            seed,
+                            total,
+                            changes,
+                        ]
                         yield Case(*case)
 
 
@@ -99,6 +122,15 @@ def optimizer_of(wanted: str) -> tuple[Optimizer, float, float]:
     return cast(Optimizer, name), float(rate or 0), float(times or 1)
 
 
+def changed(case: Case) -> dict[str, Any]:
+    """The settings of a training that --changes names, as their defaults' types."""
+    defaults, found = TrainingConfig(lmbda=0.0), {}
+    for text in filter(None, case.changes.split(",")):
+        name, _, value = text.partition("=")
+        found[name] = type(getattr(defaults, name))(value)
+    return found
+
+
 def train(case: Case, args: argparse.Namespace, images: dict[str, PackedImages]) -> Iterator[dict[str, Any]]:
     """Train, in this process; what was measured after each part."""
     own = {
@@ -108,7 +140,7 @@ def train(case: Case, args: argparse.Namespace, images: dict[str, PackedImages])
         case.model, case.preset, images["train"], speed_of(args), DEVICE, (case.width, case.latent_width),
         case.start,
         lmbda=LAMBDAS[case.quality], epochs=args.parts, steps_per_epoch=case.total // args.parts,
-        **given(args, "decay_at", "decay_to"), **own,
+        **{**given(args, "decay_at", "decay_to"), **own, **changed(case)},
     )  # fmt: skip
     crop, busy = geometry(case.model, case.preset)["val_crop"], 0.0
     for part in range(1, args.parts + 1):
@@ -125,11 +157,17 @@ def train(case: Case, args: argparse.Namespace, images: dict[str, PackedImages])
         if lost:
             yield {**row, "lost": lost}
             return
-        point = aggregate(evaluate(run.model, images["val"], DEVICE, crop, False))
+        point = aggregate(evaluate(run.final_model, images["val"], DEVICE, crop, False))
         row |= {"bpp": point.bpp, "mse": point.mse, "J": point.bpp + LAMBDAS[case.quality] * point.mse}
         if part == args.parts and "kodak" in images:
-            kodak = aggregate(evaluate(run.model, images["kodak"], DEVICE, None, False))
+            kodak = aggregate(evaluate(run.final_model, images["kodak"], DEVICE, None, False))
             row |= {"kodak_bpp": kodak.bpp, "kodak_psnr": kodak.psnr}
+            for name, number in papers_images(images["kodak"]).items():
+                seen = examine(run.final_model, images["kodak"][number])
+                row |= {
+                    f"pearson_{name}": correlation_sum(seen.correlation),
+                    f"eq9_{name}": seen.covariance_sum,
+                }
         yield row
 
 
@@ -173,7 +211,9 @@ class Results:
     def __init__(self, path: Path | None) -> None:
         self._path, self._lock = path, threading.Lock()
         there = path is not None and path.is_file()
-        self.rows: list[Any] = pd.read_csv(path).to_dict("records") if path is not None and there else []
+        table = pd.read_csv(path) if path is not None and there else pd.DataFrame()
+        table["changes"] = table["changes"].fillna("") if "changes" in table else ""
+        self.rows: list[Any] = table.to_dict("records")
 
     def has(self, case: Case) -> bool:
         own = dataclasses.asdict(case)
@@ -207,7 +247,8 @@ def serve(todo: Iterator[Case], results: Results, until: float) -> None:
             results.add(rows[-1])
         last, name = rows[-1], f"{case.model} q{case.quality} {case.optimizer} {case.lr:g} seed {case.seed}"
         told = last.get("lost") or f"J {last['J']:.4f}, {last['ms']:.1f} ms a step"
-        print(f"{name} {case.strategy}={case.alpha:g}, {case.total} steps: {told}", flush=True)
+        point = case.changes or f"{case.strategy}={case.alpha:g}"
+        print(f"{name} {point}, {case.total} steps: {told}", flush=True)
     process.stdin.close()
     process.wait()
 
@@ -227,6 +268,7 @@ def parser() -> argparse.ArgumentParser:
         "--optimizers", nargs="+", default=["adam", "soap", "muon"], metavar="NAME[=LR[xTIMES]]"
     )
     found.add_argument("--points", nargs="+", default=["y=0"], metavar="STRATEGY=ALPHA")
+    found.add_argument("--changes", nargs="+", default=[], metavar="NAME=VALUE[,NAME=VALUE]")
     found.add_argument("--steps", type=int, help="of a training, instead of the preset's")
     found.add_argument("--parts", type=int, default=8, help="of a training, each measured (default: 8)")
     found.add_argument("--seeds", type=int, default=3)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lic.data.cache import PackedImages, pack_files
 from lic.evaluation.evaluate import batch_of, evaluate
-from lic.evaluation.latents import channel_correlation, correlation_sum, examine
+from lic.evaluation.latents import channel_correlation, correlation_sum, covariance_sum, examine
 from lic.models.architectures import ARCHITECTURES, starter_path
 from lic.models.build import build
 from lic.training.weights import load_weights
@@ -24,6 +24,9 @@ def test_the_correlation_is_numpys() -> None:
     assert channel_correlation(latent) == pytest.approx(expected)
     pairs = sum(abs(expected[u, v]) for u in range(7) for v in range(7) if u != v)
     assert correlation_sum(channel_correlation(latent)) == pytest.approx(pairs)
+    covariance = np.cov(latent.reshape(7, -1), bias=True)
+    assert covariance_sum(latent) == pytest.approx(np.abs(covariance).sum())
+    assert covariance_sum(latent / 2) == pytest.approx(covariance_sum(latent) / 4)
 
 
 @pytest.mark.filterwarnings("error")
@@ -54,6 +57,7 @@ def test_every_architecture_gives_its_channels_bits(name: str) -> None:
     with torch.no_grad():
         latent = model.get_submodule("g_a")(batch_of(pixels))[0].numpy()
     assert found.feature_map == pytest.approx(latent.sum(0), abs=1e-5)
+    assert found.covariance_sum == pytest.approx(covariance_sum(latent), rel=1e-4)
     assert found.correlation == pytest.approx(np.corrcoef(latent.reshape(16, -1)), abs=1e-4)
 
 

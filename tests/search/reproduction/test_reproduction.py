@@ -64,6 +64,7 @@ def made(candidate: Candidate, noise: float = 0.0) -> Record:
     return Record(
         candidate.name, candidate.role, candidate.point, candidate.seed, steps=40, curve=curve, images=images,
         correlation=correlation, device="cpu",
+        covariance={name: value**2 for name, value in correlation.items()},
     )  # fmt: skip
 
 
@@ -182,6 +183,7 @@ def test_times_flatness_and_correlation(exact: Records) -> None:
     table = evidence.response(exact, PROTOCOL)
     ratios = table[table["strategy"] == "y"][["correlation kodim07", "correlation kodim08"]]
     assert ratios.to_numpy() == pytest.approx(np.tile([0.5, 1.0], (len(ratios), 1)))
+    assert set(table[table["strategy"] == "y"]["covariance kodim07"]) == {0.25}
 
 
 def test_intervals_of_the_points_hold_the_truth() -> None:
@@ -209,6 +211,8 @@ def test_tables_and_figures_come_from_the_records_alone(
     said = capsys.readouterr().out
     assert "y: below zero (-4.00 % [" in said and "z: not different from zero (" in said
     assert "| y | -4.00 % [" in said and "-1.17 %" in said and "+5.32 to +9.97 %" in said
+    for reading in ("Pearson", "equation (9)"):
+        assert f"kodim07, {reading} (0.51 in the paper)" in said
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"rd.png", "response.png", "correlation.png"}
     assert said.strip() == (tmp_path / "tables.md").read_text().strip()
 
@@ -279,7 +283,7 @@ def test_slices_give_what_one_training_gives(
     assert record.name == candidate.name and record.curve.keys() == set(range(1, 11))
     for column, values in trial.readings[-1].images.items():
         assert record.images[column] == pytest.approx(values, rel=1e-6), column
-    assert set(record.correlation) == {"kodim07", "kodim08"}
+    assert record.correlation.keys() == record.covariance.keys() == {"kodim07", "kodim08"}
     measured = {
         r.role: {epoch for epoch, figures in r.curve.items() if "bpp" in figures} for r in records.values()
     }
