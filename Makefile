@@ -111,17 +111,15 @@ bench-gpu:
 # The evidence of docs/results.md, on two CPU cores: hours, in slices by REPRODUCE="--max-minutes 60".
 reproduce: .venv
 	$(BIN)/python -m search.reproduce --model hyperprior --fraction 0.025 --refine 0 --alphas z=1e-7,1e-5,1e-4,1e-3 \
-	  $(PHOTOGRAPHS) $(KODAK) --state docs/reproduction/hyperprior $(REPRODUCE)
+	  $(PHOTOGRAPHS) $(KODAK) --state results/reproduction/hyperprior $(REPRODUCE)
 	$(BIN)/python -m search.reproduce --model cheng --width 32 --batch 4 --patch 128 --fraction 0.02 --refine 0 \
 	  --alphas 1e-9,1e-8 --alphas y=1e-9,1e-8,1e-7 --alphas z=1e-5,1e-3 $(PHOTOGRAPHS) $(KODAK) \
-	  --state docs/reproduction/cheng $(REPRODUCE)
+	  --state results/reproduction/cheng $(REPRODUCE)
 
-# The paper's geometry from scratch with 15 % of its steps on a GPU, without the search's own packages; it goes on
-# where it was ended: make reproduce-gpu REPRODUCE="--max-minutes 9"
+# The paper's geometry and steps on a GPU, without the search's own packages, most valuable part first; it goes on
+# where it was ended: make reproduce-gpu MINUTES=9
 reproduce-gpu:
-	$(GPU_PYTHON) -m search.reproduce --model hyperprior --fraction 0.15 --rates 1,3,4,5 --strategies y+z \
-	  --alphas 1e-8,1e-7 --refine 0 --seeds 2 --longer 1 $(PHOTOGRAPHS) $(KODAK) \
-	  --state docs/reproduction/hyperprior-128 $(REPRODUCE)
+	bash tests/bench/reproduce_gpu.sh $(or $(MINUTES),100000) $(PHOTOGRAPHS) $(KODAK) $(REPRODUCE)
 
 ui: .venv
 	$(BIN)/python -m dashboards.open
@@ -130,13 +128,11 @@ ui: .venv
 screenshots: .venv
 	$(BIN)/python -m tests.bench.screenshots $(SEARCH) docs
 
-# The weights that the tiny preset and the reproduction start from; a folder of photographs as IMAGES.
+# The weights that the tiny preset and the reproduction start from, which can be given away as their images can.
+STARTERS := $(wildcard ../shared/data/cid22/train)
 starter: .venv
-	$(BIN)/python -m lic.training.starter hyperprior --width 32 --latent-width 96 --quality 6 --epochs 28 $(PHOTOGRAPHS)
-	$(BIN)/python -m lic.training.starter hyperprior --width 32 --latent-width 96 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --threads 2 $(PHOTOGRAPHS)
-	$(BIN)/python -m lic.training.starter cheng --width 16 --epochs 35 $(PHOTOGRAPHS)
-	$(BIN)/python -m lic.training.starter cheng --width 32 --quality 6 --epochs 30 --half $(PHOTOGRAPHS)
-	$(BIN)/python -m lic.training.starter cheng --width 32 --quality 6 --again --patch 128 --batch 4 --lr 5e-4 --epochs 5 --half --threads 2 $(PHOTOGRAPHS)
+	$(BIN)/python -m lic.training.starter hyperprior --width 32 --latent-width 96 --optimizer soap $(if $(STARTERS),--data $(STARTERS))
+	$(BIN)/python -m lic.training.starter cheng --width 32 --half $(if $(STARTERS),--data $(STARTERS))
 
 # Pins the newest versions that pyproject.toml allows, for Python 3.11 and 3.12, with their hashes.
 lock:

@@ -120,6 +120,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--lr", type=number_argument(1e-9, 1), metavar="X", help="learning rate (default: the preset's)"
     )
     how.add_argument(
+        "--precision", choices=("fp32", "tf32", "bf16"), default="tf32", help="on a GPU (default: tf32)"
+    )
+    how.add_argument(
         "--start", type=path_argument, metavar="FILE",
         help="initial weights, as in search.run (default: the preset's)",
     )  # fmt: skip

@@ -35,7 +35,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_presets_templates_weights_and_licence_are_in_it(unpacked: Path) -> None:
     for name in (
         "configs/presets/fast.yaml", "dashboards/report.html.jinja", "search/zoo/card.md.jinja",
-        "search/py.typed", "lic/models/starters/cheng2020-anchor-16.safetensors",
+        "search/py.typed", "lic/models/starters/cheng2020-anchor-32.safetensors",
         "lictune-0.1.0.dist-info/licenses/LICENSE",
     ):  # fmt: skip
         assert (unpacked / name).is_file(), name

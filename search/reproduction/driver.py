@@ -137,6 +137,7 @@ def _protocol(
         fingerprints={
             name: found.images.fingerprint for name, found in zip(("train", "val", "test"), sets, strict=True)
         },
+        precision=args.precision,
     )  # fmt: skip
 
 

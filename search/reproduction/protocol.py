@@ -6,14 +6,14 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lic import atomic_io
 from lic.errors import LictuneError
 from lic.files import shown
-from lic.recipe import ON_CPU, ON_GPU, TrainingConfig
+from lic.recipe import ON_CPU, ON_GPU, Precision, TrainingConfig
 from lic.training.trial import ImagesConfig, TrialConfig
 from search.base.space import BASELINE, CONFIRMATION, TRIAL, Candidate, SearchPoint
 from search.decide.objective import rd_cost_change
@@ -39,7 +39,7 @@ class Protocol:
     """Everything that determines the results, except the machine. `alphas` is the grid per strategy;
     `training` has the fields of TrainingConfig that all training runs share; `start` is the SHA-256 of the
     initial weights file, or empty; `fingerprints` identify the images. The longer baselines (seed 0) train
-    `longer` times the usual number of steps."""
+    `longer` times the usual number of steps. `precision` is that of training on a GPU."""
 
     model: str
     width: int
@@ -57,6 +57,7 @@ class Protocol:
     val_crop: int | None
     test_set: str
     fingerprints: dict[str, str]
+    precision: Precision = "tf32"
 
     @property
     def epochs(self) -> int:
@@ -114,7 +115,7 @@ class Protocol:
         return TrialConfig(
             self.model, self.width, self.latent_width, start, TrainingConfig(**{**self.training, **own}),
             images, every if candidate.role == BASELINE else end, end, device,
-            ON_GPU if device == "cuda" else ON_CPU,
+            replace(ON_GPU, precision=self.precision) if device == "cuda" else ON_CPU,
         )  # fmt: skip
 
 

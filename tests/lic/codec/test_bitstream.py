@@ -30,7 +30,7 @@ from lic.models.build import build
 from lic.training.weights import load_weights
 from lic.zoo import MANIFEST, ModelConfig
 
-STARTERS = {"bmshj2018-hyperprior": (32, 96), "cheng2020-anchor": (16, None)}
+STARTERS = {"bmshj2018-hyperprior": (32, 96), "cheng2020-anchor": (32, None)}
 
 
 def starter(name: str) -> nn.Module:

@@ -40,7 +40,8 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def test_it_is_the_average_of_the_steps_and_changes_no_training(
     leaves: PackedImages, optimizer: Optimizer
 ) -> None:
-    run, off = trainer(leaves, optimizer=optimizer), trainer(leaves, optimizer=optimizer, ema=0.0)
+    own: dict[str, Any] = {"optimizer": optimizer, "steps_per_epoch": 4}
+    run, off = trainer(leaves, ema=0.4, **own), trainer(leaves, ema=0.0, **own)
     seen: list[dict[str, torch.Tensor]] = []
     update = run._update_average
 
@@ -52,11 +53,12 @@ def test_it_is_the_average_of_the_steps_and_changes_no_training(
     for _ in range(2):
         found, expected = run.run_epoch(), off.run_epoch()
         assert found["loss"] == expected["loss"]
-    assert same(run.model, off.model) and off.final_model is off.model and len(seen) == 6
+    assert same(run.model, off.model) and off.final_model is off.model and len(seen) == 8
     for name, value in run.final_model.named_parameters():
         average = seen[0][name]
-        for weights in seen[1:]:
-            average = 0.9 * average + 0.1 * weights[name]
+        for step, weights in enumerate(seen[1:], 1):
+            decay = min(0.4, (1 + step) / (10 + step))  # 2/11, 3/12, 4/13, 5/14, then 0.4
+            average = decay * average + (1 - decay) * weights[name]
         torch.testing.assert_close(value.detach(), average)
 
 

@@ -32,7 +32,7 @@ def test_no_more_than_the_memory_holds_and_a_line_says_so(monkeypatch: pytest.Mo
     assert count == 4  # (8 - 1.5) / (1.3 and a little)
     (line,) = said
     assert (
-        "8.0 GiB limit the search to 4 concurrent trials of about 1.3 GiB each" in line
+        "8.0 GiB limit the search to 4 concurrent trials of about 1.4 GiB each" in line
         and "--workers" in line
     )
     assert workers(monkeypatch, 64, 0.5)[0] == 1

@@ -91,7 +91,7 @@ def test_strategies_are_those_of_the_model_and_each_is_there_once() -> None:
         ({"model": "elic2022-official", "width": 4}, (4, 8)),
         ({"model": "elic2022-official", "width": 8}, (8, None)),
         ({"model": "cheng", "start": "starter"}, (32, None)),  # the nearest to 128
-        ({"model": "cheng", "start": "starter", "width": 16}, (16, None)),
+        ({"model": "cheng", "start": "starter", "width": 32}, (32, None)),
         ({"model": "hyperprior", "start": "starter"}, (32, 96)),
         ({"model": "hyperprior", "start": "starter", "width": 32}, (32, 96)),
         ({"model": "cheng", "start": "auto", "width": 20}, (20, None)),
@@ -113,14 +113,14 @@ def test_a_latent_width_of_a_preset_gives_way_to_a_model_with_one_width() -> Non
 
 
 def test_a_width_without_a_starter_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ModelError, match=r"no starter weights for cheng of width 20 \(.*: 16 and 32\)"):
+    with pytest.raises(ModelError, match=r"no starter weights for cheng of width 20 \(.*: 32\)"):
         resolved(start="starter", width=20)
     with pytest.raises(ModelError, match="no starter weights for mbt2018"):
         resolved(model="mbt2018", start="starter")
 
 
 def test_a_starter_is_taken_automatically_where_there_is_one() -> None:
-    assert resolved(start="auto", width=16)["start"] == str(STARTERS / "cheng2020-anchor-16.safetensors")
+    assert resolved(start="auto", width=32)["start"] == str(STARTERS / "cheng2020-anchor-32.safetensors")
     assert resolved(start="auto", width=20)["start"] == "scratch"
 
 

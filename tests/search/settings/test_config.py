@@ -153,9 +153,9 @@ def test_the_paper_preset_is_the_papers_protocol() -> None:
 
 def test_tiny_keeps_values_per_model_and_starts_from_the_starter() -> None:
     widths = {name: settled({"model": name}).settings.width for name in ("cheng", "hyperprior", "mbt2018")}
-    assert widths == {"cheng": 16, "hyperprior": 32, "mbt2018": 16}
+    assert widths == {"cheng": 32, "hyperprior": 32, "mbt2018": 32}
     assert settled({"model": "bmshj2018-hyperprior"}).settings.latent_width == 96
-    assert settled({"model": "cheng"}).settings.start.endswith("cheng2020-anchor-16.safetensors")
+    assert settled({"model": "cheng"}).settings.start.endswith("cheng2020-anchor-32.safetensors")
     assert settled({"model": "cheng", "width": "20"}).settings.start == "scratch"
 
 
@@ -205,7 +205,7 @@ def test_the_report_reads_back() -> None:
         ({"kodak": "k", "test": "deadleaves"}, "omit one"),
         ({"select_on": "kodak", "test_images": "3"}, "--select-on kodak needs the whole Kodak set"),
         ({"model": "cheng", "width": "16", "latent_width": "32"}, "has one width; omit latent_width 32"),
-        ({"model": "elic2022-official", "latent_width": "4"}, "cannot have 16 channels and 4 latent"),
+        ({"model": "elic2022-official", "latent_width": "4"}, "cannot have 32 channels and 4 latent"),
         ({"start": "weights.bin"}, "no weights at 'weights.bin'"),
         ({"start": "starter", "width": "20"}, "no starter weights for cheng of width 20"),
         ({"trials_per_gpu": "2"}, "there is no GPU; use 0"),

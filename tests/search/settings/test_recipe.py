@@ -161,8 +161,8 @@ def test_plateau_evaluates_the_validation_images_after_every_epoch() -> None:
 
 
 def test_a_batch_that_was_not_given_fits_the_parts() -> None:
-    assert settled().settings.batch == settled({"accumulate": "2"}).settings.batch == 8
-    assert settled({"accumulate": "3"}).settings.batch == 9
+    assert settled().settings.batch == settled({"accumulate": "2"}).settings.batch == 4
+    assert settled({"accumulate": "3"}).settings.batch == 6
     assert settled({"accumulate": "16"}).settings.batch == 32
     resolved = settled({"accumulate": "4", "batch": "12"})
     assert resolved.settings.batch == 12 and template_of(resolved.settings).training.accumulate == 4
