@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -342,20 +341,18 @@ def save_examples(found: tuple[Record, list[Example]], state: Path) -> None:
         arrays[f"{number}/name"] = np.array(example.name)
         arrays[f"{number}/original"] = example.original[example.crop]
         for role, seen in (("baseline", example.baseline), ("tuned", example.tuned)):
-            for key, value in asdict(seen).items():
-                if key == "metrics":
-                    arrays[f"{number}/{role}/figures"] = np.array([seen.metrics[k] for k in _SHOWN])
-                else:
-                    part = value[example.crop] if key == "decoded" else value
-                    arrays[f"{number}/{role}/{key}"] = (
-                        part.astype(np.float32) if part.dtype == float else part
-                    )
+            arrays[f"{number}/{role}/figures"] = np.array([seen.metrics[k] for k in _SHOWN])
+            for key in _ARRAYS:
+                value = getattr(seen, key)
+                part = value[example.crop] if key == "decoded" else value
+                arrays[f"{number}/{role}/{key}"] = part.astype(np.float32) if part.dtype == float else part
     with atomic_io.replacing(state / EXAMPLES) as partial:
         np.savez_compressed(partial, **arrays)
 
 
-#: The metrics of an image that are shown.
+#: The metrics of an image that are shown, and what is saved whole.
 _SHOWN = ("bpp", "psnr", "ms_ssim")
+_ARRAYS = ("decoded", "feature_map", "correlation", "channel_bits")
 
 
 def load_examples(state: Path) -> tuple[str, list[Example]] | None:
@@ -369,10 +366,7 @@ def load_examples(state: Path) -> tuple[str, list[Example]] | None:
         at = str(len(found))
         models = []
         for role in ("baseline", "tuned"):
-            parts = {
-                key: kept[f"{at}/{role}/{key}"]
-                for key in ("decoded", "feature_map", "correlation", "channel_bits")
-            }
+            parts = {key: kept[f"{at}/{role}/{key}"] for key in _ARRAYS}
             shown = dict(zip(_SHOWN, kept[f"{at}/{role}/figures"].tolist(), strict=True))
             models.append(Examined(metrics=shown, **parts))
         original = kept[f"{at}/original"]
