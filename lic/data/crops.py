@@ -21,7 +21,8 @@ class RandomCrops:
 
     `batch(step)` depends only on the images, the seed and the step, so a run resumed at step k sees the
     same batches. Images smaller than the patch are not used. `resident` keeps the images in the memory of
-    `device`, if they take at most a quarter of its free memory, and crops there.
+    `device`, if they take at most a quarter of its free memory, and crops there. With `rows`, only those of
+    each batch are cut.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class RandomCrops:
         seed: int,
         device: str = "cpu",
         resident: bool = False,
+        rows: NDArray[np.int64] | None = None,
     ) -> None:
         self.images, self.patch, self.size, self.seed = images, patch, batch, seed
+        self.rows = slice(None) if rows is None else rows
         self.device = torch.device(device)
         fits = [min(image.height, image.width) >= patch for image in images.images]
         self.usable = np.flatnonzero(fits)
@@ -49,7 +52,7 @@ class RandomCrops:
 
         (A channels-last batch crashes the backward pass of cheng2020 on the CPU in torch 2.15.)
         """
-        windows = self._windows(step)
+        windows = self._windows(step)[self.rows]
         if self._pixels is not None:
             crops = self._gather(self._pixels, windows).float().div_(255.0)
             return crops.contiguous() if self.device.type == "cpu" else crops
@@ -71,7 +74,7 @@ class RandomCrops:
 
     def _cut(self, windows: NDArray[np.int64]) -> Tensor:
         """The crops as N x 3 x P x P uint8, cut on the host."""
-        crops = torch.empty((self.size, 3, self.patch, self.patch), dtype=torch.uint8)
+        crops = torch.empty((len(windows), 3, self.patch, self.patch), dtype=torch.uint8)
         rows = crops.numpy()
         for row, (number, top, left, flipped) in enumerate(windows):
             rows[row] = self.images.planes(number)[:, top : top + self.patch, left : left + self.patch]

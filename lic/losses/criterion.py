@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lic.losses.msssim import ms_ssim
 from lic.losses.regularizers import COVARIANCE, Regularizer, latent_penalty, regularizer_of
 from lic.models.build import Latents
+from lic.ranks import ALONE, Ranks
 from lic.recipe import MSE, Distortion, Scale, TrainingConfig
 
 PEAK = 255.0
@@ -31,7 +32,8 @@ class Criterion:
 
     With strategy '' (alpha = 0) the loss is CompressAI's RateDistortionLoss, bit for bit with the MSE, and L
     is not computed. `regularizer` is L (lic.losses.regularizers). `lmbda` and `alpha` may be scalar tensors,
-    so that all qualities and weights share compiled code.
+    so that all qualities and weights share compiled code. On several `ranks`, each has its part of the batch;
+    the terms are those of the part, except L, which is that of the whole batch.
     """
 
     lmbda: float | Tensor
@@ -40,6 +42,7 @@ class Criterion:
     scale: Scale = "reference"
     regularizer: Regularizer = COVARIANCE
     distortion: Distortion = MSE
+    ranks: Ranks = ALONE
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -47,7 +50,7 @@ class Criterion:
         return (*TERMS, "ms_ssim") if self.distortion.ms_ssim else TERMS
 
     @staticmethod
-    def of(config: TrainingConfig, device: torch.device) -> Criterion:
+    def of(config: TrainingConfig, device: torch.device, ranks: Ranks = ALONE) -> Criterion:
         """The criterion of a training run, with its constants on the device; its alpha is that of the
         configuration in the unit of the distortion (lic.recipe.Distortion). Raises ModelError."""
         distortion = Distortion.of(config.distortion)
@@ -56,7 +59,7 @@ class Criterion:
         if not config.alpha:
             return Criterion(lmbda, alpha, distortion=distortion)
         regularizer = regularizer_of(config.regularizer)
-        return Criterion(lmbda, alpha, config.strategy, config.scale, regularizer, distortion)
+        return Criterion(lmbda, alpha, config.strategy, config.scale, regularizer, distortion, ranks)
 
     def __call__(
         self, output: dict[str, Tensor | dict[str, Tensor]], latents: Latents, target: Tensor
@@ -82,8 +85,10 @@ class Criterion:
             **similarity,
         }
         if self.strategy:
-            penalty = latent_penalty(latents, self.strategy, height * width, self.scale, self.regularizer)
+            penalty = latent_penalty(
+                latents, self.strategy, height * width, self.scale, self.regularizer, self.ranks
+            )
             terms["decorrelation"] = penalty
-            terms["alpha_L_over_D"] = self.alpha * penalty.detach() / distortion.detach()
+            terms["alpha_L_over_D"] = self.alpha * penalty.detach() / self.ranks.mean(distortion.detach())
             terms["loss"] = terms["loss"] + self.lmbda * self.alpha * penalty
         return terms

@@ -18,6 +18,7 @@ from lic.losses.decorrelation import decorrelation, scale_factor
 from lic.models.architectures import ModelError
 from lic.models.build import Latents
 from lic.models.importing import imported
+from lic.ranks import ALONE, Ranks
 from lic.recipe import REGULARIZERS, Scale
 
 #: Variance below which a channel counts as constant: its correlations are 0.
@@ -168,14 +169,21 @@ def _fault(penalty: Callable[[Tensor], Tensor], features: Tensor) -> str:
 
 
 def latent_penalty(
-    latents: Latents, strategy: str, patch_pixels: int, scale: Scale, regularizer: Regularizer = COVARIANCE
+    latents: Latents,
+    strategy: str,
+    patch_pixels: int,
+    scale: Scale,
+    regularizer: Regularizer = COVARIANCE,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
-    """L of the strategy's latents, scaled: 'y', 'z', or the sum of both for 'y+z'."""
+    """L of the strategy's latents, scaled: 'y', 'z', or the sum of both for 'y+z'. On several ranks, of the
+    latents of all."""
     total = latents.y.new_zeros(())
     for name in strategy.split("+"):
         features = latents.y if name == "y" else latents.z
         if features is None:
             raise ModelError(f"strategy '{strategy}' needs the hyper-latent z, which the model lacks")
+        features = ranks.gather(features)
         factor = regularizer.factor(features, patch_pixels, scale)
         total = total + factor * regularizer.loss(features)
     return total

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lic.models.build import latent_modules
 from lic.models.compressai_parts import EntropyBottleneck, EntropyModel, MaskedConv2d
+from lic.ranks import ALONE, Ranks
 
 #: Parameters of glibc's mallopt (malloc.h): the freed memory above which it is returned to the kernel, and
 #: the maximum number of blocks allocated with mmap.
@@ -110,14 +111,15 @@ def _aside(work: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None
     return result
 
 
-def free_latents_and_entropy_models(model: nn.Module) -> None:
+def free_latents_and_entropy_models(model: nn.Module, ranks: Ranks = ALONE) -> None:
     """Prepare a model for autocast, compilation and asynchronous execution.
 
     Autocast ends at the latents: the latents and the entropy models compute in fp32. In bfloat16 a latent of
     value 50 has steps of 0.25, too coarse compared with quantization noise of width 1. CompressAI's entropy
     bottleneck reads a permutation back from the device at every call; here it is a transposition. Its masked
     convolution replaces its weight tensor at every call, in another layout than compiled code expects
-    (AssertionError in torch 2.11); here the weights are masked in place.
+    (AssertionError in torch 2.11); here the weights are masked in place. On several ranks, the entropy models
+    of each add its part of the noise of the whole batch.
     """
     for _, module in latent_modules(model):
         module.register_forward_hook(_to_fp32)
@@ -125,7 +127,7 @@ def free_latents_and_entropy_models(model: nn.Module) -> None:
         # Replace the class rather than a method of the module: compiled code checks the class of modules.
         kind: Any = type(module)
         if isinstance(module, EntropyModel):
-            module.__class__ = _freed(kind)
+            module.__class__ = _freed(kind, ranks)
         elif isinstance(module, MaskedConv2d) and kind.forward is MaskedConv2d.forward:
             module.__class__ = _masked_in_place(kind)
 
@@ -135,7 +137,7 @@ def _to_fp32(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
 
 
 @functools.cache
-def _freed(kind: Any) -> type[nn.Module]:
+def _freed(kind: Any, ranks: Ranks) -> type[nn.Module]:
     """A subclass of this entropy model that always computes in fp32."""
     plain = _bottleneck if kind is EntropyBottleneck else kind.forward
 
@@ -145,7 +147,22 @@ def _freed(kind: Any) -> type[nn.Module]:
                 named = {name: _fp32(value) for name, value in options.items()}
                 return plain(self, *map(_fp32, inputs), **named)
 
+    if ranks.count > 1 and kind.quantize is EntropyModel.quantize:
+        Freed.quantize = _quantize_a_part(ranks, -1 if issubclass(kind, EntropyBottleneck) else 0)
     return Freed
+
+
+def _quantize_a_part(ranks: Ranks, samples: int) -> Callable[..., Tensor]:
+    """EntropyModel.quantize on a rank; `samples` is the dimension of the batch, with which the positions are
+    merged in an entropy bottleneck."""
+
+    def quantize(module: Any, inputs: Tensor, mode: str, means: Tensor | None = None) -> Tensor:
+        if mode == "noise":
+            return inputs + ranks.noise(inputs, samples)
+        rounded: Tensor = EntropyModel.quantize(module, inputs, mode, means)
+        return rounded
+
+    return quantize
 
 
 @functools.cache

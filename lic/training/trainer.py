@@ -30,6 +30,7 @@ from lic.models.acceleration import (
 )
 from lic.models.build import LatentTap, aux_loss
 from lic.models.torch_internals import compile_errors, leave_out_dynamo
+from lic.ranks import ALONE, Ranks
 from lic.recipe import BEFORE, ON_CPU, Acceleration, Precision, TrainingConfig
 from lic.training import optimizers, schedules
 
@@ -58,6 +59,10 @@ class Trainer:
 
     On a GPU the host waits only at the end of an epoch; until then the results of the steps stay on the
     device.
+
+    On several `ranks`, `crops` are this rank's rows of each batch. Gradients and terms are averaged over the
+    ranks, so what follows from them (clipping, updates, skipped steps) is the same on all. All ranks must
+    train the same epochs, load the same checkpoints and have the same state of the schedule.
     """
 
     def __init__(
@@ -67,14 +72,16 @@ class Trainer:
         crops: RandomCrops,
         device: str = "cpu",
         speed: Acceleration = ON_CPU,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not speed.compile:
             leave_out_dynamo()
         self.layout = torch.channels_last if speed.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self.layout)
-        free_latents_and_entropy_models(self.model)
+        self.ranks = ranks
+        free_latents_and_entropy_models(self.model, ranks)
         self.config, self.crops, self.device, self.speed = config, crops, torch.device(device), speed
-        self.criterion = Criterion.of(config, self.device)
+        self.criterion = Criterion.of(config, self.device, ranks)
         #: Values that each training step measures.
         self.columns = ("grad_norm", *self.criterion.terms)
         self.step = 0
@@ -124,6 +131,7 @@ class Trainer:
         started, config, precision = time.perf_counter(), self.config, self.speed.precision
         steps = range(self.step, (self.epoch + 1) * config.steps_per_epoch)
         self.model.train()
+        self.ranks.align(list(self.model.parameters()))
         with LatentTap(self.model) as tap:
             table = self._train_steps(tap, steps, precision)
             lost = (~_finite(table)).nonzero().flatten().tolist()
@@ -210,9 +218,11 @@ class Trainer:
             terms = losses(self.model, tap, self.criterion, part, precision)
             (terms["loss"] / count).backward()
             rows.append(torch.stack([terms[name].detach() for name in self.criterion.terms]))
+        row = torch.stack(rows).mean(0)
+        self.ranks.average([row, *(weight.grad for weight in self.weights if weight.grad is not None)])
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip)
         self.optimiser.take_gradients()
-        return torch.cat([norm[None], torch.stack(rows).mean(0)])
+        return torch.cat([norm[None], row])
 
     def _move_quantiles(self, finite: Tensor | None = None) -> None:
         """Update the quantiles after the main step, with separate gradients: the gradient of the rate reaches

@@ -5,12 +5,14 @@ A trial does not depend on the search; its metrics are a function of its configu
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import resource
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -22,7 +24,9 @@ from lic.losses.regularizers import check_regularizer
 from lic.models.acceleration import keep_freed_memory
 from lic.models.architectures import OwnModel
 from lic.models.build import build
+from lic.ranks import Ranks
 from lic.recipe import FORKABLE, ON_CPU, Acceleration, TrainingConfig
+from lic.training import parallel
 from lic.training.trainer import CheckpointError, DivergedError, Trainer
 from lic.training.weights import load_weights
 
@@ -45,7 +49,8 @@ class TrialConfig:
     """Everything a trial depends on. `start` is a weights file, or None to train from scratch. `val_epochs`
     and `test_epochs` are the epochs (from 1) after which each set is evaluated, the validation set with
     MS-SSIM if `val_ms_ssim`; it is also evaluated after `rest_epoch`, to check whether the training run has
-    converged."""
+    converged. With several `devices` of the kind `device` on this host, it is trained by as many ranks
+    (lic.ranks)."""
 
     model: str | OwnModel
     width: int
@@ -59,6 +64,7 @@ class TrialConfig:
     speed: Acceleration = ON_CPU
     rest_epoch: int | None = None
     val_ms_ssim: bool = False
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,25 +95,43 @@ def check_start(config: TrialConfig) -> None:
 
 class Trial:
     """Trains and evaluates a model: call `run_epoch` until `done`. Raises ModelError and ImageError on bad
-    input."""
+    input, RankError if it has several devices and the process of one fails."""
 
-    def __init__(self, config: TrialConfig) -> None:
+    def __init__(self, config: TrialConfig, ranks: Ranks | None = None) -> None:
+        """`ranks` is given on the ranks that rank 0 starts."""
         if config.device == "cpu":
             torch.set_num_threads(1)
             keep_freed_memory()
         self.config = config
         self.train_images, self.val_images, self.test_images = open_images(config.images)
-        training = config.training
+        #: Metrics of all epochs so far; part of the checkpoint.
+        self.readings: list[EpochMetrics] = []
+        self._others: parallel.Others | None = None
+        if ranks is None and config.devices > 1:
+            self._others = parallel.others(config.device, config.devices)
+            self._others.run = self
+        with self._together("begin", config):
+            self.trainer = self._make_trainer(ranks or Ranks(0, config.devices))
+
+    def _make_trainer(self, ranks: Ranks) -> Trainer:
+        config, training = self.config, self.config.training
         model = build(config.model, config.width, config.latent_width, training.seed)
         if config.start is not None:
             load_weights(model, Path(config.start))
+        rows = ranks.rows(training.batch, training.accumulate)
         crops = RandomCrops(
             self.train_images.images, training.patch, training.batch, training.seed, config.device,
-            config.speed.resident_images,
+            config.speed.resident_images, rows,
         )  # fmt: skip
-        self.trainer = Trainer(model, training, crops, config.device, config.speed)
-        #: Metrics of all epochs so far; part of the checkpoint.
-        self.readings: list[EpochMetrics] = []
+        return Trainer(model, training, crops, config.device, config.speed, ranks)
+
+    def _together(self, command: str, *arguments: Any) -> contextlib.AbstractContextManager[None]:
+        """The context of what all ranks do at once; see lic.training.rank for the commands."""
+        if self._others is None:
+            return contextlib.nullcontext()
+        if self._others.run is not self:
+            raise parallel.RankError("the other ranks of this process have begun another training run")
+        return self._others.together(command, *arguments)
 
     @property
     def done(self) -> bool:
@@ -115,7 +139,8 @@ class Trial:
 
     def run_epoch(self) -> EpochMetrics:
         """Train and evaluate one epoch. Raises DivergedError if training has diverged."""
-        terms = self.trainer.run_epoch()
+        with self._together("train", self.trainer.schedule.state_dict()):
+            terms = self.trainer.run_epoch()
         train_seconds = terms.pop("train_seconds")
         figures = {f"train/{name}": value for name, value in terms.items()}
         epoch, started = self.trainer.epoch, time.perf_counter()
@@ -146,7 +171,7 @@ class Trial:
 
     def load(self, path: Path) -> None:
         """Restore a checkpoint of `save`. Raises CheckpointError (see Trainer.load)."""
-        state = self.trainer.load(path)
+        state = self._load(path)
         try:
             self.readings = [EpochMetrics(**readings) for readings in state["readings"]]
         except (KeyError, TypeError) as error:
@@ -155,7 +180,12 @@ class Trial:
     def fork(self, path: Path) -> None:
         """Start from the checkpoint of another training run, which may differ only in FORKABLE fields; its
         metrics are not taken over. Raises CheckpointError (see Trainer.load)."""
-        self.trainer.load(path, other=FORKABLE)
+        self._load(path, FORKABLE)
+
+    def _load(self, path: Path, other: tuple[str, ...] = ()) -> dict[str, Any]:
+        state = self.trainer.load(path, other)
+        with self._together("load", path, other):
+            return state
 
     def _evaluate(self, images: ImageSet, crop: int | None, with_ms_ssim: bool) -> pd.DataFrame:
         table = evaluate(self.trainer.final_model, images.images, self.config.device, crop, with_ms_ssim)
