@@ -239,7 +239,7 @@ def _effort(search: OpenedSearch) -> str:
     ended = [trial for trial in records.trials if trial.state in (FINISHED, STOPPED)]
     full = records.epochs * len(ended)
     saved = full - sum(trial.trained for trial in ended)
-    share = search.settings.gpus_per_trial
+    share = search.settings.trial_gpus
     seconds = (records.seconds("train") + records.seconds("eval")) * (share or 1)
     return (
         f"The trials trained {spent} epochs in total. Early stopping saved {saved} of {full} epochs "

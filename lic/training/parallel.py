@@ -64,6 +64,7 @@ class Others:
         self._links: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         store = Path(self._folder.name) / "store"
+        atexit.register(self.close)
         for rank in range(1, count):
             self._start(rank, store)
         with self._in_step():
@@ -155,7 +156,8 @@ class Others:
         """End them."""
         if self.closed:
             return
-        self.closed = True
+        self.closed, self.run = True, None
+        atexit.unregister(self.close)
         for process in self._processes:
             process.kill()
         for link, process in zip(self._links, self._processes, strict=True):
@@ -182,5 +184,4 @@ def others(device: str, count: int) -> Others:
         _others = None
     if _others is None:
         _others = Others(device, count)
-        atexit.register(_others.close)
     return _others

@@ -29,7 +29,8 @@ def trial_memory(template: TrialConfig) -> float:
     training = template.training
     batch = training.batch // training.accumulate
     values = batch * training.patch**2 * template.width if template.device == "cpu" else 0
-    return _WORKER[template.device] + _PER_VALUE * values + _beyond_adam(template) + _average(template)
+    workers = template.devices * _WORKER[template.device]
+    return workers + _PER_VALUE * values + _beyond_adam(template) + _average(template)
 
 
 def _average(template: TrialConfig) -> float:
@@ -64,9 +65,9 @@ def cores(settings: Settings) -> int:
 
 
 def default_workers(settings: Settings, template: TrialConfig, gpus: int, say: Callable[[str], None]) -> int:
-    """Number of concurrent trials: one per core or GPU share, limited by this machine's memory (with a
-    message). On a cluster, Ray manages memory."""
-    most = max(1, gpus * settings.shares) if settings.shares else cores(settings)
+    """Number of concurrent trials: one per core or per share (or number) of GPUs, limited by this machine's
+    memory (with a message). On a cluster, Ray manages memory."""
+    most = max(1, gpus * settings.shares // settings.gpus_per_trial) if settings.shares else cores(settings)
     if settings.address:
         return most
     memory, each = usable_memory(), trial_memory(template)

@@ -238,9 +238,32 @@ class TrialCapacity:
             self._until = now + 1.0  # Ray's loop calls this much more often
             room = resource("CPU")
             if self._share:
-                room = min(room, resource("GPU") / self._share)
+                room = min(room, self._of_gpus())
             self._room = int(room) if self._most is None else min(int(room), self._most)
         return self._room
+
+    def _of_gpus(self) -> float:
+        """Number of trials by GPUs; those of a trial are on one node."""
+        if self._share <= 1:
+            return resource("GPU") / self._share
+        return sum(gpus // self._share for gpus in _gpus_of_nodes())
+
+
+def _gpus_of_nodes() -> list[float]:
+    """The number of GPUs of each node. Ray must be connected."""
+    import ray
+
+    return [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]]
+
+
+def check_gpus(per_trial: int) -> None:
+    """Check that a node has this number of GPUs. Ray must be connected. Raises ClusterError."""
+    most = max(_gpus_of_nodes(), default=0.0)
+    if per_trial > most:
+        raise ClusterError(
+            f"gpus_per_trial is {per_trial}, but no node of the cluster has more than {most:g} GPUs; use "
+            f"{most:g} at most"
+        )
 
 
 def check_nodes(place: Checkpoints, setting: str, needed: Iterable[Path], code: Iterable[str]) -> None:

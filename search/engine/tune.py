@@ -90,7 +90,7 @@ class RayTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         if config["gpus"]:
             # No trial on a shared GPU may take the memory of the others.
-            torch.cuda.set_per_process_memory_fraction(config["gpus"])
+            torch.cuda.set_per_process_memory_fraction(min(1.0, config["gpus"]))
         self.checkpoints: Checkpoints = config["checkpoints"]
         self.training: str = config["training"]
         self.fork: Fork = config["fork"]
@@ -345,7 +345,7 @@ def resources(gpus: float) -> tune.PlacementGroupFactory:
 @dataclasses.dataclass(frozen=True)
 class Execution:
     """How to execute training runs: the place of their checkpoints; `capacity`, the number of concurrent
-    runs; the fraction of a GPU per run (0: none); and the number of retries of a failed run."""
+    runs; the GPUs per run, a fraction or several (0: none); and the number of retries of a failed run."""
 
     checkpoints: Checkpoints
     capacity: Callable[[], int]

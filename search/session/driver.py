@@ -88,7 +88,7 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
     pace = measure(template)
     if sharing is not None:
         pace = replace(pace, step=pace.step * sharing.slowdown)
-    expected = estimate(plan, template, pace, workers, settings.gpus_per_trial)
+    expected = estimate(plan, template, pace, workers, settings.trial_gpus)
     share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
     print(
         f"{'measured':<12} {1000 * pace.step:.1f} ms per step; evaluation takes "
@@ -98,12 +98,12 @@ def show_plan(resolved: Resolved, price: float | None) -> int:
         f"{expected.baseline_epochs} epochs of baselines, by simulation; without start-up time"
     )
     print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} concurrent trials")
-    if settings.gpus_per_trial:
+    if settings.trial_gpus:
         print(f"{'GPU hours':<12} {_gpu_hours(expected.gpu_hours, price)}")
     if settings.confirm:
         runs = at_most(plan, settings.confirm, settings.seeds)
-        most = confirmation_at_most(plan, template, pace, runs, workers, settings.gpus_per_trial)
-        gpu_hours = f", GPU hours {_gpu_hours(most.gpu_hours, price)}" if settings.gpus_per_trial else ""
+        most = confirmation_at_most(plan, template, pace, runs, workers, settings.trial_gpus)
+        gpu_hours = f", GPU hours {_gpu_hours(most.gpu_hours, price)}" if settings.trial_gpus else ""
         print(f"{'confirming':<12} at most {duration(3600 * most.hours)} more{gpu_hours}")
     return 0
 
@@ -243,6 +243,8 @@ def _begin(prepared: _Prepared, folder: Path, uri: str, resources: Resources) ->
 def _join_cluster(settings: Settings, folder: Path) -> None:
     """Join the cluster given in the settings, and check its nodes. Raises ClusterError."""
     cluster.connect(settings.address)
+    if settings.gpus_per_trial > 1:
+        cluster.check_gpus(settings.gpus_per_trial)
     given = (settings.data, settings.kodak, settings.test, settings.start)
     setting = "--storage" if settings.storage else "--results"
     place = Checkpoints(settings.storage or str(folder.resolve()))
@@ -406,6 +408,8 @@ def _shown_start(start: str) -> str:
 
 
 def _device(settings: Settings, gpus: int) -> str:
-    if not settings.gpus_per_trial:
+    if not settings.trial_gpus:
         return "CPU" if gpus else "CPU (no GPU found)"
+    if settings.gpus_per_trial > 1:
+        return f"{gpus} GPU, {settings.gpus_per_trial} per trial, without CUDA graphs"
     return f"{gpus} GPU, {settings.shares} trials per GPU"

@@ -54,6 +54,7 @@ def setup_of(template: TrialConfig, images: tuple[ImageSet, ...], plan: Plan) ->
             *(["ms_ssim"] if template.val_ms_ssim else []),
         ],
         **({"chain": chain} if plan.chain else {}),  # without it as fingerprints were before
+        **({"devices": template.devices} if template.devices > 1 else {}),  # which round differently
         "versions": [version(name) for name in ("torch", "compressai")],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

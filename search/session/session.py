@@ -143,7 +143,7 @@ class Session:
         for name in self.tracker.sweep_others(self._broken_off):
             self._say(f"{'MLflow':<12} marked the runs of the interrupted search {name} as KILLED")
         settings = self.settings
-        limits = Limits(settings.max_hours, settings.max_gpu_hours, settings.gpus_per_trial)
+        limits = Limits(settings.max_hours, settings.max_gpu_hours, settings.trial_gpus)
         with self._sole_driver(limits):
             core = self.prepare()
             cluster.connect(settings.address, self.resources.workers, self.resources.gpus)
@@ -231,7 +231,7 @@ class Session:
         settings, resources = self.settings, self.resources
         configure = functools.partial(engine.training_config_of, template=self.experiment.template)
         execution = engine.Execution(
-            self.opened.checkpoints, self._capacity, settings.gpus_per_trial, settings.retries
+            self.opened.checkpoints, self._capacity, settings.trial_gpus, settings.retries
         )
         for left in range(_RAYS, -1, -1):
             try:
@@ -250,7 +250,7 @@ class Session:
     def _capacity(self) -> Callable[[], int]:
         """The number of concurrent training runs; on a cluster its capacity, limited by --workers."""
         if self.settings.address:
-            return cluster.TrialCapacity(self.settings.gpus_per_trial, self.settings.workers)
+            return cluster.TrialCapacity(self.settings.trial_gpus, self.settings.workers)
         return lambda: self.resources.workers
 
     def _with_expectations(self, core: Core, records: SearchRecords) -> SearchRecords:

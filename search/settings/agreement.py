@@ -37,8 +37,9 @@ def worked_out(settings: Settings, given: Collection[str], gpus: Callable[[], in
     """The resolved values that differ from those in `settings`, by name. `given` are the names of the
     settings that the user gave. Raises ModelError, ConfigError."""
     changes = _model(settings, given) | _length(settings, given) | _device(settings, given, gpus)
-    if "batch" not in given and settings.accumulate > 1:
-        changes["batch"] = settings.accumulate * max(2, round(settings.batch / settings.accumulate))
+    if "batch" not in given and (parts := settings.accumulate * settings.gpus_per_trial) > 1:
+        least = 1 if settings.gpus_per_trial > 1 else 2
+        changes["batch"] = parts * max(least, round(settings.batch / parts))
     changes |= _distortion(settings, given)
     if settings.lr is None:
         changes["lr"] = learning_rate(settings.optimizer, changes["start"])
@@ -168,5 +169,7 @@ def _device(settings: Settings, given: Collection[str], gpus: Callable[[], int])
         # A preset's precision applies only to GPUs.
         elsewhere = key == "precision" and key not in given and not trials
         if getattr(settings, key) in ("auto", None) or elsewhere:
-            changes[key] = value and settings.fused_adam if key == "graph" else value
+            changes[key] = value
+            if key == "graph":
+                changes[key] = value and settings.fused_adam and settings.gpus_per_trial == 1
     return changes

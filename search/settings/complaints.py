@@ -99,6 +99,8 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
         return f"max_gpu_hours is {settings.max_gpu_hours:g} but no trial uses a GPU; use --max-hours instead"
     if settings.trials_per_gpu and not gpus():
         return f"trials_per_gpu is {settings.trials_per_gpu} but there is no GPU; use 0"
+    if wrong := _several_gpus(settings, gpus):
+        return wrong
     if not settings.trials_per_gpu and settings.precision == "tf32":
         return "precision tf32 needs a GPU; use fp32 on the CPU"
     for key in ("channels_last", "compile"):
@@ -110,7 +112,7 @@ def disagreement(settings: Settings, gpus: Callable[[], int]) -> str:
             return f"{key} needs a GPU; use --no-{key}"
     if settings.graph and not settings.fused_adam:
         return "graph needs fused_adam; use --fused-adam or --no-graph"
-    if wrong := _uneven_parts(settings.batch, settings.accumulate):
+    if wrong := _uneven_parts(settings.batch, settings.accumulate, settings.gpus_per_trial):
         return wrong
     if settings.patch % 64:
         below, above = settings.patch // 64 * 64, (settings.patch // 64 + 1) * 64
@@ -160,8 +162,32 @@ def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
         yield f"decay_at {settings.decay_at:g} has no effect with --schedule {settings.schedule}"
 
 
-def _uneven_parts(batch: int, parts: int) -> str:
-    """Why a batch cannot be computed in this number of parts; empty if it can."""
+def _several_gpus(settings: Settings, gpus: Callable[[], int]) -> str:
+    """Why a trial cannot have several GPUs; empty if it can, or has one at most."""
+    if (count := settings.gpus_per_trial) == 1:
+        return ""
+    if not settings.trials_per_gpu:
+        return f"gpus_per_trial is {count} but no trial uses a GPU; use 1"
+    if settings.trials_per_gpu != 1:
+        return (
+            f"gpus_per_trial {count} gives a trial whole GPUs, but trials_per_gpu "
+            f"{settings.trials_per_gpu} a part of one; omit one of them"
+        )
+    if count > (there := gpus()):
+        return f"gpus_per_trial is {count}, but the number of GPUs is {there}; use {there} at most"
+    if settings.graph:
+        return f"graph cannot be used with gpus_per_trial {count}; use --no-graph"
+    return ""
+
+
+def _uneven_parts(batch: int, parts: int, gpus: int) -> str:
+    """Why a batch cannot be computed in this number of parts, each divided among the GPUs of a trial; empty
+    if it can."""
+    if gpus > 1 and batch % (parts * gpus):
+        below = batch // (parts * gpus) * parts * gpus
+        near = " and ".join(str(size) for size in (below, below + parts * gpus) if size)
+        product = f"accumulate {parts} times " if parts > 1 else ""
+        return f"batch is {batch} but must be a multiple of {product}gpus_per_trial {gpus}; nearest: {near}"
     valid = [n for n in range(1, max(2, batch // 2 + 1)) if batch % n == 0]
     if parts in valid:
         return ""

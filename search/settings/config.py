@@ -116,7 +116,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], l
 #: Settings of searches from before these existed, whatever the presets and defaults say today.
 _BEFORE = {
     "optimizer": "adam", "objective": RD_COST, "regularizer": "covariance", "schedule": "constant-cosine",
-    "ema": 0.0, "accumulate": 1, "distortion": "mse",
+    "ema": 0.0, "accumulate": 1, "distortion": "mse", "gpus_per_trial": 1,
 }  # fmt: skip
 
 #: Settings that may change when a search is resumed: they do not affect the metrics of any trial.

@@ -74,10 +74,11 @@ def template_of(settings: Settings) -> TrialConfig:
         ),
         val_epochs=deciding if on_validation else (),
         test_epochs=reported if on_validation else deciding,
-        device="cuda" if settings.gpus_per_trial else "cpu",
+        device="cuda" if settings.trial_gpus else "cpu",
         speed=Acceleration(**{key: getattr(settings, key) for key in Acceleration.__dataclass_fields__}),
         val_ms_ssim=settings.needs_ms_ssim,
         rest_epoch=three_quarters(settings.epochs) if on_validation else None,
+        devices=settings.gpus_per_trial,
     )
 
 

@@ -160,6 +160,14 @@ class Settings(SearchFields):
         "number of trials that share a GPU, with equal parts of its memory, or 0 to train on the CPU, or "
         "auto: measure which number is fastest and fits in memory (default: 1 if there is a GPU)",
     )
+    gpus_per_trial: int = setting(
+        "Machine",
+        1,
+        "number of GPUs of one host that train a trial together, each a part of every batch; the gradients "
+        "are those of one GPU, without CUDA graphs (default: 1)",
+        ge=1,
+        le=64,
+    )
     retries: int = setting(
         "Machine", 3, "number of retries of a failed training run, from its last checkpoint", ge=0, le=1000
     )
@@ -233,10 +241,10 @@ class Settings(SearchFields):
         return fork_epoch(self.fork_at, self.epochs)
 
     @property
-    def gpus_per_trial(self) -> float:
-        """Fraction of a GPU per trial; 0 on the CPU. Ray counts in steps of 1e-4, so it is rounded down:
-        rounded up, the last trial would not fit."""
-        return math.floor(10_000 / self.shares) / 10_000 if self.shares else 0.0
+    def trial_gpus(self) -> float:
+        """GPUs per trial, a fraction if trials share one; 0 on the CPU. Ray counts in steps of 1e-4, so it is
+        rounded down: rounded up, the last trial would not fit."""
+        return math.floor(10_000 * self.gpus_per_trial / self.shares) / 10_000 if self.shares else 0.0
 
     @field_validator("distortion")
     @classmethod

@@ -25,6 +25,7 @@ def workers(
 def test_one_trial_for_each_core_or_share_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert workers(monkeypatch, 4, 24) == (4, [])
     assert workers(monkeypatch, 4, 24, gpus=1, trials_per_gpu="2") == (2, [])
+    assert workers(monkeypatch, 16, 64, gpus=5, gpus_per_trial="2") == (2, [])
 
 
 def test_no_more_than_the_memory_holds_and_a_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +38,7 @@ def test_no_more_than_the_memory_holds_and_a_line_says_so(monkeypatch: pytest.Mo
     )
     assert workers(monkeypatch, 64, 0.5)[0] == 1
     assert workers(monkeypatch, 16, 16, gpus=8)[0] == 6
+    assert workers(monkeypatch, 16, 16, gpus=8, gpus_per_trial="2")[0] == 3
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ def test_auto_is_the_default_without_a_gpu_and_left_to_the_measurement_with_one(
         resolve({"trials_per_gpu": "auto"}, {}, lambda _: 0).settings,
         resolve({"trials_per_gpu": "auto"}, {}, lambda _: 1).settings,
     )
-    assert (without.trials_per_gpu, without.gpus_per_trial) == (0, 0.0)
-    assert (with_one.trials_per_gpu, with_one.gpus_per_trial) == ("auto", 1.0)
+    assert (without.trials_per_gpu, without.trial_gpus) == (0, 0.0)
+    assert (with_one.trials_per_gpu, with_one.trial_gpus) == ("auto", 1.0)
 
 
 _MEASURE = """

@@ -109,6 +109,7 @@ def test_the_fingerprint_knows_what_figures_depend_on(leaves: PackedImages) -> N
         replace(template, training=replace(template.training, optimizer="soap")),
         replace(template, training=replace(template.training, distortion="ms-ssim")),
         replace(template, val_epochs=(1,)),
+        replace(template, devices=2),
         replace(template, speed=replace(template.speed, precision="bf16")),
     ]
     prints = {setup_of(other, images, plan) for other in others} | {setup_of(template, (), plan)}
@@ -116,4 +117,4 @@ def test_the_fingerprint_knows_what_figures_depend_on(leaves: PackedImages) -> N
     other_lambdas = replace(chained, lambdas=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
     plans = (chained, replace(chained, qualities=(1, 2)), other_lambdas)
     prints |= {setup_of(template, images, p) for p in plans}
-    assert len(prints) == 10 and same not in prints
+    assert len(prints) == 11 and same not in prints

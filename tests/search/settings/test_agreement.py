@@ -68,6 +68,15 @@ def test_a_graph_needs_fused_adam() -> None:
     assert "graph" not in resolved(gpus=1, fused_adam=False, graph=True)  # refused later
 
 
+def test_several_gpus_per_trial_do_without_a_graph_and_divide_the_batch() -> None:
+    several = resolved(gpus=4, gpus_per_trial=3)
+    assert (several["trials_per_gpu"], several["graph"], several["batch"]) == (1, False, 15)
+    assert resolved(gpus=4, gpus_per_trial=3, accumulate=4)["batch"] == 12
+    assert "batch" not in resolved(gpus=4, gpus_per_trial=2)
+    assert "graph" not in resolved(gpus=4, gpus_per_trial=3, graph=True)  # refused later
+    assert "batch" not in resolved(gpus=4, gpus_per_trial=3, batch=16)  # refused later
+
+
 def test_the_learning_rate_is_that_of_the_optimizer_and_of_the_start() -> None:
     assert resolved(optimizer="soap")["lr"] == 3e-3
     assert resolved(optimizer="soap", start="starter", width=32)["lr"] == 1e-3

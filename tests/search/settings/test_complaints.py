@@ -52,6 +52,34 @@ def test_what_needs_a_gpu_needs_one_that_is_there() -> None:
     assert "fused_adam" in disagreement(wanted.model_copy(update={"fused_adam": False}), lambda: 1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ""),
+        ({"trials_per_gpu": 0}, "gpus_per_trial is 2 but no trial uses a GPU; use 1"),
+        (
+            {"trials_per_gpu": 2},
+            "gpus_per_trial 2 gives a trial whole GPUs, but trials_per_gpu 2 a part of one",
+        ),
+        ({"trials_per_gpu": "auto"}, "but trials_per_gpu auto a part of one; omit one of them"),
+        ({"gpus_per_trial": 8}, "gpus_per_trial is 8, but the number of GPUs is 4; use 4 at most"),
+        ({"graph": True}, "graph cannot be used with gpus_per_trial 2; use --no-graph"),
+        ({"batch": 15}, "batch is 15 but must be a multiple of gpus_per_trial 2; nearest: 14 and 16"),
+        (
+            {"batch": 10, "accumulate": 2},
+            "a multiple of accumulate 2 times gpus_per_trial 2; nearest: 8 and 12",
+        ),
+        ({"batch": 2, "gpus_per_trial": 4}, "a multiple of gpus_per_trial 4; nearest: 4"),
+        ({"batch": 4, "accumulate": 2}, ""),  # one image per part and GPU: L is that of the part
+    ],
+)
+def test_several_gpus_of_a_trial_must_be_there_and_divide_the_batch(
+    changes: dict[str, Any], told: str
+) -> None:
+    found = disagreement(Settings(**{**ON_GPU, "gpus_per_trial": 2, **changes}), lambda: 4)
+    assert told in found and bool(told) == bool(found)
+
+
 def test_a_folder_that_cannot_be_made_is_named_with_what_is_in_its_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for key in ("results", "cache"):

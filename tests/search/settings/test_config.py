@@ -288,7 +288,8 @@ def test_a_single_given_value_is_never_contradicted(model: str, preset: str) -> 
                 continue
             if key == "latent_width" and model.startswith("elic") and int(value) < 8:
                 continue  # it is the model, which was given, that cannot have so few
-            resolved = settled({"model": model, "preset": preset, key: value}, gpus=1)
+            gpus = int(value) if key == "gpus_per_trial" else 1
+            resolved = settled({"model": model, "preset": preset, key: value}, gpus=gpus)
             assert not resolved.sources[key].endswith("(resolved)") or value == "auto", (key, value)
             tried += 1
     assert tried > 80
@@ -415,7 +416,7 @@ def test_an_earlier_search_that_cannot_be_read_is_named_before_anything_is_writt
 
 def test_as_many_trials_fit_on_a_gpu_as_were_asked_for() -> None:
     for trials in (1, 2, 3, 6, 7, 13):
-        share = resolve({"trials_per_gpu": str(trials)}, {}, lambda _: 1).settings.gpus_per_trial
+        share = resolve({"trials_per_gpu": str(trials)}, {}, lambda _: 1).settings.trial_gpus
         assert trials * round(10_000 * share) <= 10_000 < (trials + 1) * round(10_000 * share) + trials + 1
 
 
