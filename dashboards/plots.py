@@ -22,15 +22,13 @@ from search.base.space import WITHOUT_TERM, SearchPoint
 from search.decide.belief import Prediction
 from search.records.figures import COLOURS
 from search.records.folder import OpenedSearch
+from search.records.response import CEILING, axis_floor, last_change
 from search.records.results import best_per_rate, best_trial_per_rate
 from search.records.search_records import FAILED, MS_SSIM, PSNR, STOPPED, TrialRecord
 
 #: Strategies differ in shape as well as in colour, for readers who do not see some colours.
 SYMBOLS = {"y": "circle", "z": "diamond", "y+z": "triangle-up", WITHOUT_TERM: "circle"}
 SELECTED, BASELINE, REFERENCE = "#D55E00", "#7F7F7F", "#A0A0A0"
-
-#: Rate changes above this (percent) are drawn at the edge: losses span hundreds of percent, gains a few.
-CEILING = 10.0
 
 _RESAMPLES = 1000
 
@@ -220,7 +218,8 @@ def response(search: OpenedSearch, dimension: Dimension | None = None) -> go.Fig
             trials = [
                 t
                 for t in search.records.trials
-                if (t.quality, t.strategy_name) == (quality, strategy) and _change(search, t) is not None
+                if (t.quality, t.strategy_name) == (quality, strategy)
+                and last_change(search.records, t) is not None
             ]
             own = strategy if strategy in search.plan.strategies else None
             _model_band(
@@ -232,7 +231,7 @@ def response(search: OpenedSearch, dimension: Dimension | None = None) -> go.Fig
         record = kept.get(quality)
         if record is not None:
             figure.add_scatter(
-                x=[axis.of(record)], y=[min(_change(search, record) or 0.0, CEILING)],
+                x=[axis.of(record)], y=[min(last_change(search.records, record) or 0.0, CEILING)],
                 mode="markers", name="selected", legendgroup="selected",
                 marker={"symbol": "star-open", "size": 18, "color": SELECTED, "line": {"width": 2}},
                 showlegend=quality == min(kept),
@@ -240,19 +239,9 @@ def response(search: OpenedSearch, dimension: Dimension | None = None) -> go.Fig
             )  # fmt: skip
         figure.add_hline(y=0, line={"color": BASELINE, "width": 1}, **cell)
     figure.update_xaxes(**axis.layout(search))
-    figure.update_yaxes(range=[_floor(search) * 1.05, CEILING * 1.05])
+    figure.update_yaxes(range=[axis_floor(search.records) * 1.05, CEILING * 1.05])
     figure.update_yaxes(title="rate change, %", col=1)
     return _finish(figure, 330 * rows + 60)
-
-
-def _floor(search: OpenedSearch) -> float:
-    """Lower end of the rate-change axis, from finished trials: early epochs can lie far below."""
-    changes = [change for t in search.records.finished() if (change := _change(search, t)) is not None]
-    return min([-2.0, *changes]) * 1.4
-
-
-def _change(search: OpenedSearch, trial: TrialRecord) -> float | None:
-    return search.records.rate_change(trial, trial.last_epoch, search.records.selection)
 
 
 def _trials(
@@ -264,13 +253,13 @@ def _trials(
     legend: bool,
     axis: _Axis,
 ) -> None:
-    measured = [(t, change) for t in trials if (change := _change(search, t)) is not None]
+    measured = [(t, change) for t in trials if (change := last_change(search.records, t)) is not None]
     texts = [
         f"<b>{_plain(t.name)}</b> ({t.state})<br>{t.point.description}<br>"
         f"epoch {t.last_epoch}: {percent(change)}"
         for t, change in measured
     ]
-    floor = _floor(search)
+    floor = axis_floor(search.records)
     arrows = {True: "arrow-up", False: "arrow-down"}
     figure.add_scatter(
         x=[axis.of(t) for t, _ in measured], y=[min(max(change, floor), CEILING) for _, change in measured],
@@ -347,7 +336,9 @@ def rungs(search: OpenedSearch) -> go.Figure:
     figure.update_xaxes(title="quality", row=1, col=1)
     figure.update_yaxes(title="number of trials", row=1, col=1)
     figure.update_xaxes(title="epoch", row=1, col=2)
-    figure.update_yaxes(title="rate change, %", range=[_floor(search), CEILING * 1.05], row=1, col=2)
+    figure.update_yaxes(
+        title="rate change, %", range=[axis_floor(search.records), CEILING * 1.05], row=1, col=2
+    )
     return _finish(figure.update_layout(barmode="group"), 420)
 
 

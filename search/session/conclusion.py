@@ -7,15 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from rich.style import Style
+from rich.text import Text
 
 from lic import atomic_io
 from lic.cli import command
 from search.records import confirmed, results
-from search.records.confirmed import Repetitions
+from search.records.confirmed import Confirmed, Repetitions
 from search.records.folder import SearchFolder
+from search.records.results import best_per_rate
 from search.records.search_records import FAILED, SearchRecords
 from search.session import summary
 from search.session.monitor import start_report
+from search.session.response_plot import response_plot
+from search.settings.plan import plan_of
 from search.store.checkpoints import Checkpoints, refusal
 from search.store.find import TRIALS_FOLDER
 
@@ -65,13 +70,15 @@ def _cannot_copy(name: str, error: OSError) -> str:
 
 def conclude_confirmation(
     folder: Path, repetitions: Repetitions, records: SearchRecords, console: Console
-) -> None:
-    """Write and print the table of confirmed points, and the BD-rates over seeds and images."""
+) -> list[Confirmed]:
+    """Write and print the table of confirmed points, and the BD-rates over seeds and images; returns the
+    points."""
     found = confirmed.confirmed(repetitions, records.test_set)
     atomic_io.write(folder / "tables" / "confirmation.csv", confirmed.table_of(found).to_csv(index=False))
     console.print(summary.confirmation(found, records.test_set))
     for sentence in summary.confirmed_findings(found, confirmed.bd_rates(repetitions, records)):
         console.print(sentence, markup=False)
+    return found
 
 
 def make_report(folder: Path) -> bool:
@@ -94,12 +101,30 @@ def store_results(opened: SearchFolder, say: Callable[[str], None]) -> None:
         say(f"tables, best checkpoints and report are only in {opened.path}, not at {place}: {why}")
 
 
-def next_steps(folder: Path, has_report: bool) -> str:
-    """The path of the report, and the next commands."""
-    report = f"report: {folder / 'report.html'}, figures: {folder / 'figures'}"
+def closing(
+    opened: SearchFolder, records: SearchRecords, found: list[Confirmed], has_report: bool, console: Console
+) -> None:
+    """Print the last lines of a search: the response to alpha as a plot, the result in a sentence, the report
+    and the next commands. `found`: the confirmed points."""
+    for text in response_plot(records, plan_of(opened.settings), console):
+        console.print(text, soft_wrap=False)
+    console.print(summary.verdict(records, found), markup=False, soft_wrap=False)
+    confirm = not found and any(not record.point.is_baseline for record in best_per_rate(records).values())
+    console.print(next_steps(opened.path, has_report, confirm))
+
+
+def next_steps(folder: Path, has_report: bool, confirm: bool = False) -> Text:
+    """The report, as a link where the terminal has links, and the next commands; `confirm`: whether there are
+    points that can be confirmed."""
+    address = (folder / "report.html").resolve().as_uri()
     lacking = f"cannot write the report; see {folder / 'search.log'}"
-    return (
-        f"{report if has_report else lacking}\n"
-        f"next: {command('dashboards.open', folder)}\n"
-        f"      {command('search.export', folder, '--verify')}"
-    )
+    commands = [
+        command("dashboards.open", folder),
+        *([command("search.run", "--resume", folder, "--confirm", 1, "--seeds", 3)] if confirm else []),
+        command("search.export", folder, "--verify"),
+    ]
+    return Text.assemble(
+        *(("report: ", (address, Style(link=address))) if has_report else (lacking,)),
+        f"\nfigures: {folder / 'figures'}" if has_report else "",
+        "\nnext: ", "\n      ".join(commands),
+    )  # fmt: skip

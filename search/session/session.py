@@ -290,15 +290,16 @@ class Session:
         status = self._show_results(records, by_strategy, effort, ended_by)
         for sentence in lacking:
             self._say(sentence)
+        confirmed = []
         if trained.confirmation is not None:
             repetitions = trained.confirmation.repetitions()
-            conclusion.conclude_confirmation(self.folder, repetitions, records, self.console)
+            confirmed = conclusion.conclude_confirmation(self.folder, repetitions, records, self.console)
         self._say("writing the report ...")
         made = conclusion.make_report(self.folder)
         conclusion.store_results(self.opened, self._say)
         figures = results.parent_figures(by_strategy, records.test_set)
         self._end_tracking(observers, figures, _MLFLOW_STATUS.get(status, "FAILED"))
-        self._say(conclusion.next_steps(self.folder, made))
+        conclusion.closing(self.opened, records, confirmed, made, self.console)
         return status
 
     def _show_results(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from statistics import NormalDist
 from typing import Any
 
 from rich.console import Console
@@ -10,14 +11,14 @@ from rich.console import Console
 from lic.evaluation.bdrate import Interval
 from search.base.dimensions import shown_value
 from search.base.formats import MISSING, NONE_BETTER, fixed, format_db, interval, percent, signed, weight
-from search.base.space import BASELINE, WITHOUT_TERM, baseline_name
+from search.base.space import BASELINE, WITHOUT_TERM, AtPoint, baseline_name
 from search.base.text_table import TextTable
-from search.decide.belief import RUINOUS
+from search.decide.belief import RUINOUS, SURE, Prediction
 from search.decide.objective import LEAST_POINTS
 from search.decide.sampler import STARTUP
 from search.records.confirmed import BETTER, UNDECIDED, WORSE, Confirmed
 from search.records.convergence import statement
-from search.records.results import StrategyResult, bd_rate_text, rate_table
+from search.records.results import StrategyResult, bd_rate_text, best_per_rate, rate_table
 from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord
 
 
@@ -189,6 +190,40 @@ def confirmed_findings(found: list[Confirmed], bd_rates: dict[str, Interval | st
         if items:
             sentences.append(f"{text}: {', '.join(items)}")
     return sentences
+
+
+def verdict(records: SearchRecords, found: list[Confirmed]) -> str:
+    """The result of a search in one sentence: what saves bits, or that nothing does, and how sure that is; by
+    the confirmed points `found`, if there are any, else by the model's predictions."""
+    if found:
+        better = [f"{_place(item)}: {interval(item.rate_change)}" for item in found if item.outcome == BETTER]
+        none = "none of the confirmed points is better than its baseline on fresh seeds"
+        return f"result: {'fewer bits on fresh seeds at ' + '; '.join(better) if better else none}"
+    predicted = [(records.expected[t.name], t) for t in records.finished() if t.name in records.expected]
+    if not predicted:
+        return "result: no trial was trained in full, so nothing is known of a gain"
+    kept = [record for record in best_per_rate(records).values() if record.name in records.expected]
+    if kept:
+        gains = "; ".join(_gain(records.expected[record.name], record) for record in kept)
+        where = f"{len(kept)} of {len(records.qualities)} qualities"
+        return f"result: fewer bits than the baseline at {where}, by the model, on one training seed: {gains}"
+    nearest = min(predicted, key=lambda pair: pair[0].mean / pair[0].std)
+    most = max(0.0, *(SURE * expected.std - expected.mean for expected, _ in predicted))
+    return (
+        f"result: nothing beats the baseline; most promising: {_gain(*nearest)}; each of the "
+        f"{len(predicted)} trials trained in full saves less than {most:.1f} % with 95 % probability"
+    )
+
+
+def _place(item: AtPoint) -> str:
+    return f"quality {item.quality} ({item.point.description})"
+
+
+def _gain(expected: Prediction, record: TrialRecord) -> str:
+    """What the model expects of a trial, and the probability of a gain."""
+    chance = min(100 * NormalDist().cdf(-expected.mean / expected.std), 99.9)
+    change = f"{signed(expected.mean)} ± {expected.std:.2f} %"
+    return f"{_place(record)}, {change}, a gain with {chance:.3g} % probability"
 
 
 def _or_reason(figure: Interval | str) -> str:

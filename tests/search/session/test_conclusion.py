@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -14,16 +15,20 @@ import pytest
 from rich.console import Console
 
 from lic import atomic_io
+from search.decide.belief import Prediction
+from search.records.folder import SearchFolder
 from search.records.search_records import FAILED, FINISHED
 from search.session import conclusion
 from search.session.conclusion import (
     all_failed,
+    closing,
     conclude_confirmation,
     keep_best,
     make_report,
     next_steps,
     store_results,
 )
+from search.settings.config import resolve
 from search.store.checkpoints import Checkpoints
 from tests.search.records.test_results import record
 from tests.search.records.test_results import search as searched
@@ -166,9 +171,46 @@ def test_a_storage_that_refuses_the_results_is_said_and_ends_nothing(tmp_path: P
 
 def test_the_next_commands_name_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "my search"
-    report, opens, exports = next_steps(folder, has_report=True).splitlines()
-    assert report == f"report: {folder}/report.html, figures: {folder}/figures"
+    report, figures, opens, exports = next_steps(folder, has_report=True).plain.splitlines()
+    assert report == f"report: {(folder / 'report.html').as_uri()}" and "my%20search" in report
+    assert figures == f"figures: {folder}/figures"
     assert "dashboards.open" in opens and f"'{folder}'" in opens  # quoted for a shell
     assert "search.export" in exports and exports.endswith("--verify")
-    lacking = next_steps(folder, has_report=False).splitlines()
+    lacking = next_steps(folder, has_report=False).plain.splitlines()
     assert lacking == [f"cannot write the report; see {folder}/search.log", opens, exports]
+    *_, confirms, _ = next_steps(folder, has_report=True, confirm=True).plain.splitlines()
+    assert f"search.run --resume '{folder}' --confirm 1 --seeds 3" in confirms
+
+
+def closed(tmp_path: Path, gain: float, **console: Any) -> list[str]:
+    """The last lines of a search of one trial at quality 1, with this expected gain."""
+    resolved = resolve({"model": "hyperprior", "width": "8", "start": "scratch"}, {}, lambda _: 0)
+    screen = Console(file=io.StringIO(), highlight=False, soft_wrap=True, **console)
+    records = replace(
+        searched(record("trial-000", 1, gain, "y")), expected={"trial-000": Prediction(gain, 0.5)}
+    )
+    folder = SearchFolder(tmp_path / "mine", resolved.settings)
+    closing(folder, records, [], has_report=True, console=screen)
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue().splitlines()
+
+
+def test_a_search_ends_with_its_plot_its_result_and_its_report(tmp_path: Path) -> None:
+    key, *lines = closed(tmp_path, -3.0, width=100_000)
+    assert key.startswith("Rate change of the trials")
+    (result,) = [number for number, line in enumerate(lines) if line.startswith("result: fewer bits")]
+    assert lines[result - 1].split() == ["1e-8", "1e-7", "1e-6", "1e-5"]
+    assert lines[result + 1] == f"report: file://{tmp_path}/mine/report.html"
+    assert any("--confirm 1" in line for line in lines[result:])
+    lines = closed(tmp_path, 1.0, width=100_000)
+    assert any(line.startswith("result: nothing beats the baseline") for line in lines)
+    assert not any("--confirm" in line for line in lines)
+
+
+def test_in_a_terminal_the_report_is_a_link_and_words_stay_whole(tmp_path: Path) -> None:
+    terminal = {"force_terminal": True, "color_system": "256", "legacy_windows": False}
+    lines = closed(tmp_path, -3.0, width=60, **terminal)
+    address = f"file://{tmp_path}/mine/report.html"
+    assert any(f";{address}\x1b\\{address}\x1b]8;;" in line for line in lines)
+    (result,) = [number for number, line in enumerate(lines) if line.startswith("result: ")]
+    assert all(len(line) <= 60 for line in lines[result : result + 3])

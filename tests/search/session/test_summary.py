@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lic.evaluation.bdrate import Interval
 from search.base.space import SearchPoint
 from search.decide.belief import Prediction
+from search.records.confirmed import Confirmed
 from search.records.folder import OpenedSearch, open_search
 from search.records.results import strategy_results
 from search.records.search_records import SearchRecords
-from search.session.summary import effort, findings, rates, show, strategies
+from search.session.summary import effort, findings, rates, show, strategies, verdict
 from tests.support.made_up import made_up_search
 
 
@@ -114,6 +116,33 @@ def test_a_gain_is_said_to_be_sure_or_within_noise(search: OpenedSearch) -> None
     )
     worse = replace(records, expected={r.name: Prediction(0.5, 1.0) for r in records.finished()})
     assert not any("doubtful" in told for told in findings(worse))
+
+
+def test_the_verdict_says_what_was_found_and_how_sure_that_is(search: OpenedSearch) -> None:
+    records = search.records
+    first = records.finished(1)[0]
+    nothing = {record.name: Prediction(0.5, 1.0) for record in records.finished()}
+    said = verdict(replace(records, expected={**nothing, first.name: Prediction(-3.0, 1.5)}), [])
+    assert said == (
+        "result: fewer bits than the baseline at 1 of 2 qualities, by the model, on one training seed: "
+        f"quality 1 ({first.point.description}), -3.00 ± 1.50 %, a gain with 97.7 % probability"
+    )
+    nearest = {**nothing, first.name: Prediction(-0.5, 1.0)}
+    assert verdict(replace(records, expected=nearest), []) == (
+        f"result: nothing beats the baseline; most promising: quality 1 ({first.point.description}), "
+        "-0.50 ± 1.00 %, a gain with 69.1 % probability; each of the 4 trials trained in full saves less "
+        "than 2.1 % with 95 % probability"
+    )
+    assert "no trial was trained in full" in verdict(replace(records, expected={}, trials=[]), [])
+
+
+def test_the_verdict_on_confirmed_points_is_that_of_the_fresh_seeds(search: OpenedSearch) -> None:
+    better = Confirmed(SearchPoint(1, "y", 1e-7), "trial-001", 3, Interval(-2.0, -3.0, -1.0), 5)
+    unclear = replace(better, rate_change=Interval(-1.0, -3.0, 1.0))
+    assert verdict(search.records, [better, unclear]) == (
+        "result: fewer bits on fresh seeds at quality 1 (y, alpha 1.00e-07): -2.00 % [-3.00, -1.00]"
+    )
+    assert "none of the confirmed points is better" in verdict(search.records, [unclear])
 
 
 def test_a_bd_rate_of_two_points_is_doubted(search: OpenedSearch) -> None:
