@@ -24,8 +24,8 @@ _ALWAYS = re.compile(
 #: Removed for the servers that show a search: where and how they serve. Variables that name or open stores
 #: are kept.
 _OF_SERVERS = re.compile(
-    r"_?MLFLOW_(?!(TRACKING|S3|GCS|BOTO|AZURE|ARTIFACT|SQLALCHEMYSTORE|HTTP)_)\w+|GUNICORN_\w+|UVICORN_\w+|FLASK_\w+"
-    r"|OPTUNA_\w+|WEB_CONCURRENCY"
+    r"_?MLFLOW_(?!(TRACKING|S3|GCS|BOTO|AZURE|ARTIFACT|SQLALCHEMYSTORE|HTTP)_|ARTIFACTS_DESTINATION$)\w+"
+    r"|GUNICORN_\w+|UVICORN_\w+|FLASK_\w+|OPTUNA_\w+|WEB_CONCURRENCY"
 )
 
 

@@ -150,10 +150,10 @@ def _too_small_for_ms_ssim(settings: Settings) -> str:
 
 
 def without_effect(settings: Settings, given: Collection[str]) -> Iterator[str]:
-    """One sentence for each given setting that has no effect."""
+    """One sentence for each setting that has no effect; `given` are those that the user has just given."""
     if "seeds" in given and settings.confirm is None:
         yield f"seeds {settings.seeds} has no effect without --confirm"
-    if settings.chain and len(settings.rates) == 1:
+    if "chain" in given and settings.chain and len(settings.rates) == 1:
         yield f"chain has no effect with quality {settings.rates[0]} alone"
     for key in ("strategies", "alpha_min", "alpha_max"):
         if settings.fix and key in given:

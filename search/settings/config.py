@@ -84,6 +84,8 @@ def resolve(
     layers.append(("command line", command_line))
     _check_keys(layers)
     given = {key for _, layer in layers for key, value in layer.items() if value is not None}
+    # A search has all settings on record: what of those had no effect was said when they were given.
+    told = {key for name, layer in layers if name != "recorded" for key in layer} & given
     defaults = Settings().model_dump()
     first = _validated(*_merge(layers, defaults))
     count_gpus = functools.partial(gpus, first.address)
@@ -93,7 +95,7 @@ def resolve(
     merged, sources = _merge(layers, defaults)
     merged["preset"], sources["preset"] = preset, f"{sources['preset']}{why}"
     resolved = _check(merged, sources, given, count_gpus)
-    return replace(resolved, ignored=(*ignored, *resolved.ignored))
+    return replace(resolved, ignored=(*ignored, *without_effect(resolved.settings, told)))
 
 
 def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -211,4 +213,4 @@ def _check(
     if wrong := disagreement(settings, gpus):
         raise ConfigError(wrong)
     check_tuning(settings)
-    return Resolved(settings, sources, tuple(without_effect(settings, given)))
+    return Resolved(settings, sources)

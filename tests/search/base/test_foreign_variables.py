@@ -8,6 +8,7 @@ from search.base.foreign_variables import for_server, ignore_foreign
 
 KEPT = {
     "MLFLOW_TRACKING_URI": "http://mlflow", "MLFLOW_TRACKING_PASSWORD": "x", "MLFLOW_S3_ENDPOINT_URL": "x",
+    "MLFLOW_ARTIFACTS_DESTINATION": "s3://served",
     "AWS_ENDPOINT_URL": "http://minio", "CUDA_VISIBLE_DEVICES": "1", "RAY_AUTH_MODE": "token",
     "RAY_TMPDIR": "/t", "RAY_memory_usage_threshold": "0.9", "PATH": "/bin",
 }  # fmt: skip
@@ -37,6 +38,6 @@ def test_a_server_to_look_at_a_search_serves_as_it_is_told() -> None:
     foreign = {
         "MLFLOW_STATIC_PREFIX": "/mlflow", "MLFLOW_APP": "basic-auth", "MLFLOW_BACKEND_STORE_URI": "sqlite:///x",
         "MLFLOW_GUNICORN_OPTS": "--daemon", "GUNICORN_CMD_ARGS": "--daemon", "FLASK_APP": "x",
-        "WEB_CONCURRENCY": "9", "OPTUNA_STORAGE": "sqlite:///x",
+        "MLFLOW_ARTIFACTS_ONLY": "true", "WEB_CONCURRENCY": "9", "OPTUNA_STORAGE": "sqlite:///x",
     }  # fmt: skip
     assert for_server(KEPT | foreign) == KEPT
