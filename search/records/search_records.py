@@ -30,7 +30,14 @@ from search.base.space import (
 )
 from search.decide.belief import FORK, VARIANCE, Prediction
 from search.decide.core import BY_LAMBDA, SOURCE
-from search.decide.objective import Reading, compared_baselines, compared_qualities, has_value, rate_change
+from search.decide.objective import (
+    LEAST_POINTS,
+    Reading,
+    compared_baselines,
+    compared_qualities,
+    has_value,
+    rate_change,
+)
 from search.decide.readings import by_epoch, images_of, readings_of
 from search.records.curves import image_curve
 from search.settings.tuning import TUNABLE
@@ -156,7 +163,7 @@ class SearchRecords:
 
         Early in training, the baselines' curve may not be monotone. Baselines that another one dominates in
         rate and distortion are dropped here (the BD-rate of a search is undefined in this case). Raises
-        CurveError if fewer than two are left.
+        CurveError if those that are left make no curve (LEAST_POINTS).
         """
         own, points = self._point(record, epoch, metric), []
         for quality in self.qualities:
@@ -165,9 +172,12 @@ class SearchRecords:
                 continue
             points.append(self._point(baseline, epoch, metric) if baseline else None)
         there = [point for point in points if point is not None]
-        if own is None or len(there) < max(2, len(points)):
+        if own is None or not there or len(there) < len(points):
             return None
-        return point_bd_rate(Curve.front(*zip(*there, strict=True)), *own)
+        curve = Curve.front(*zip(*there, strict=True))
+        if len(curve.rate) < LEAST_POINTS:
+            raise CurveError("two baselines make a straight line")
+        return point_bd_rate(curve, *own)
 
     def comparable(self, record: TrialRecord, epoch: int) -> bool:
         """Whether all baselines needed by `derived` are measured: that of the same quality and, if the test
@@ -198,7 +208,7 @@ class SearchRecords:
             try:
                 named[f"{self.test_set}/{label}"] = self.bd_rate(record, epoch, metric)
             except CurveError:
-                continue  # undefined for a curve that is not monotone
+                continue  # no curve
         return {name: value for name, value in named.items() if value is not None}
 
     def trained_here(self) -> list[TrialRecord]:

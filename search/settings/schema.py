@@ -28,9 +28,9 @@ from search.base.space import (
     parse_lambdas,
     parse_rates,
 )
-from search.settings.mappings import check_arguments, check_latents, mapping
+from search.settings.mappings import check_arguments, check_latents, mapping, pairs
 from search.settings.search_fields import SearchFields, setting
-from search.settings.texts import NAME_BYTES, NAME_LENGTH, is_name, pairs
+from search.settings.texts import NAME_BYTES, NAME_LENGTH, is_name
 
 #: Settings that are paths (some also accept a keyword, such as 'auto').
 PATHS = ("data", "kodak", "test", "cache", "start", "results", "warm_start")

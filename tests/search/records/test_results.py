@@ -117,6 +117,15 @@ def test_a_trial_has_no_bd_rate_until_every_baseline_is_there() -> None:
     assert partly["kodak/bd_rate_psnr"] == pytest.approx(-1)
 
 
+def test_two_baselines_make_no_curve_and_so_no_bd_rate_of_a_trial() -> None:
+    records = search(record("trial-000", 1, -1.0, "y"))
+    for qualities, known in (((1, 2, 3), True), ((1, 2), False), ((1,), False)):
+        few = {quality: records.baselines[quality] for quality in qualities}
+        found = dataclasses.replace(records, qualities=qualities, baselines=few).derived(records.trials[0], 9)
+        assert {"kodak/rate_change", "val/rate_change"} <= found.keys()
+        assert ("kodak/bd_rate_psnr" in found) == ("kodak/bd_rate_msssim" in found) == known
+
+
 def test_a_broken_baseline_curve_gives_no_bd_rate_but_a_trial_has_its_own() -> None:
     records = search(record("trial-000", 1, -1.0, "y"))
     figures = records.baselines[3].readings[9]

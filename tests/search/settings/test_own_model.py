@@ -77,8 +77,9 @@ def test_a_mapping_on_one_line(text: str, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"model_args": "N"}, "give KEY=VALUE,KEY=VALUE, each key once"),
-        ({"model_args": "N=1,N=2"}, "each key once"),
+        ({"model_args": "N"}, "'N' has no name or no value; separate them by commas, or give"),
+        ({"model_args": "N=1,N=2"}, "N is given twice"),
+        ({"model_args": "=1"}, "'=1' has no name or no value"),
         ({"model_args": "{N: 1"}, "it is neither JSON nor YAML"),
         ({"model_args": "{[1]}"}, "it is"),
         ({"model_args": '{"N": NaN}'}, "give names and plain values"),
