@@ -25,6 +25,7 @@ from search.base.space import Plan
 from search.engine import cluster
 from search.engine.cluster import ClusterError
 from search.records.folder import SearchFolder
+from search.session.warm_start import check_comparable
 from search.settings.complaints import ConfigError
 from search.settings.config import SETTINGS, Resolved, Settings
 from search.settings.tuning import dimensions_of, tuning_text
@@ -163,7 +164,7 @@ def _prepare(resolved: Resolved, folder: Path, say: Callable[[str], None]) -> _P
     check_start(template_of(settings))
     _check_tuned_regularizers(settings)
     if new := not is_search(folder):
-        resolved = _with_earlier(resolved)
+        resolved = _with_earlier(resolved, say)
     if settings.storage:
         prepare_storage(settings.storage)
     say("preparing the images ...")
@@ -261,7 +262,7 @@ def _log_to(path: Path) -> None:
     logging.raiseExceptions = False  # do not fill the terminal if the log cannot be written
 
 
-def _with_earlier(resolved: Resolved) -> Resolved:
+def _with_earlier(resolved: Resolved, say: Callable[[str], None]) -> Resolved:
     """Resolve 'last' in --warm-start to a name, before this search itself is the last one. Raises FolderError
     if the trials of the earlier search cannot be read, ConfigError if they do not compare with this one's."""
     wanted = resolved.settings.warm_start
@@ -269,24 +270,8 @@ def _with_earlier(resolved: Resolved) -> Resolved:
         return resolved
     earlier = SearchFolder.read(find_folder(wanted, Path(resolved.settings.results)))
     earlier.trials()
-    for key, what in (("regularizer", "alphas"), ("distortion", "rate changes")):
-        if (own := getattr(resolved.settings, key)) != (other := getattr(earlier.settings, key)):
-            raise ConfigError(
-                f"the trials of {earlier.path.name} have the {key} {other}, not {own}, so their {what} are "
-                f"not comparable; omit --warm-start, or use --{key} {other}"
-            )
-    if resolved.settings.lambda_table != earlier.settings.lambda_table:
-        theirs = ",".join(map(repr, earlier.settings.lambda_table.values()))
-        raise ConfigError(
-            f"the qualities of {earlier.path.name} have other lambdas ({theirs}), so its rate changes are "
-            "not comparable; omit --warm-start, or use the same --lambdas"
-        )
-    for name in ("regularizer", "scale"):
-        if name in earlier.settings.tune and name not in resolved.settings.tune:
-            raise ConfigError(
-                f"the trials of {earlier.path.name} tuned {name}, so their alphas are not comparable; omit "
-                f"--warm-start, or add --tune {name}={earlier.settings.tune[name]}"
-            )
+    if different := check_comparable(resolved.settings, earlier):
+        say(f"{'warm start':<12} {different}")
     named = earlier.path.name if wanted == "last" else wanted
     return replace(resolved, settings=resolved.settings.model_copy(update={"warm_start": named}))
 

@@ -134,16 +134,26 @@ def _rounded(value: Any) -> Any:
 
 
 def provenance(search: OpenedSearch, verified: bool) -> dict[str, Any]:
-    """The head of the manifest: the search, whether it is complete and verified, code and versions."""
+    """The head of the manifest: the search, what it tuned and fixed, whether it is complete and verified,
+    code and versions."""
+    settings = search.settings
     return {
-        "name": architecture(search.settings.model),
+        "name": architecture(settings.model),
         "search": search.folder.name,
+        **{key: dict(found) for key in ("tune", "fix") if (found := getattr(settings, key))},
         "complete": search.complete,
         "trials": len(search.records.trials),
         "verified": verified,
         "trained": search.environment,
         "exported": {name: version(name) for name in ("lictune", "torch", "compressai", "safetensors")},
     }
+
+
+def tuned_entry(search: OpenedSearch, record: TrialRecord) -> dict[str, Any]:
+    """The values of all tuned settings of a training run, also of a baseline, for the manifest; nothing if
+    the search tuned none."""
+    values = tuned_columns(search.records, record)
+    return {"tuned": values} if values else {}
 
 
 def results(search: OpenedSearch, metrics: ZooMetrics) -> dict[str, dict[str, Any]]:

@@ -303,11 +303,13 @@ def _write_documents(
     runs, models = run_ids(search), {}
     for folder in sorted(path.parent for path in root.rglob(WEIGHTS)):
         config = json.loads((folder / zoo.CONFIG).read_text())
-        role = BASELINE if folder.name == BASELINE else TUNED
+        role, quality = BASELINE if folder.name == BASELINE else TUNED, config["quality"]
+        record = search.records.baselines[quality] if role == BASELINE else choices[quality].record
         models[folder.relative_to(root).as_posix()] = {
             "role": role,
             "mlflow_run": runs.get(config["trial"]),
-            "figures": metrics.of_model(config["quality"], role),
+            "figures": metrics.of_model(quality, role),
+            **card.tuned_entry(search, record),
         }
     manifest = zoo.manifest_of(root, card.provenance(search, metrics.verified), models)
     (root / zoo.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")

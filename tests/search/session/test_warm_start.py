@@ -103,17 +103,17 @@ def test_a_search_over_other_lambdas_is_no_start(tmp_path: Path) -> None:
     made_up_search(tmp_path / "first", lambdas="0.001,0.002,0.01")
     given = {"results": str(tmp_path), "warm_start": "first", "preset": "tiny", "model": "hyperprior"}
     same = resolve({**given, "lambdas": "0.001,0.002,0.01"}, {}, lambda _: 0)
-    assert driver._with_earlier(same) == same
+    assert driver._with_earlier(same, print) == same
     for other in ({}, {"lambdas": "0.001,0.002"}):
         with pytest.raises(ConfigError, match=r"first have other lambdas \(0.001,0.002,0.01\), so its rate"):
-            driver._with_earlier(resolve({**given, **other}, {}, lambda _: 0))
+            driver._with_earlier(resolve({**given, **other}, {}, lambda _: 0), print)
 
 
 def test_a_search_with_another_distortion_is_no_start(tmp_path: Path) -> None:
     made_up_search(tmp_path / "first")
     given = {"results": str(tmp_path), "warm_start": "first", "preset": "tiny", "model": "hyperprior"}
     with pytest.raises(ConfigError, match="have the distortion mse, not ms-ssim, so their rate changes are"):
-        driver._with_earlier(resolve({**given, "distortion": "ms-ssim"}, {}, lambda _: 0))
+        driver._with_earlier(resolve({**given, "distortion": "ms-ssim"}, {}, lambda _: 0), print)
 
 
 class ReachedError(Exception):
@@ -165,9 +165,45 @@ def test_the_flag_may_be_given_again(tmp_path: Path) -> None:
     assert resolve_again({"warm_start": "first"}, folder, lambda _: 0).settings.warm_start == "first"
 
 
-def test_a_search_with_another_regularizer_is_refused(tmp_path: Path) -> None:
+GIVEN = {"model": "hyperprior", "width": "8", "start": "scratch", "epochs": "2"}
+
+
+def compared(tmp_path: Path, **settings: str) -> list[str]:
+    """What is said when a search with these settings takes trials of the search `first`."""
+    said: list[str] = []
+    wanted = {**GIVEN, "warm_start": "first", "results": str(tmp_path), **settings}
+    driver._with_earlier(resolve(wanted, {}, lambda _: 0), said.append)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"regularizer": "pooled"}, "first have the regularizer covariance, not pooled, so their alphas"),
+        (
+            {"objective": "rd-cost"},
+            "first have the objective bd-rate-psnr, not rd-cost, so their rate",
+        ),
+        ({"scale": "paper"}, "first have the scale reference, not paper, so their alphas"),
+        ({"model": "cheng"}, "first are of the model hyperprior, not cheng"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(settings: dict[str, str], told: str, tmp_path: Path) -> None:
     made_up_search(tmp_path / "first")
-    given = {"warm_start": "first", "results": str(tmp_path)}
-    driver._with_earlier(resolve(given, {}, lambda _: 0))
-    with pytest.raises(ConfigError, match="first have the regularizer covariance, not pooled"):
-        driver._with_earlier(resolve({**given, "regularizer": "pooled"}, {}, lambda _: 0))
+    assert compared(tmp_path) == []
+    assert compared(tmp_path, model="bmshj2018-hyperprior") == []  # the same by its other name
+    with pytest.raises(ConfigError, match=told):
+        compared(tmp_path, **settings)
+
+
+def test_another_training_is_told(tmp_path: Path) -> None:
+    made_up_search(tmp_path / "first", batch="8")
+    (sentence,) = compared(tmp_path, batch="16", epochs="3")
+    assert "trained with batch 8 instead of 16, epochs 2 instead of 3: what they gained may not" in sentence
+
+
+def test_the_scale_of_the_paper_compares_alphas_of_one_geometry_alone(tmp_path: Path) -> None:
+    made_up_search(tmp_path / "first", batch="8", scale="paper")
+    assert compared(tmp_path, batch="8", scale="paper") == []
+    with pytest.raises(ConfigError, match="first have the batch 8, not 16, so their alphas"):
+        compared(tmp_path, batch="16", scale="paper")
