@@ -90,4 +90,4 @@ def _key(drawn: list[tuple[TrialRecord, float]], plan: Plan, coloured: bool) -> 
         names = Text(", ").join(Text(name, _COLOURS[name]) for name in plan.strategies)
         key.append("; colours: ").append_text(names)
     above = sum(change > CEILING for _, change in drawn)
-    return key.append(f"; {above} of {len(drawn)} above +{CEILING:g} %, drawn there") if above else key
+    return key.append(f"; {above} of {len(drawn)} above +{CEILING:g} %, drawn at the edge") if above else key
