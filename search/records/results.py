@@ -187,6 +187,7 @@ def trial_table(records: SearchRecords) -> pd.DataFrame:
         measured = [e for e in record.readings if f"{records.test_set}/bpp" in record.readings[e]]
         epoch = max(measured, default=record.last_epoch)
         figures = record.readings.get(epoch, {})
+        bd_rates = (f"{records.test_set}/{name}" for name in ("bd_rate_psnr", "bd_rate_msssim"))
         derived = records.derived(record, epoch)
         rows.append(
             {
@@ -200,6 +201,7 @@ def trial_table(records: SearchRecords) -> pd.DataFrame:
                 "epochs": record.last_epoch,
                 **{name: figures.get(f"{records.test_set}/{name}") for name in ("bpp", "psnr", "ms_ssim")},
                 **derived,
+                **{name: None for name in bd_rates if name not in derived},
                 "reason": record.reason,
             }
         )
