@@ -9,7 +9,7 @@ import pytest
 
 from search.settings import complaints
 from search.settings.complaints import disagreement, nearest, without_effect
-from search.settings.config import Settings
+from search.settings.config import SETTINGS, Settings, resolve, resolve_again
 
 #: What a search on one GPU has; on a CPU it has 0 trials per GPU.
 ON_GPU: dict[str, Any] = {"trials_per_gpu": 1, "precision": "fp32"}
@@ -108,6 +108,18 @@ def test_a_given_value_that_changes_nothing_is_told() -> None:
         "chain has no effect with quality 3 alone"
     ]
     assert not list(without_effect(Settings(chain=True), {"chain"}))
+
+
+@pytest.mark.parametrize("confirmed", [{"confirm": "2"}, {}])
+def test_a_resumed_search_is_not_told_what_it_has_on_record(
+    confirmed: dict[str, str], tmp_path: Path
+) -> None:
+    given = {**confirmed, "decay_at": "0.5", "schedule": "cosine", "width": "8", "start": "scratch"}
+    recorded = resolve(given, {}, lambda _: 0)
+    (tmp_path / SETTINGS).write_text(recorded.report())
+    assert resolve_again({}, tmp_path, lambda _: 0).ignored == ()
+    told = resolve_again({"seeds": "5"}, tmp_path, lambda _: 0).ignored
+    assert told == (() if confirmed else ("seeds 5 has no effect without --confirm",))
 
 
 def test_a_word_is_taken_for_the_nearest() -> None:

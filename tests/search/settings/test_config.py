@@ -359,19 +359,6 @@ def test_seeds_without_a_confirmation_are_said_to_change_nothing() -> None:
     assert "seeds 5 has no effect without --confirm" in sentence
 
 
-@pytest.mark.parametrize("confirmed", [{"confirm": "2"}, {}])
-def test_a_resumed_search_is_not_told_what_it_has_on_record(
-    confirmed: dict[str, str], tmp_path: Path
-) -> None:
-    recorded = settled(
-        {**confirmed, "decay_at": "0.5", "schedule": "cosine", "width": "8", "start": "scratch"}
-    )
-    (tmp_path / SETTINGS).write_text(recorded.report())
-    assert resolve_again({}, tmp_path, lambda _: 0).ignored == ()
-    told = resolve_again({"seeds": "5"}, tmp_path, lambda _: 0).ignored
-    assert told == (() if confirmed else ("seeds 5 has no effect without --confirm",))
-
-
 def test_files_are_checked(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     assert "cannot be read" in refused({}, file=file)
