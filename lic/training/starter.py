@@ -134,7 +134,7 @@ def _provenance(args: argparse.Namespace, trainer: Trainer, images: PackedImages
         "width": args.width,
         "latent_width": args.latent_width or args.width,
         "parameters": parameter_count(trainer.model),
-        "data": Path(args.data).name if args.data else "dead leaves",
+        "data": "/".join(Path(args.data).resolve().parts[-2:]) if args.data else "dead leaves",
         "data_fingerprint": images.fingerprint,
         "images": len(images),
         "training": {key: getattr(config, key) for key in config.__dataclass_fields__},
