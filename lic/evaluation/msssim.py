@@ -1,10 +1,12 @@
-"""MS-SSIM of 8-bit images, with the values of pytorch_msssim in less than half the time.
+"""MS-SSIM of 8-bit images, with the values of pytorch_msssim in a fraction of the time.
 
 Wang, Simoncelli and Bovik (2003), 'Multiscale structural similarity for image quality assessment', with the
 constants in common use: five scales, an 11-tap Gaussian window of sigma 1.5, K = (0.01, 0.03).
 
-SSIM needs windowed means of x, y, x^2 + y^2 and xy. The separable window runs along the columns: they are
-adjacent in memory and fill a CPU's vector units, which the three channels of an image do not.
+SSIM needs windowed means of x, y, x^2 + y^2 and xy, by a separable window. Blocks of adjacent columns act
+as the channels of a convolution, and fill a CPU's vector units, which the three channels of an image do not:
+down the columns it is a depthwise convolution, along the rows a full one, whose weights are a banded matrix
+from two blocks to one. Its many products by zero cost less than a transposition of the images.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from lic.files import one_line
 from lic.losses.criterion import PEAK
 from lic.losses.msssim import K1, K2, SIGMA, SMALLEST, TAPS, WEIGHTS
 
-#: Number of columns filtered together: a multiple of any CPU's vector length.
+#: Number of columns filtered together: a multiple of any CPU's vector length, and at least TAPS - 1.
 _LANES = 16
 
 #: The stabilising constants of luminance and of contrast.
@@ -33,8 +35,7 @@ def ms_ssim(decoded: Tensor, original: Tensor) -> Tensor:
     product = torch.ones((), device=x.device)
     for scale, weight in enumerate(WEIGHTS):
         if scale:
-            odd = [side % 2 for side in x.shape[2:]]
-            x, y = (nn.functional.avg_pool2d(image, 2, padding=odd) for image in (x, y))
+            x, y = _halved(x), _halved(y)
         mean_x, mean_y, squares, cross = _windowed(torch.stack([x, y, x.square().add_(y.square()), x * y]))
         of_means = mean_x * mean_y
         squares_of_means = mean_x.square_().add_(mean_y.square_())
@@ -57,31 +58,47 @@ def unmeasurable(images: Iterable[tuple[str, int, int]]) -> str:
     return f"{needs}; {one_line(name, 80)} is {width} x {height}{others}"
 
 
+def _halved(image: Tensor) -> Tensor:
+    """The means of 2 x 2 pixels, of N x C x H x W; an odd side is padded by zeros as in pytorch_msssim."""
+    odd = [side % 2 for side in image.shape[2:]]
+    if any(odd):
+        return nn.functional.avg_pool2d(image, 2, padding=odd)
+    rows = image[:, :, ::2] + image[:, :, 1::2]
+    return rows[..., ::2].add(rows[..., 1::2]).mul_(0.25)
+
+
 def _windowed(images: Tensor) -> Tensor:
-    """Gaussian-weighted means over all windows that lie inside, of ... x H x W: ... x W' x H', transposed."""
-    height, width = images.shape[-2:]
-    down = _down(images.flatten(0, -3))
-    means = _down(down.transpose(1, 2))[:, : width - TAPS + 1, : height - TAPS + 1]
-    found: Tensor = means.unflatten(0, images.shape[:-2])
+    """Gaussian-weighted means over all windows that lie inside, of ... x H x W: ... x H' x W'."""
+    width = images.shape[-1]
+    planes = images.flatten(0, -3)
+    if width % _LANES:
+        planes = nn.functional.pad(planes, (0, -width % _LANES))
+    lanes = planes.unflatten(2, (-1, _LANES)).permute(0, 3, 1, 2)
+    down = nn.functional.conv2d(lanes, _window(planes.device), groups=_LANES)
+    # The block that the padding puts before the first is dropped; the one after the last completes that.
+    means = nn.functional.conv2d(down, _banded(planes.device), padding=(0, 1)).permute(0, 2, 3, 1).flatten(2)
+    found: Tensor = means[..., _LANES : _LANES + width - TAPS + 1].unflatten(0, images.shape[:-2])
     return found
-
-
-def _down(planes: Tensor) -> Tensor:
-    """Apply the window along the height of N x H x W: N x (H - 10) x W, the width padded to whole lanes.
-    Columns act as the channels of a depthwise filter, adjacent in memory."""
-    count, height, width = planes.shape
-    filled = planes
-    if width % _LANES or not planes.is_contiguous():
-        # The content of the padding columns does not matter: lanes are independent.
-        filled = planes.new_empty(count, height, width + -width % _LANES)
-        filled[..., :width] = planes
-    lanes = filled.view(count, height, -1, _LANES).permute(0, 3, 1, 2)
-    means = nn.functional.conv2d(lanes, _window(planes.device), groups=_LANES)
-    return means.permute(0, 2, 3, 1).flatten(2)
 
 
 @functools.cache
 def _window(device: torch.device) -> Tensor:
+    """The window down the columns: _LANES x 1 x TAPS x 1."""
+    return _gauss().view(1, 1, TAPS, 1).repeat(_LANES, 1, 1, 1).to(device)
+
+
+@functools.cache
+def _banded(device: torch.device) -> Tensor:
+    """The window along the rows, from the columns of two adjacent blocks to those of the first: _LANES x
+    _LANES x 1 x 2, channels last."""
+    band = torch.zeros(_LANES, 2 * _LANES)
+    for column in range(_LANES):
+        band[column, column : column + TAPS] = _gauss()
+    weights = band.view(_LANES, 1, 2, _LANES).permute(0, 3, 1, 2)
+    return weights.contiguous(memory_format=torch.channels_last).to(device)
+
+
+def _gauss() -> Tensor:
     taps = torch.arange(TAPS, dtype=torch.float32) - TAPS // 2
     gauss = torch.exp(-taps.square() / (2 * SIGMA**2))
-    return (gauss / gauss.sum()).view(1, 1, TAPS, 1).repeat(_LANES, 1, 1, 1).to(device)
+    return gauss / gauss.sum()

@@ -257,14 +257,15 @@ class Core:
         trial = self._find(name)
         if trial.state.is_finished() or has_reading(trial, epoch):
             return
-        for key, value in attributes_of(epoch, figures, images).items():
-            self._keep(trial, key, value)
-        if trial.user_attrs["role"] == TRIAL:
-            self._settle(trial)
-            return
-        if epoch == self.plan.epochs:
-            self._tell(name, TrialState.COMPLETE, 0.0)
-        self._settle_waiting()
+        with self._storage.together():
+            for key, value in attributes_of(epoch, figures, images).items():
+                self._keep(trial, key, value)
+            if trial.user_attrs["role"] == TRIAL:
+                self._settle(trial)
+                return
+            if epoch == self.plan.epochs:
+                self._tell(name, TrialState.COMPLETE, 0.0)
+            self._settle_waiting()
 
     def _settle_waiting(self) -> None:
         for waiting in _all(self.trials):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import copy
 import datetime
 import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -24,7 +25,7 @@ from sqlalchemy.engine import make_url
 from lic.errors import StorageError
 from lic.files import check_regular
 from search.base.secrets import public
-from search.store.optuna_internals import id_of_trial, set_trial_id
+from search.store.optuna_internals import Write, id_of_trial, set_trial_id, write_together
 
 _log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class _Patient(_Base):  # type: ignore[misc]
             try:
                 found = self._made(*args, **kwargs) if since and name == "create_new_trial" else None
                 if found is None:
-                    found = getattr(self._storage, name)(*args, **kwargs)
+                    found = self._method(name)(*args, **kwargs)
             except StorageInternalError as error:
                 if not _is_away(error) or (since and time.monotonic() - since > _PATIENCE):
                     raise
@@ -187,6 +188,15 @@ class _Patient(_Base):  # type: ignore[misc]
             if since is not None:
                 self._say(f"the database at {self._address} answers again")
             return found
+
+    def write_together(self, writes: Sequence[Write]) -> None:
+        self._call(write_together.__name__, writes)
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        if name == write_together.__name__:
+            return functools.partial(write_together, self._storage)
+        method: Callable[..., Any] = getattr(self._storage, name)
+        return method
 
     def _made(self, study: int, template_trial: FrozenTrial | None = None) -> int | None:
         """The database id of an equal trial if it is the newest: the call that created it may have succeeded
@@ -208,7 +218,8 @@ class Mirror(_Base):  # type: ignore[misc]
     updated with what is written, since reading all metrics takes longer with every epoch. Trials are not
     copied: treat them as read-only.
 
-    A new trial is a draft, invisible to other processes, until `keep` writes it in one transaction."""
+    A new trial is a draft, invisible to other processes, until `keep` writes it in one transaction. What is
+    written inside `together` is one transaction as well."""
 
     def __init__(self, backend: BaseStorage) -> None:
         self._backend = backend
@@ -216,9 +227,31 @@ class Mirror(_Base):  # type: ignore[misc]
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._attributes: dict[int, dict[str, Any]] = {}
         self._known: dict[int, FrozenTrial] = {}
+        #: Attributes and values that are to be written, in order.
+        self._due: list[Write] = []
+        self._gathering = False
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        self._flush()
         return getattr(self._backend, name)(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write attributes and intermediate values at the end, or before anything else is written: a process
+        that is killed leaves all of them or none."""
+        self._gathering = True
+        try:
+            yield
+        finally:
+            self._gathering = False
+            self._flush()
+
+    def _flush(self) -> None:
+        due, self._due = self._due, []
+        if due and isinstance(self._backend, _Patient):
+            self._backend.write_together(due)
+        elif due:
+            write_together(self._backend, due)
 
     def _of(self, study: int) -> list[FrozenTrial]:
         if study not in self._trials:
@@ -246,7 +279,7 @@ class Mirror(_Base):  # type: ignore[misc]
             set_trial_id(trial, _DRAFT)
         else:
             trial = copy.deepcopy(template_trial)
-            set_trial_id(trial, self._backend.create_new_trial(study_id, template_trial))
+            set_trial_id(trial, self._call("create_new_trial", study_id, template_trial))
             self._trials[study_id].append(trial)
         trial.number = number
         self._known[id_of_trial(trial)] = trial
@@ -258,7 +291,14 @@ class Mirror(_Base):  # type: ignore[misc]
 
     def _write(self, name: str, trial_id: int, *args: Any) -> FrozenTrial:
         if trial_id != _DRAFT:
-            getattr(self._backend, name)(trial_id, *args)
+            self._call(name, trial_id, *args)
+        return self._known[trial_id]
+
+    def _gather(self, name: str, trial_id: int, *args: Any) -> FrozenTrial:
+        if trial_id != _DRAFT:
+            self._due.append((name, (trial_id, *args)))
+            if not self._gathering:
+                self._flush()
         return self._known[trial_id]
 
     def set_trial_param(
@@ -269,13 +309,13 @@ class Mirror(_Base):  # type: ignore[misc]
         trial.distributions[param_name] = distribution
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write("set_trial_user_attr", trial_id, key, value).user_attrs[key] = value
+        self._gather("set_trial_user_attr", trial_id, key, value).user_attrs[key] = value
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write("set_trial_system_attr", trial_id, key, value).system_attrs[key] = value
+        self._gather("set_trial_system_attr", trial_id, key, value).system_attrs[key] = value
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        trial = self._write("set_trial_intermediate_value", trial_id, step, intermediate_value)
+        trial = self._gather("set_trial_intermediate_value", trial_id, step, intermediate_value)
         trial.intermediate_values[step] = intermediate_value
 
     def set_trial_state_values(
@@ -293,5 +333,5 @@ class Mirror(_Base):  # type: ignore[misc]
         return self._attributes[study_id]
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._backend.set_study_user_attr(study_id, key, value)
+        self._call("set_study_user_attr", study_id, key, value)
         self.get_study_user_attrs(study_id)[key] = value

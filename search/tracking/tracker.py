@@ -60,7 +60,7 @@ INTERRUPTED = "interrupted"
 #: MLflow's status of a training run, by state; a run still running when its search ends was interrupted.
 STATUS = {RUNNING: "KILLED", FINISHED: "FINISHED", STOPPED: "KILLED", FAILED: "FAILED"}
 
-#: Maximum number of metrics in one request to MLflow.
+#: Maximum number of metrics, params and tags in one request to MLflow.
 _BATCH = 1000
 
 #: Version of MLflow that wrote a database, compared with the installed one.
@@ -97,10 +97,11 @@ def readable(alpha: float) -> str:
 
 @dataclass
 class _Run:
-    """The MLflow run of a training run: the names of its metrics by epoch, and the epochs that are
-    complete."""
+    """The MLflow run of a training run: the names of its metrics by epoch, the epochs that are complete, and
+    the params that it is to be given with the next metrics."""
 
     run_id: str
+    params: dict[str, str] = field(default_factory=dict)
     metrics: dict[int, set[str]] = field(default_factory=dict)
     settled: set[int] = field(default_factory=set)
     status: str = "RUNNING"
@@ -142,7 +143,7 @@ class Tracker:
             held = self._client.get_run(self.parent).data.params
             # Params are immutable: a search resumed with a larger budget keeps its original param.
             fresh = {key: value for key, value in params.items() if key not in held}
-            self._describe(self.parent, fresh, tags)
+            self._log(self.parent, [], fresh, tags)
         except (MlflowException, OSError) as error:
             raise TrackingError(
                 f"cannot write to MLflow ({first_line(error)}); {_remedy(error, uri)}"
@@ -221,21 +222,23 @@ class Tracker:
             fresh = {key: known[key] for key in known.keys() - held - {MEASURED_AT}}
             metrics += _metrics(fresh, record.measured_at(epoch), epoch)
             sent.append((epoch, fresh.keys(), records.comparable(record, epoch)))
-        self._log(run.run_id, metrics)
+        over = record.state != RUNNING or not live
+        status = STATUS[record.state] if over else "RUNNING"
+        tags: dict[str, str] = {}
+        if status != run.status:  # not over: it was interrupted and is resumed
+            tags = _end_tags(record) if over else {STATE_TAG: RUNNING}
+        self._log(run.run_id, metrics, run.params, tags)
+        run.params = {}
         for epoch, names, settled in sent:
             run.metrics[epoch] |= names
             if settled:
                 run.settled.add(epoch)
                 del run.metrics[epoch]
-        over = record.state != RUNNING or not live
-        status = STATUS[record.state] if over else "RUNNING"
         if status != run.status:
             if over:
-                self._describe(run.run_id, {}, _end_tags(record))
                 ended = None if record.ended is None else round(1000 * record.ended)
                 self._client.set_terminated(run.run_id, status, ended)
-            else:  # it was interrupted and is resumed
-                self._describe(run.run_id, {}, {STATE_TAG: RUNNING})
+            else:
                 self._client.update_run(run.run_id, status=status)
             run.status = status
         if record.state != RUNNING and len(run.settled) == len(record.readings):
@@ -266,17 +269,18 @@ class Tracker:
             run_id = self._start(f"q{record.quality} {title}", record.role, own, began)
             self._known[record.name] = run_id
         self._in_doubt = False
-        self._describe(run_id, params, {})
-        return self._runs.setdefault(record.name, _Run(run_id, status=status))
+        return self._runs.setdefault(record.name, _Run(run_id, params, status=status))
 
     def _write_progress(self, records: SearchRecords, strategies: tuple[str, ...]) -> None:
         """Log the search's best result after each finished trial to the parent run."""
         finished = sorted(records.finished(), key=lambda trial: (trial.ended or 0.0, trial.name))
+        metrics = []
         for count in range(self._progress + 1, len(finished) + 1):
             last = finished[count - 1]
             figures = best_so_far(records, finished[:count], strategies)
-            self._log(self.parent, _metrics(figures, last.ended or 0.0, count))
-            self._progress = count
+            metrics += _metrics(figures, last.ended or 0.0, count)
+        self._log(self.parent, metrics)
+        self._progress = len(finished)
 
     def conclude(self, figures: Mapping[str, float], records: SearchRecords) -> None:
         """Log the metrics of the whole search to the parent run."""
@@ -295,7 +299,7 @@ class Tracker:
 
     def close(self, status: str) -> None:
         """End the parent run."""
-        self._describe(self.parent, {}, {STATE_TAG: status.lower()})
+        self._log(self.parent, [], tags={STATE_TAG: status.lower()})
         self._client.set_terminated(self.parent, status)
 
     def _start(self, name: str, role: str, tags: dict[str, str], began: int | None) -> str:
@@ -303,19 +307,25 @@ class Tracker:
         run: str = self._client.create_run(self.experiment, began, tags, name).info.run_id
         return run
 
-    def _describe(self, run: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def _log(
+        self,
+        run: str,
+        metrics: list[Any],
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Give a run all this in one request, or in several if there are too many metrics; params and tags
+        are in the last."""
         from mlflow.entities import Param, RunTag
 
-        if params or tags:
-            self._client.log_batch(
-                run,
-                params=[Param(key, value[:500]) for key, value in params.items()],
-                tags=[RunTag(key, value[:5000]) for key, value in tags.items()],
-            )
-
-    def _log(self, run: str, metrics: list[Any]) -> None:
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(run, metrics=metrics[start : start + _BATCH])
+        given = [Param(key, value[:500]) for key, value in (params or {}).items()]
+        told = [RunTag(key, value[:5000]) for key, value in (tags or {}).items()]
+        room = _BATCH - len(given) - len(told)
+        while len(metrics) > room:
+            self._client.log_batch(run, metrics=metrics[:_BATCH])
+            metrics = metrics[_BATCH:]
+        if metrics or given or told:
+            self._client.log_batch(run, metrics=metrics, params=given, tags=told)
 
 
 def _make_store(file: Path) -> None:

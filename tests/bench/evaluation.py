@@ -3,8 +3,8 @@
 bpp (entropy estimate), PSNR and MS-SSIM of all images, by this package (lic.evaluation.evaluate, images from
 the packed cache, memory kept as in a trial) and by `compressai.utils.eval_model` with --entropy-estimation
 (its own code in a process of its own, whose imports do not count; it reads the files), same model, same
-device, one thread each on a CPU. The sides take turns, --rounds times; the medians, their ratio, and how far
-the figures of the two lie apart.
+device, one thread each on a CPU. Seconds are of processor time on a CPU, which other work disturbs less. The
+sides take turns, --rounds times; the medians, their ratio, and how far the figures of the two lie apart.
 
 `share` is what measuring takes of a full training at the preset's cadence, in percent: the step is timed in
 the same run, and the validation images as well.
@@ -33,11 +33,12 @@ from tests.bench.trainings import BEST, DEVICE, add_arguments, finish, model_of,
 
 
 def timed(work: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:
+    clock = time.process_time if DEVICE == "cpu" else time.perf_counter
     finish()
-    started = time.perf_counter()
+    started = clock()
     result = work(*arguments, **options)
     finish()
-    return time.perf_counter() - started, result
+    return clock() - started, result
 
 
 def rungs(values: dict[str, Any]) -> int:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from optuna.exceptions import StorageInternalError
-from optuna.storages import InMemoryStorage
-from optuna.trial import FrozenTrial
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import OperationalError
 
 from lic.errors import StorageError
 from search.decide.core import Core
-from search.store.storage import _Patient, keep_password, open_storage
+from search.store.storage import Mirror, _Patient, keep_password, open_storage, open_to_read, sqlite_address
 from tests.search.decide.test_core import PLAN, run_all
 from tests.support.database import Database
 
@@ -54,6 +57,39 @@ def test_a_search_decides_the_same_while_its_database_restarts(database: Databas
     address = database.url("lictune")
     assert f"no answer from the database at {address}; waiting for it" in said
     assert said[-1] == f"the database at {address} answers again"
+
+
+def _write(storage: BaseStorage, trial: int) -> None:
+    """Attributes and values of each kind, some of them replaced."""
+    storage.set_trial_user_attr(trial, "readings:1", {"val/bpp": 0.25})
+    storage.set_trial_system_attr(trial, "seen", ["a"])
+    for epoch, value in enumerate((1.5, math.inf, -math.inf, math.nan, 2.5)):
+        storage.set_trial_intermediate_value(trial, epoch, value)
+    storage.set_trial_user_attr(trial, "readings:1", {"val/bpp": 0.5})
+    storage.set_trial_intermediate_value(trial, 0, -1.5)
+
+
+def test_what_is_written_together_is_all_there_or_nothing(tmp_path: Path) -> None:
+    """And it is what Optuna's own methods write."""
+    url = sqlite_address(tmp_path / "study.db")
+    plain = open_storage(url)
+    mirror, study = Mirror(plain), plain.create_new_study([StudyDirection.MINIMIZE], "s")
+    theirs, ours = (mirror.create_new_trial(study, create_trial(state=TrialState.RUNNING)) for _ in range(2))
+    _write(plain, theirs)
+
+    def stored(trial: int) -> tuple[str, TrialState]:
+        found = open_to_read(url).get_trial(trial)
+        return str((found.user_attrs, found.system_attrs, found.intermediate_values)), found.state
+
+    with mirror.together():
+        _write(mirror, ours)
+        assert stored(ours)[0] == "({}, {}, {})"
+    assert stored(ours) == stored(theirs) and "-1.5" in stored(ours)[0]
+    with mirror.together():
+        mirror.set_trial_user_attr(ours, "reason", "ended")
+        mirror.set_trial_state_values(ours, TrialState.PRUNED)
+        found, state = stored(ours)
+        assert "'reason': 'ended'" in found and state == TrialState.PRUNED
 
 
 class Forgetful(InMemoryStorage):

@@ -330,6 +330,23 @@ def test_a_store_whose_making_was_broken_off_is_made_anew(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.db", "search"]
 
 
+@pytest.mark.parametrize("count", [0, 3, 998, 999, 3000])
+def test_a_run_is_written_in_as_few_requests_as_mlflow_takes(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int, int]] = []
+
+    class Client:
+        def log_batch(self, _run: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+            sent.append((len(metrics), len(params), len(tags)))
+
+    tracker = Tracker.__new__(Tracker)
+    monkeypatch.setattr(tracker, "_client", Client(), raising=False)
+    tracker._log("run", [Metric("loss", 0.0, 0, step) for step in range(count)], {"seed": "0"}, {"x": "y"})
+    assert tuple(map(sum, zip(*sent, strict=True))) == (count, 1, 1)
+    assert max(map(sum, sent)) <= 1000 and len(sent) == -(-(count + 2) // 1000)
+
+
 def test_a_long_reason_is_cut_between_words() -> None:
     told = first_line(RuntimeError("the server says that " + "word " * 100))
     assert len(told) <= 200 and told.endswith("word ...")
