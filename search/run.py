@@ -19,7 +19,7 @@ from lic.cli import Answers, answered, command, run_command
 from search.base.secrets import public
 from search.base.signals import ends_in_time
 from search.engine.remote import remote_address, run_on_head
-from search.session.arguments import parse
+from search.session.arguments import HERE, parse
 from search.store.find import is_search
 
 
@@ -47,7 +47,8 @@ def _run(given: list[str], head: str | None, begun: list[Path]) -> int:
         from search.session import driver  # slow to import: only after the settings are validated
 
         if options.plan:
-            return driver.show_plan(resolved, options.price_per_gpu_hour)
+            gpu = None if options.plan == HERE else options.plan
+            return driver.show_plan(resolved, options.price_per_gpu_hour, gpu)
         begun.append(options.resume or driver.new_folder(resolved.settings))
         return driver.search(resolved, begun[0])
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from lic.files import number_argument, path_argument, user_path
 from search.engine import cluster
+from search.session.pace import GPUS, check_gpu
 from search.settings.addresses import storage_address
 from search.settings.complaints import ConfigError
 from search.settings.config import (
@@ -23,6 +24,9 @@ from search.settings.config import (
     resolve_again,
 )
 from search.store.find import FolderError, find_folder
+
+#: What --plan is without the name of a GPU.
+HERE = "here"
 
 
 def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.Namespace]:
@@ -42,8 +46,11 @@ def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.
     )
     parser.add_argument(
         "--plan",
-        action="store_true",
-        help="measure a few steps, print the estimated time and cost, then exit",
+        nargs="?",
+        const=HERE,
+        metavar="GPU",
+        help="measure a few steps, print the estimated time and cost, then exit; with the name of a GPU "
+        f"({', '.join(GPUS)}): for one such GPU, by steps measured on it, without measuring",
     )
     parser.add_argument(
         "--price-per-gpu-hour",
@@ -68,8 +75,13 @@ def parse(argv: list[str], description: str | None) -> tuple[Resolved, argparse.
 
 
 def _resolved(known: argparse.Namespace, values: dict[str, str]) -> Resolved:
+    def gpus(address: str | None) -> int:
+        return cluster.gpus(address) if known.plan in (None, HERE) else 1
+
+    if known.plan not in (None, HERE):
+        check_gpu(known.plan)
     if known.resume is None:
-        return resolve(values, os.environ, cluster.gpus, known.config)
+        return resolve(values, os.environ, gpus, known.config)
     if known.config is not None:
         raise ConfigError("--resume uses the recorded settings of the search; omit --config")
     try:
@@ -77,7 +89,7 @@ def _resolved(known: argparse.Namespace, values: dict[str, str]) -> Resolved:
     except ValueError as error:
         raise ConfigError(f"results cannot be used: {error}") from None
     known.resume = _find_again(known.resume, results, values.get("storage"))
-    return resolve_again({**values, "results": str(known.resume.parent)}, known.resume, cluster.gpus)
+    return resolve_again({**values, "results": str(known.resume.parent)}, known.resume, gpus)
 
 
 def _find_again(name: str, results: Path, storage: str | None) -> Path:

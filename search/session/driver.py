@@ -38,6 +38,7 @@ from search.tracking.tracker import Tracker, TrackingError, tracking_address
 
 if TYPE_CHECKING:
     from search.engine.sharing import Sharing
+    from search.session.pace import Pace
     from search.session.session import Experiment, Resources
 
 
@@ -65,53 +66,63 @@ def _complete(resolved: Resolved, folder: Path) -> Resolved:
     return replace(resolved, settings=resolved.settings.model_copy(update=found))
 
 
-def show_plan(resolved: Resolved, price: float | None) -> int:
-    """Print the estimated time and cost of the search on this machine, without starting it."""
+def show_plan(resolved: Resolved, price: float | None, gpu: str | None = None) -> int:
+    """Print the estimated time and cost of the search, without starting it: on this machine, or on one GPU of
+    the name `gpu`, by what was measured on it. Raises LictuneError."""
     from lic.training.trial import check_start, open_images
     from search.engine.capacity import default_workers
-    from search.session.confirming import at_most
-    from search.session.estimate import confirmation_at_most, estimate, measure
-    from search.session.terminal import duration
+    from search.session.estimate import show_estimate
+    from search.session.pace import pace_on
     from search.settings.plan import plan_of, template_of
 
     check_start(template_of(resolved.settings))
     _check_tuned_regularizers(resolved.settings)
+    if gpu is not None:
+        pace_on(gpu, template_of(resolved.settings))  # before the images are prepared, which takes long
     images = open_images(template_of(resolved.settings).images)
-    gpus = cluster.gpus(resolved.settings.address)
-    resolved, sharing = _with_sharing(resolved, gpus, functools.partial(print, flush=True))
+    gpus, sharing = 1, None
+    if gpu is None:
+        gpus = cluster.gpus(resolved.settings.address)
+        resolved, sharing = _with_sharing(resolved, gpus, functools.partial(print, flush=True))
     settings = resolved.settings
     plan, template = plan_of(settings), template_of(settings)
-    workers = settings.workers or default_workers(settings, template, gpus, print)
+    workers = settings.workers or (
+        settings.shares if gpu else default_workers(settings, template, gpus, print)
+    )
     prepared = _Prepared(resolved, images, gpus, sharing, new=True)
     for label, text in _choices(prepared, plan, workers).items():
         print(f"{label:<12} {text}")
-    print("measuring the time of a few steps ...", flush=True)
-    pace = measure(template)
-    if sharing is not None:
-        pace = replace(pace, step=pace.step * sharing.slowdown)
-    expected = estimate(plan, template, pace, workers, settings.trial_gpus)
-    share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
-    print(
-        f"{'measured':<12} {1000 * pace.step:.1f} ms per step; evaluation takes "
-        f"{pace.val:.1f} s on {len(images[1].images)} validation images and "
-        f"{pace.test:.1f} s on {len(images[2].images)} test images\n"
-        f"{'estimated':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training), "
-        f"{expected.baseline_epochs} epochs of baselines, by simulation; without start-up time"
-    )
-    print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} concurrent trials")
-    if settings.trial_gpus:
-        print(f"{'GPU hours':<12} {_gpu_hours(expected.gpu_hours, price)}")
-    if settings.confirm:
-        runs = at_most(plan, settings.confirm, settings.seeds)
-        most = confirmation_at_most(plan, template, pace, runs, workers, settings.trial_gpus)
-        gpu_hours = f", GPU hours {_gpu_hours(most.gpu_hours, price)}" if settings.trial_gpus else ""
-        print(f"{'confirming':<12} at most {duration(3600 * most.hours)} more{gpu_hours}")
+    show_estimate(settings, _pace(prepared, gpu), workers, price)
     return 0
 
 
-def _gpu_hours(hours: float, price: float | None) -> str:
-    """GPU hours with their cost, if the price is known."""
-    return f"{hours:.2f}" if price is None else f"{hours:.2f}; cost {price * hours:.2f} at {price:g} per hour"
+def _pace(prepared: _Prepared, gpu: str | None) -> Pace:
+    """The pace of one of the training runs that share a GPU, with a line on how it was found."""
+    from search.session.estimate import measure
+    from search.session.pace import pace_on
+    from search.settings.plan import template_of
+
+    template = template_of(prepared.resolved.settings)
+    if gpu is not None:
+        pace, how = pace_on(gpu, template)
+        shares = prepared.resolved.settings.shares
+        shared = f"; as {shares} share it, {shares} times as long (not measured)" if shares > 1 else ""
+        print(
+            f"{gpu:<12} {1000 * pace.step:.2f} ms per step alone, {how}{shared}; evaluation takes "
+            f"{pace.val:.2f} s on 64 crops of 256x256 and {pace.test:.2f} s on the 24 Kodak images"
+        )
+        return replace(pace, step=shares * pace.step)
+    print("measuring the time of a few steps ...", flush=True)
+    pace = measure(template)
+    if prepared.sharing is not None:
+        pace = replace(pace, step=pace.step * prepared.sharing.slowdown)
+    _, val, test = prepared.images
+    print(
+        f"{'measured':<12} {1000 * pace.step:.1f} ms per step; evaluation takes "
+        f"{pace.val:.1f} s on {len(val.images)} validation images and "
+        f"{pace.test:.1f} s on {len(test.images)} test images"
+    )
+    return pace
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,14 @@ from lic.training.trial import Trial, TrialConfig
 from search.base.space import RD_COST, Plan, SearchPoint
 from search.decide.core import Core
 from search.engine.sharing import short_training
+from search.session.confirming import at_most
+from search.session.pace import Pace
+from search.session.terminal import duration
+from search.settings.config import Settings
+from search.settings.plan import plan_of, template_of
+from search.simulation.realistic import Realistic
 from search.simulation.simulator import SELECTION, simulate
-from search.simulation.surfaces import Family
+from search.simulation.surfaces import Curve, Family
 
 #: Number of timed steps, after as many warm-up steps.
 _STEPS = 4
@@ -25,22 +31,15 @@ _MEMBERS = 3
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Measured seconds of a single training run: per step, and per evaluation of each image set."""
-
-    step: float
-    val: float
-    test: float
-
-
-@dataclass(frozen=True)
 class Estimate:
-    """The estimate: epochs of trials and of baselines, hours of wall time and GPU hours."""
+    """The estimate: epochs of trials and of baselines, hours of wall time and GPU hours, and the hours of
+    evaluation of all training runs together."""
 
     trial_epochs: float
     baseline_epochs: int
     hours: float
     gpu_hours: float
+    evaluation_hours: float
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,11 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
     epochs, waits, tests = [], [], []
     for member in range(_MEMBERS):
         lambdas = tuple(plan.distortion.unit * lmbda for lmbda in plan.lambdas)
-        # Tuned settings change which trials are good, not how many are stopped.
         simulated = dataclasses.replace(
-            plan,
-            selection=SELECTION,
-            objective=RD_COST,
-            lambdas=lambdas,
-            distortion=MSE,
-            dimensions=(),
-            strategies=plan.strategies or ("y",),
+            plan, selection=SELECTION, objective=RD_COST, lambdas=lambdas, distortion=MSE
         )
         core = Core(InMemoryStorage(), "estimate", simulated)
-        outcome = simulate(Family(member, plan.epochs), simulated, workers, core=core)
+        outcome = simulate(_curve(member, plan), simulated, workers, core=core)
         spans = [
             (plan.fork, max(t.intermediate_values, default=plan.fork))
             for t in core.trials.get_trials(deepcopy=False)
@@ -90,7 +82,34 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
     work = (float(np.mean(epochs)) + baseline_epochs) * epoch + testing
     wait = float(np.mean(waits)) + plan.epochs * plan.noise_baselines / workers
     wall = wait * epoch + testing / workers
-    return Estimate(float(np.mean(epochs)), baseline_epochs, wall / 3600, gpus_per_trial * work / 3600)
+    training = (float(np.mean(epochs)) + baseline_epochs) * pace.step * template.training.steps_per_epoch
+    return Estimate(
+        float(np.mean(epochs)),
+        baseline_epochs,
+        wall / 3600,
+        gpus_per_trial * work / 3600,
+        (work - training) / 3600,
+    )
+
+
+def _curve(member: int, plan: Plan) -> Curve:
+    """The response of a simulated search. Only the realistic family knows tuned settings, with which fewer
+    trials are stopped."""
+    return Realistic(member, plan.epochs, plan.dimensions) if plan.dimensions else Family(member, plan.epochs)
+
+
+def _written_out(plan: Plan, template: TrialConfig, pace: Pace, expected: Estimate) -> str:
+    """The hours of all training runs together, as a sum that can be checked by hand."""
+    share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
+    baselines = expected.baseline_epochs // plan.epochs
+    full = (expected.trial_epochs + expected.baseline_epochs) / plan.epochs
+    steps = plan.epochs * template.training.steps_per_epoch
+    hours = full * steps * pace.step / 3600
+    return (
+        f"{plan.budget} trials x {share:.1f} % + {baselines} baselines = {full:.2f} full trainings; "
+        f"x {steps:,} steps x {1000 * pace.step:.2f} ms = {hours:.2f} h; "
+        f"+ {expected.evaluation_hours:.2f} h of evaluation = {hours + expected.evaluation_hours:.2f} h"
+    )
 
 
 def _epoch_seconds(plan: Plan, template: TrialConfig, pace: Pace) -> float:
@@ -107,3 +126,29 @@ def confirmation_at_most(
     at_once = 1 if plan.chain else workers
     run = plan.epochs * _epoch_seconds(plan, template, pace) + pace.test * len(template.test_epochs)
     return Most(math.ceil(runs / at_once) * run / 3600, gpus_per_trial * runs * run / 3600)
+
+
+def show_estimate(settings: Settings, pace: Pace, workers: int, price: float | None) -> None:
+    """Print what a search takes at this pace with so many concurrent trials, and its cost, if the `price` of
+    a GPU hour is known."""
+    plan, template = plan_of(settings), template_of(settings)
+    expected = estimate(plan, template, pace, workers, settings.trial_gpus)
+    share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
+    print(
+        f"{'estimated':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training), "
+        f"{expected.baseline_epochs} epochs of baselines, by simulation; without start-up time"
+    )
+    print(f"{'sum':<12} {_written_out(plan, template, pace, expected)}")
+    print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} concurrent trials")
+    if settings.trial_gpus:
+        print(f"{'GPU hours':<12} {_gpu_hours(expected.gpu_hours, price)}")
+    if settings.confirm:
+        runs = at_most(plan, settings.confirm, settings.seeds)
+        most = confirmation_at_most(plan, template, pace, runs, workers, settings.trial_gpus)
+        gpu_hours = f", GPU hours {_gpu_hours(most.gpu_hours, price)}" if settings.trial_gpus else ""
+        print(f"{'confirming':<12} at most {duration(3600 * most.hours)} more{gpu_hours}")
+
+
+def _gpu_hours(hours: float, price: float | None) -> str:
+    """GPU hours with their cost, if the price is known."""
+    return f"{hours:.2f}" if price is None else f"{hours:.2f}; cost {price * hours:.2f} at {price:g} per hour"

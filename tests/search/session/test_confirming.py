@@ -12,7 +12,8 @@ from lic.evaluation.bdrate import Interval
 from search.base.space import SearchPoint
 from search.records.confirmed import Confirmed
 from search.session.confirming import Followup, announced, at_most
-from search.session.estimate import Pace, confirmation_at_most
+from search.session.estimate import confirmation_at_most
+from search.session.pace import Pace
 from search.session.summary import confirmed_findings
 from search.settings.config import resolve
 from search.settings.plan import plan_of, template_of

@@ -21,7 +21,8 @@ from search.engine import cluster
 from search.engine.cluster import ClusterError
 from search.engine.sharing import Footprint, Sharing
 from search.session import driver
-from search.session.estimate import Estimate, Pace
+from search.session.estimate import Estimate
+from search.session.pace import Pace
 from search.settings.complaints import ConfigError
 from search.settings.config import SETTINGS, Resolved, Settings, resolve
 from search.store.checkpoints import Checkpoints
@@ -249,7 +250,7 @@ def plan_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, price: float | None
 
     def estimated(_: Any, __: Any, pace: Pace, *___: Any) -> Estimate:
         steps.append(pace.step)
-        return Estimate(36.0, 54, 1.5, 3.0)
+        return Estimate(36.0, 54, 1.5, 3.0, 0.1)
 
     monkeypatch.setattr("search.session.estimate.estimate", estimated)
     most = SimpleNamespace(hours=3.0, gpu_hours=5.0)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from search.base.space import Plan
 from search.run import main
-from search.session.estimate import Pace, estimate
+from search.session.estimate import estimate
+from search.session.pace import Pace
 from search.settings.config import resolve
 from search.settings.plan import plan_of, template_of
+from search.simulation.realistic import Realistic
 
 GIVEN = {"preset": "tiny", "model": "cheng", "budget": "10", "sampler": "random", "stopping": False,
          "steps_per_epoch": "50", "cadence": "dense"}  # fmt: skip
@@ -90,3 +94,23 @@ def test_baselines_on_other_seeds_count() -> None:
     assert (other.trial_epochs, other.baseline_epochs) == (10 * 9, 108)
     assert other.gpu_hours == pytest.approx(plain.gpu_hours)
     assert other.hours == pytest.approx(plain.hours, rel=0.1)
+
+
+def test_tuned_settings_are_simulated() -> None:
+    """With more to learn, fewer trials are stopped; without the term there is no alpha to simulate."""
+    given = {**GIVEN, "budget": "6", "rates": "3", "stopping": True, "sampler": "surrogate"}
+    tuned = {**given, "tune": "lr=1e-4..1e-3", "fix": "alpha=0"}
+    settings = resolve(tuned, {}, lambda _: 0).settings
+    found = estimate(plan_of(settings), template_of(settings), Pace(0.1, 2.0, 6.0), 1, 0)
+    assert 6 <= found.trial_epochs <= 54 and found.baseline_epochs == 9
+    seen = []
+
+    def simulated(curve: object, plan: Plan, *_: object, **__: object) -> SimpleNamespace:
+        seen.append((curve, plan))
+        return SimpleNamespace(epochs_spent=0, time=0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.session.estimate.simulate", simulated)
+        estimate(plan_of(settings), template_of(settings), Pace(0.1, 2.0, 6.0), 1, 0)
+    assert [plan.dimensions for _, plan in seen] == [plan_of(settings).dimensions] * 3
+    assert all(isinstance(curve, Realistic) and curve.best_effect < 0 for curve, _ in seen)
