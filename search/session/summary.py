@@ -115,7 +115,7 @@ def findings(records: SearchRecords) -> list[str]:
 def _doubtful(records: SearchRecords, record: TrialRecord) -> str:
     """The trial with its prediction if it is expected to save bits, but not sure enough to be kept."""
     expected = records.expected[record.name]
-    if expected.mean >= 0 or expected.is_probable:
+    if round(expected.mean, 2) >= 0 or expected.is_probable:
         return ""
     return f"{record.name} (quality {record.quality}, {signed(expected.mean)} ± {expected.std:.2f} %)"
 
