@@ -68,7 +68,7 @@ def test_options_that_are_no_settings_are_told_apart(tmp_path: Path) -> None:
     resolved, options = parse(argv, None)
     assert (resolved.settings.budget, resolved.settings.seed) == (12, 4)
     assert (resolved.sources["budget"], resolved.sources["seed"]) == (str(file), "command line")
-    assert (options.plan, options.price_per_gpu_hour, options.print_config) == (True, 2.5, False)
+    assert (options.plan, options.price_per_gpu_hour, options.print_config) == ("here", 2.5, False)
     assert options.resume is None
 
 
