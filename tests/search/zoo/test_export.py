@@ -222,7 +222,7 @@ def test_a_corrupt_checkpoint_is_skipped_by_name(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So short a search is sure of nothing.
-    monkeypatch.setattr(Prediction, "is_probable", property(lambda prediction: True))
+    monkeypatch.setattr(Prediction, "is_probable", True)
     search = open_search("real", copy)
     quality, record = next((q, r) for q, r in best_per_rate(search.records).items() if r.alpha)
     checkpoint = Path(last_checkpoint(search, record.name).path)
