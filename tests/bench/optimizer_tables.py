@@ -183,9 +183,11 @@ def _plain(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _rate_change(row: Any, base: Any, curve: Curve | None) -> float:
     """Of the Kodak rate at equal PSNR, percent, along the curve of the same seed without the change; without
-    one along the slope that lambda gives at the baseline, which is right to first order."""
+    one along the slope that lambda gives at the baseline, which says nothing a decibel away from it."""
     if curve is not None:
         return point_bd_rate(curve, row["kodak_bpp"], row["kodak_psnr"])
+    if abs(row["kodak_psnr"] - base["kodak_psnr"]) > 1:
+        return np.nan
     mse = PEAK**2 * 10 ** (-base["kodak_psnr"] / 10)
     slope = LAMBDAS[base["quality"]] * mse * math.log(10) / 10 / base["kodak_bpp"]
     exact = math.log(row["kodak_bpp"] / base["kodak_bpp"]) - slope * (row["kodak_psnr"] - base["kodak_psnr"])
