@@ -147,7 +147,8 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     by_case = rows.groupby(_OPTIMIZER, sort=False)
     measured = {key: _curves(ended(_plain(own))) if "kodak_psnr" in own else {} for key, own in by_case}
     for key, own in rows.groupby([*_OPTIMIZER, "quality", "seed"], sort=False):
-        curve = measured[key[:-2]].get(int(str(key[-1])))
+        there = measured[key[:-2]]
+        curve = there.get(int(str(key[-1]))) or next(iter(there.values()), None)
         whole, plain = ended(own), _plain(own)
         if ended(plain).empty:
             continue
@@ -182,10 +183,12 @@ def _plain(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rate_change(row: Any, base: Any, curve: Curve | None) -> float:
-    """Of the Kodak rate at equal PSNR, percent, along the curve of the same seed without the change; without
-    one along the slope that lambda gives at the baseline, which says nothing a decibel away from it."""
+    """Of the Kodak rate at equal PSNR, percent, along a curve without the change, of the same seed or of
+    another against the same seed's point; without one along the slope that lambda gives at the baseline,
+    which says nothing a decibel away from it."""
     if curve is not None:
-        return point_bd_rate(curve, row["kodak_bpp"], row["kodak_psnr"])
+        own, its = (point_bd_rate(curve, r["kodak_bpp"], r["kodak_psnr"]) for r in (row, base))
+        return own - its
     if abs(row["kodak_psnr"] - base["kodak_psnr"]) > 1:
         return np.nan
     mse = PEAK**2 * 10 ** (-base["kodak_psnr"] / 10)
