@@ -74,7 +74,7 @@ def test_baselines_are_reused_and_searches_resumed_with_the_same_source_only(her
 def test_a_model_without_bitstreams_is_exported_unverified(capsys: pytest.CaptureFixture[str]) -> None:
     done = run_search(Path("results"), "plain", "--model", "our_model:Plain", "--accumulate", "2", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert "4 patches of 64x64 in 2 parts" in done.stdout
+    assert "4 patches of 128x128 in 2 parts" in done.stdout
     wanted = ["plain", "--out", "zoo"]
     assert export.main([*wanted, "--verify", "--images", "images"]) == 2
     assert (
@@ -83,6 +83,6 @@ def test_a_model_without_bitstreams_is_exported_unverified(capsys: pytest.Captur
     assert export.main(wanted) == 0
     card = Path("zoo/our_model.Plain/README.md").read_text()
     assert "there are no bitstreams to verify" in card and "lic.codec" not in card
-    assert "4 patches of 64x64 in 2 parts, each with its own L" in card
+    assert "4 patches of 128x128 in 2 parts, each with its own L" in card
     model = zoo.load("zoo/our_model.Plain", 3, trust_module=True)
     assert model(torch.rand(1, 3, 64, 64))["x_hat"].shape == (1, 3, 64, 64)

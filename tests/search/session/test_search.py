@@ -319,7 +319,7 @@ def test_two_runs_with_one_worker_are_identical_even_if_one_is_interrupted_and_k
     assert f"to resume: python -m search.run --resume {tmp_path / 'broken'}" in printed
     refused = run_search(tmp_path, None, "--resume", "broken", "--batch", "5")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "batch is 8 in" in refused.stderr
+    assert "batch is 4 in" in refused.stderr
     resume = [*search_command(tmp_path, None), "--resume", "broken"]
     interrupted_at("[", resume, signal.SIGKILL)  # at whatever is its first result
     done = run_search(tmp_path, None, "--resume", "broken")
