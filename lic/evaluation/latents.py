@@ -77,8 +77,7 @@ def channel_correlation(latent: NDArray[np.floating[Any]]) -> NDArray[np.float64
 
     For a constant channel the row and column are 0, including the diagonal.
     """
-    values = latent.reshape(len(latent), -1).astype(np.float64)
-    centred = values - values.mean(1, keepdims=True)
+    values, centred = _samples(latent)
     deviation = np.sqrt(np.square(centred).mean(1))
     alive = deviation > _CONSTANT * np.abs(values).max(1)
     scaled = np.where(alive, 1 / np.where(alive, deviation, 1), 0)[:, None] * centred
@@ -95,6 +94,11 @@ def covariance_sum(latent: NDArray[np.floating[Any]]) -> float:
     """The sum of absolute covariances over all ordered pairs of channels of a latent, M x h x w, the diagonal
     included, over its h w positions: equation (9) of Pakdaman and Gabbouj (2024) with the positions of one
     image in place of a batch. It is quadratic in the latent's scale."""
+    _, centred = _samples(latent)
+    return float(np.abs(centred @ centred.T).sum() / centred.shape[1])
+
+
+def _samples(latent: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The values of each channel of a latent, M x h w, and the same less their mean."""
     values = latent.reshape(len(latent), -1).astype(np.float64)
-    centred = values - values.mean(1, keepdims=True)
-    return float(np.abs(centred @ centred.T).sum() / values.shape[1])
+    return values, values - values.mean(1, keepdims=True)

@@ -64,6 +64,7 @@ _ASIDE = 0.08
 
 #: Nodes of the Gauss-Hermite quadrature over a candidate's reading, and their weights.
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+_WEIGHTS /= _WEIGHTS.sum()
 
 #: Steps of a fit of the hyperparameters, and of one in a long search, which starts where the last ended.
 _FIT_STEPS, _FEW_FIT_STEPS = 40, 12
@@ -440,7 +441,7 @@ def knowledge_gradient(
         own = reach[fresh, fresh - known]
         now = mean[kept].min(initial=0.0, where=mean[kept] < bound(variance[kept]))
         later, alone = bound(variance[kept][:, None] - reach[kept] ** 2), bound(variance[fresh] - own**2)
-        for node, share in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True):
+        for node, share in zip(_NODES, _WEIGHTS, strict=True):
             means, trained = mean[kept][:, None] + node * reach[kept], mean[fresh] + node * own
             then = means.min(0, initial=0.0, where=means < later)
             then[fresh - known] = np.minimum(then[fresh - known], np.where(trained < alone, trained, 0.0))

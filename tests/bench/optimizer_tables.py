@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import pandas as pd
 from scipy.stats import t as student
 
 from lic.evaluation.bdrate import Curve, CurveError, bd_rate, point_bd_rate
-from lic.losses.criterion import PEAK
 from lic.recipe import LAMBDAS
+from search.base.space import BD_RATE_PSNR, SearchPoint
+from search.decide.objective import Reading, rate_change
 
 #: What is alike in trainings that are compared.
 _SETTING = ["preset", "model", "width", "latent_width", "start", "batch", "patch"]
@@ -191,7 +191,8 @@ def _rate_change(row: Any, base: Any, curve: Curve | None) -> float:
         return own - its
     if abs(row["kodak_psnr"] - base["kodak_psnr"]) > 1:
         return np.nan
-    mse = PEAK**2 * 10 ** (-base["kodak_psnr"] / 10)
-    slope = LAMBDAS[base["quality"]] * mse * math.log(10) / 10 / base["kodak_bpp"]
-    exact = math.log(row["kodak_bpp"] / base["kodak_bpp"]) - slope * (row["kodak_psnr"] - base["kodak_psnr"])
-    return 100 * math.expm1(exact)
+    reading, anchor = (
+        Reading({f"kodak/{key}": of[f"kodak_{key}"] for key in ("bpp", "psnr")}, {}) for of in (row, base)
+    )
+    point = SearchPoint(int(base["quality"]))
+    return rate_change(BD_RATE_PSNR, point, reading, {point.quality: anchor}, "kodak").value

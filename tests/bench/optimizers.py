@@ -70,6 +70,11 @@ KEYS = [field.name for field in dataclasses.fields(Case)]
 
 def cases(args: argparse.Namespace) -> Iterator[Case]:
     """Those that the command line asks for; all of a seed come before the next."""
+    parts = (point.partition("=") for point in args.points)
+    losses: list[dict[str, Any]] = [
+        {"strategy": strategy, "alpha": float(alpha or 0)} for strategy, _, alpha in parts
+    ]
+    losses += [{"strategy": "y", "alpha": 0.0, "changes": changes} for changes in args.changes]
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for model in args.models:
             values = geometry(model, args.preset)
@@ -83,29 +88,10 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
                     lr = lr or learning_rate(name, values["start"])
                     steps = args.steps or values["epochs"] * values["steps_per_epoch"]
                     total = round(steps * times / args.parts) * args.parts
-                    geometry_: list[Any] = [
-                        values[key] for key in ("width", "latent_width", "start", "batch", "patch")
-                    ]
-                    for point in args.points:
-                        strategy, _, alpha = point.partition("=")
-                        loss: list[Any] = [strategy, float(alpha or 0)]
-                        case = [args.preset, model, *geometry_, name, lr, *loss, quality, seed, total]
-                        yield Case(*case)
-                    for changes in args.changes:
-                        loss = ["y", 0.0]
-                        case = [
-                            args.preset,
-                            model,
-                            *geometry_,
-                            name,
-                            lr,
-                            *loss,
-                            quality,
-                            seed,
-                            total,
-                            changes,
-                        ]
-                        yield Case(*case)
+                    sizes = {key: values[key] for key in ("width", "latent_width", "start", "batch", "patch")}
+                    case = {"model": model, **sizes, "optimizer": name, "lr": lr, "quality": quality}
+                    for loss in losses:
+                        yield Case(args.preset, seed=seed, total=total, **case, **loss)
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
