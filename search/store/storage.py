@@ -25,7 +25,7 @@ from sqlalchemy.engine import make_url
 from lic.errors import StorageError
 from lic.files import check_regular
 from search.base.secrets import public
-from search.store.optuna_internals import Write, id_of_trial, set_trial_id, write_together
+from search.store.optuna_internals import Write, add_trial, id_of_trial, set_trial_id, write_together
 
 _log = logging.getLogger(__name__)
 
@@ -142,6 +142,10 @@ def _is_away(error: StorageInternalError) -> bool:
     return isinstance(cause, away)
 
 
+#: What is written past Optuna, by name, and the calls that make a trial.
+_DIRECT: dict[str, Callable[..., Any]] = {each.__name__: each for each in (add_trial, write_together)}
+_MAKING = ("create_new_trial", add_trial.__name__)
+
 #: The methods of Optuna's storage interface.
 _CALLS = [name for name, value in vars(BaseStorage).items() if callable(value) and not name.startswith("_")]
 
@@ -169,7 +173,7 @@ class _Patient(_Base):  # type: ignore[misc]
         since = None
         while True:
             try:
-                found = self._made(*args, **kwargs) if since and name == "create_new_trial" else None
+                found = self._made(*args, **kwargs) if since and name in _MAKING else None
                 if found is None:
                     found = self._method(name)(*args, **kwargs)
             except StorageInternalError as error:
@@ -182,7 +186,7 @@ class _Patient(_Base):  # type: ignore[misc]
                 continue
             except RuntimeError:
                 # The call that ends a trial may have succeeded though its answer was lost.
-                if since is None or name != "set_trial_state_values":
+                if since is None or name not in ("set_trial_state_values", write_together.__name__):
                     raise
                 found = True
             if since is not None:
@@ -192,9 +196,13 @@ class _Patient(_Base):  # type: ignore[misc]
     def write_together(self, writes: Sequence[Write]) -> None:
         self._call(write_together.__name__, writes)
 
+    def add_trial(self, study: int, trial: FrozenTrial) -> int:
+        number: int = self._call(add_trial.__name__, study, trial)
+        return number
+
     def _method(self, name: str) -> Callable[..., Any]:
-        if name == write_together.__name__:
-            return functools.partial(write_together, self._storage)
+        if name in _DIRECT:
+            return functools.partial(_DIRECT[name], self._storage)
         method: Callable[..., Any] = getattr(self._storage, name)
         return method
 
@@ -227,7 +235,7 @@ class Mirror(_Base):  # type: ignore[misc]
         self._trials: dict[int, list[FrozenTrial]] = {}
         self._attributes: dict[int, dict[str, Any]] = {}
         self._known: dict[int, FrozenTrial] = {}
-        #: Attributes and values that are to be written, in order.
+        #: What is to be written of trials, in order.
         self._due: list[Write] = []
         self._gathering = False
 
@@ -237,8 +245,8 @@ class Mirror(_Base):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Write attributes and intermediate values at the end, or before anything else is written: a process
-        that is killed leaves all of them or none."""
+        """Write attributes, values and states at the end, or before anything else is written: a process that
+        is killed leaves all of them or none."""
         self._gathering = True
         try:
             yield
@@ -248,10 +256,13 @@ class Mirror(_Base):  # type: ignore[misc]
 
     def _flush(self) -> None:
         due, self._due = self._due, []
-        if due and isinstance(self._backend, _Patient):
-            self._backend.write_together(due)
-        elif due:
-            write_together(self._backend, due)
+        if due:
+            self._directly(write_together, due)
+
+    def _directly(self, write: Callable[..., Any], *args: Any) -> Any:
+        if isinstance(self._backend, _Patient):
+            return getattr(self._backend, write.__name__)(*args)
+        return write(self._backend, *args)
 
     def _of(self, study: int) -> list[FrozenTrial]:
         if study not in self._trials:
@@ -279,7 +290,8 @@ class Mirror(_Base):  # type: ignore[misc]
             set_trial_id(trial, _DRAFT)
         else:
             trial = copy.deepcopy(template_trial)
-            set_trial_id(trial, self._call("create_new_trial", study_id, template_trial))
+            self._flush()
+            set_trial_id(trial, self._directly(add_trial, study_id, trial))
             self._trials[study_id].append(trial)
         trial.number = number
         self._known[id_of_trial(trial)] = trial
@@ -321,7 +333,7 @@ class Mirror(_Base):  # type: ignore[misc]
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        trial = self._write("set_trial_state_values", trial_id, state, values)
+        trial = self._gather("set_trial_state_values", trial_id, state, values)
         trial.state, trial.values = state, values
         if state.is_finished():
             trial.datetime_complete = datetime.datetime.now()

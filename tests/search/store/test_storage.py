@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import threading
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import StudyDirection
@@ -59,37 +61,61 @@ def test_a_search_decides_the_same_while_its_database_restarts(database: Databas
     assert said[-1] == f"the database at {address} answers again"
 
 
-def _write(storage: BaseStorage, trial: int) -> None:
-    """Attributes and values of each kind, some of them replaced."""
+def _write(storage: BaseStorage, trial: int, state: TrialState, values: list[float]) -> None:
+    """Attributes and values of each kind, some of them replaced, and the trial's end."""
     storage.set_trial_user_attr(trial, "readings:1", {"val/bpp": 0.25})
     storage.set_trial_system_attr(trial, "seen", ["a"])
     for epoch, value in enumerate((1.5, math.inf, -math.inf, math.nan, 2.5)):
         storage.set_trial_intermediate_value(trial, epoch, value)
     storage.set_trial_user_attr(trial, "readings:1", {"val/bpp": 0.5})
     storage.set_trial_intermediate_value(trial, 0, -1.5)
+    storage.set_trial_state_values(trial, state, values)
 
 
-def test_what_is_written_together_is_all_there_or_nothing(tmp_path: Path) -> None:
-    """And it is what Optuna's own methods write."""
+def _stored(url: str, trial: int, *, whole: bool = True) -> str:
+    """All that a storage has of a trial but what tells it from another, and that it began and ended now."""
+    found = open_to_read(url).get_trial(trial)
+    now = datetime.datetime.now()
+    assert found.datetime_start and now - found.datetime_start < datetime.timedelta(minutes=1)
+    assert not whole or (found.datetime_complete and found.datetime_complete >= found.datetime_start)
+    known = (found.params, found.distributions, found.user_attrs, found.system_attrs)
+    return str((*known, found.intermediate_values, found.state, found.values))
+
+
+@pytest.mark.parametrize(
+    "state, values",
+    [(TrialState.COMPLETE, [-2.0]), (TrialState.PRUNED, [math.inf]), (TrialState.FAIL, [])],
+)
+def test_what_is_written_together_is_all_there_or_nothing(
+    tmp_path: Path, state: TrialState, values: list[float]
+) -> None:
+    """And it is what Optuna's own methods write, the making of the trial included."""
     url = sqlite_address(tmp_path / "study.db")
     plain = open_storage(url)
-    mirror, study = Mirror(plain), plain.create_new_study([StudyDirection.MINIMIZE], "s")
-    theirs, ours = (mirror.create_new_trial(study, create_trial(state=TrialState.RUNNING)) for _ in range(2))
-    _write(plain, theirs)
-
-    def stored(trial: int) -> tuple[str, TrialState]:
-        found = open_to_read(url).get_trial(trial)
-        return str((found.user_attrs, found.system_attrs, found.intermediate_values)), found.state
-
+    other, study = (plain.create_new_study([StudyDirection.MINIMIZE], name) for name in "ab")
+    plain.create_new_trial(other)
+    template = create_trial(
+        state=TrialState.RUNNING,
+        params={"alpha": 1e-7, "strategy": "z", "epochs": 3},
+        distributions={
+            "alpha": FloatDistribution(1e-8, 1e-5, log=True),
+            "strategy": CategoricalDistribution(("y", "z", "y+z")),
+            "epochs": IntDistribution(1, 9),
+        },
+        user_attrs={"role": "trial", "lambda": 0.013},
+        system_attrs={"a": [1, None]},
+    )
+    mirror = Mirror(plain)
+    theirs = plain.create_new_trial(study, template)
+    ours = mirror.create_new_trial(study, template)
+    assert _stored(url, ours, whole=False) == _stored(url, theirs, whole=False)
+    assert [trial.number for trial in open_to_read(url).get_all_trials(study)] == [0, 1]
+    made = _stored(url, ours, whole=False)
+    _write(plain, theirs, state, values)
     with mirror.together():
-        _write(mirror, ours)
-        assert stored(ours)[0] == "({}, {}, {})"
-    assert stored(ours) == stored(theirs) and "-1.5" in stored(ours)[0]
-    with mirror.together():
-        mirror.set_trial_user_attr(ours, "reason", "ended")
-        mirror.set_trial_state_values(ours, TrialState.PRUNED)
-        found, state = stored(ours)
-        assert "'reason': 'ended'" in found and state == TrialState.PRUNED
+        _write(mirror, ours, state, values)
+        assert _stored(url, ours, whole=False) == made
+    assert _stored(url, ours) == _stored(url, theirs) and state.name in _stored(url, ours)
 
 
 class Forgetful(InMemoryStorage):
