@@ -3,12 +3,14 @@
 Images per second of 1, 2, 3, ... trainings at once on one device, in sum, each in a process of its own with
 an equal part of the memory; and what `--trials-per-gpu auto` would pick, by the search's own rule
 (search.engine.sharing), for so many CPU cores as this machine has. All --most processes are there from the
-first, and wait while fewer are timed. On a CPU it runs, but says little.
+first, and wait while fewer are timed. `trial_gib` is what a trial is given, `torch_gib` the most that torch
+had allocated in it. On a CPU it runs, but says little.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import multiprocessing
 import os
 from multiprocessing.connection import Connection
@@ -24,12 +26,12 @@ from tests.bench.trainings import BEST, DEVICE, add_arguments, config_of, show, 
 
 
 def probe(config: TrialConfig, share: float, pipe: Connection) -> None:
-    """Be one of the trainings: what it takes, then its images per second over the seconds that come, until
-    there are none."""
+    """Be one of the trainings: what it takes, and torch's part of that; then its images per second over the
+    seconds that come, until there are none."""
     if config.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(share)
     run = Probe(config)
-    pipe.send(run.warm_up())
+    pipe.send((run.warm_up(), torch.cuda.max_memory_allocated()))
     while seconds := pipe.recv():
         pipe.send(run.train(seconds))
 
@@ -55,11 +57,12 @@ def measure(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
         model, values["width"], values.get("latent_width"), None,
         config_of(model, args.preset, epochs=10**6, steps_per_epoch=20),
         ImagesConfig(args.data and str(args.data), None, "deadleaves", 4, 8, 256, str(default_cache())),
-        (), (), DEVICE, BEST,
+        (), (), DEVICE, dataclasses.replace(BEST, precision=args.precision or BEST.precision),
     )  # fmt: skip
     # The first alone: what it takes is told from what it leaves of the device's memory.
     pipes = [begun(config, 1 / args.most)]
-    footprint: Footprint = pipes[0].recv()
+    footprint: Footprint
+    footprint, allocated = pipes[0].recv()
     pipes += [begun(config, 1 / args.most) for _ in range(args.most - 1)]
     for pipe in pipes[1:]:
         pipe.recv()
@@ -75,7 +78,7 @@ def measure(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
     print(f"{model}: --trials-per-gpu auto picks {sharing}", flush=True)
     return [
         {"model": model, "trials": count, "images_per_s": speed, "over_one": speed / speeds[0],
-         "trial_gib": footprint.trial / 2**30}
+         "trial_gib": footprint.trial / 2**30, "torch_gib": allocated / 2**30}
         for count, speed in enumerate(speeds, 1)
     ]  # fmt: skip
 
@@ -87,6 +90,7 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--most", type=int, default=4, help="trainings at once")
     parser.add_argument("--seconds", type=float, default=10, help="that every number is timed")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), help="(default: the fastest)")
     args = parser.parse_args()
     table = pd.DataFrame([row for model in args.models for row in measure(model, args)])
     show(table, args)

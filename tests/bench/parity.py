@@ -1,10 +1,10 @@
 """Does what makes training fast cost anything? `python -m tests.bench.parity --data FOLDER`.
 
 Trains each variant with each seed in full (the preset's epochs, or --epochs) and measures the RD cost J = R
-+ lambda D on the validation images. `change_%` is 100 (J - J0) / R0 against the plain fp32 training of the
-same seed, the search's own measure; the last column is the same between plain trainings of different seeds,
-which is the noise that it must stay within. --jobs trainings run at once, each in its process; what --out
-has already is not trained again.
++ lambda D on the validation images. `change_%` is 100 (J - J0) / R0 against the first variant's training of
+the same seed, the search's own measure; the last column is the same between trainings of the first variant
+with different seeds, which is the noise that it must stay within. --jobs trainings run at once, each in its
+process; what --out has already is not trained again.
 """
 
 from __future__ import annotations
@@ -76,15 +76,15 @@ def in_a_process(case: tuple[str, int, str, int], args: argparse.Namespace) -> d
     return found
 
 
-def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """With the change against the plain training of the same seed, and between seeds of the plain one."""
-    plain = table[table["variant"] == PLAIN].set_index(["model", "quality", "seed"])
+def compared(table: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """With the change against the reference's training of the same seed, and between its seeds."""
+    plain = table[table["variant"] == reference].set_index(["model", "quality", "seed"])
     rows = []
     for row in table.to_dict("records"):
         same = plain.loc[(row["model"], row["quality"])]
         base = same.loc[row["seed"]]
         changes = 100 * (row["J"] - same["J"].drop(row["seed"])) / same["bpp"].drop(row["seed"])
-        between = "" if row["variant"] != PLAIN else " ".join(f"{change:+.2f}" for change in changes)
+        between = "" if row["variant"] != reference else " ".join(f"{change:+.2f}" for change in changes)
         rows.append({**row, "change_%": 100 * (row["J"] - base["J"]) / base["bpp"], "other_seeds_%": between})
     return pd.DataFrame(rows)
 
@@ -95,6 +95,9 @@ def main() -> None:
     )
     add_arguments(parser)
     parser.add_argument("--qualities", nargs="+", type=int, default=[3], choices=LAMBDAS)
+    parser.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, help="in this order"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="instead of the preset's")
     parser.add_argument("--alpha", type=float, default=1e-8)
@@ -106,7 +109,9 @@ def main() -> None:
         print(json.dumps(train(model, quality, variant, seed, args)))
         return
     known = pd.read_csv(args.out) if args.out and args.out.is_file() else pd.DataFrame(columns=_KEYS)
-    cases = list(itertools.product(args.models, args.qualities, VARIANTS, range(args.seeds)))
+    # Seed by seed, so that what ran before the time was over can be compared.
+    order = itertools.product(args.models, args.qualities, range(args.seeds), args.variants)
+    cases = [(model, quality, variant, seed) for model, quality, seed, variant in order]
     there = set(known[_KEYS].itertuples(index=False, name=None))
     rows = [row for row in known.to_dict("records") if tuple(row[key] for key in _KEYS) in set(cases)]
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -118,7 +123,7 @@ def main() -> None:
                 pd.DataFrame(rows).drop(columns=["change_%", "other_seeds_%"], errors="ignore").to_csv(
                     args.out, index=False
                 )
-    table = compared(pd.DataFrame(rows).sort_values(_KEYS))
+    table = compared(pd.DataFrame(rows).sort_values(_KEYS), args.variants[0])
     show(table, args)
 
 
