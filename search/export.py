@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         "--images",
         type=path_argument,
         metavar="DIR",
-        help="folder of images for --verify (default: the search's Kodak images)",
+        help="folder of images for --verify (default: the search's test images)",
     )
     parser.add_argument(
         "--processes",

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from lic import atomic_io
 from lic.data.cache import PackedImages, pack
 from lic.data.images import ImageError
 
@@ -85,3 +87,20 @@ def pack_dead_leaves(first_seed: int, count: int, cache: Path) -> PackedImages:
             yield f"deadleaves-{seed}", dead_leaves(seed)
 
     return pack(f"deadleaves-v{_VERSION}-{first_seed}-{count}", made, cache)
+
+
+def write_dead_leaves(first_seed: int, count: int, cache: Path) -> list[Path]:
+    """The same images as PNG files in the cache, for what codes files. Raises ImageError if they cannot be
+    written."""
+    files = [
+        cache / f"deadleaves-v{_VERSION}" / f"{seed}.png" for seed in range(first_seed, first_seed + count)
+    ]
+    try:
+        for number, path in enumerate(files):
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_io.replacing(path) as made:
+                    Image.fromarray(dead_leaves(first_seed + number)).save(made, format="PNG")
+    except OSError as error:
+        raise ImageError(f"cannot write images to {cache} ({error.strerror})") from error
+    return files

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lic.data.cache import PackedImages, copies, pack_files
-from lic.data.deadleaves import pack_dead_leaves
+from lic.data.deadleaves import pack_dead_leaves, write_dead_leaves
 from lic.data.folders import ImageFolder, LeftOut, look_through, note
 from lic.data.images import SUFFIXES, ImageError
 from lic.data.kodak import check_kodak, fetch_kodak
@@ -170,6 +170,11 @@ def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> Im
         files, name = files[:count], f"{name}_first{count}"
     images = pack_files(files, root, cache)
     return ImageSet(name, images, f"{len(images)} {source}{note(found.left_out | _unreadable(images))}")
+
+
+def generated_test_files(cache: Path) -> list[Path]:
+    """The generated test images as files in the cache. Raises ImageError."""
+    return write_dead_leaves(_TEST_SEED, _TEST_LEAVES, cache)
 
 
 def set_name(folder: Path) -> str:

@@ -125,16 +125,25 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 
 def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
-    """The name of the image set ('kodak' only if it is) and the images to verify on. Raises ImageError."""
+    """The name of the image set ('kodak' only if it is) and the images to verify on, which are the search's
+    test images if no folder is given. Raises ImageError."""
     from lic.data.cache import default_cache
     from lic.data.folders import look_through, note
     from lic.data.images import ImageError
     from lic.data.kodak import check_kodak, fetch_kodak
-    from lic.data.sets import set_name
+    from lic.data.sets import generated_test_files, set_name
 
-    if given is None:
-        folder = Path(settings.kodak or fetch_kodak(Path(settings.cache or default_cache())))
-        return "kodak", check_kodak(folder)
+    cache = Path(settings.cache or default_cache())
+    if given is None and settings.test == "auto":
+        try:
+            return "kodak", check_kodak(Path(settings.kodak or fetch_kodak(cache)))
+        except ImageError as error:
+            if settings.kodak:
+                raise
+            print(f"{error}; verifying on generated images (--images gives others)")
+    if given is None and settings.test in ("auto", "deadleaves"):
+        return "deadleaves", generated_test_files(cache)
+    given = given or Path(settings.test)
     found = look_through(given)
     if found.left_out:
         print(f"verifying on {len(found.files)} images of {given}{note(found.left_out)}")

@@ -20,7 +20,8 @@ import lic.zoo
 from lic.codec.bitstream import encode
 from lic.codec.verification import VerificationError, verify
 from lic.data.deadleaves import pack_dead_leaves
-from lic.data.images import read_rgb
+from lic.data.images import ImageError, read_rgb
+from lic.data.sets import test_set as search_test_set
 from lic.models.architectures import WEIGHTS
 from lic.training.trainer import read_checkpoint
 from search import export
@@ -297,6 +298,27 @@ def test_images_to_verify_on_are_called_what_they_are(
             Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(path)
         assert exporting._images(folder, settings) == (called, [folder / "a.png"])
         assert "ignored: 1 hidden (.hidden/b.png)" in capsys.readouterr().out
+        of_search = settings.model_copy(update={"test": str(folder)})
+        assert exporting._images(None, of_search) == (called, [folder / "a.png"])
+
+
+@pytest.mark.parametrize("test", ["auto", "deadleaves"])
+def test_without_kodak_a_model_is_verified_on_what_its_search_was_tested_on(
+    test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(_cache: Path) -> Path:
+        raise ImageError("cannot download Kodak")
+
+    monkeypatch.setattr("lic.data.kodak.fetch_kodak", away)
+    monkeypatch.setattr("lic.data.sets.fetch_kodak", away)
+    monkeypatch.setattr("lic.data.sets._TEST_LEAVES", 2)
+    name, files = exporting._images(None, Settings(test=test, cache=str(tmp_path)))
+    tested = search_test_set(None, test, None, tmp_path)
+    assert name == tested.name == "deadleaves" and len(files) == len(tested.images) == 2
+    for path, pixels in zip(files, tested.images, strict=True):
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(pixels))
+    said = "cannot download Kodak; verifying on generated images (--images gives others)\n"
+    assert capsys.readouterr().out == (said if test == "auto" else "")
 
 
 def test_a_zoo_is_pushed_once_it_is_written(
