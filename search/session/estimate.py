@@ -21,21 +21,22 @@ from search.settings.config import Settings
 from search.settings.plan import plan_of, template_of
 from search.simulation.realistic import Realistic
 from search.simulation.simulator import SELECTION, simulate
-from search.simulation.surfaces import Curve, Family
 
 #: Number of timed steps, after as many warm-up steps.
 _STEPS = 4
 
-#: Number of simulated searches to average.
-_MEMBERS = 3
+#: The members of the realistic family to simulate, beside the quiet one.
+_MEMBERS = (0, 5)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimate: epochs of trials and of baselines, hours of wall time and GPU hours, and the hours of
-    evaluation of all training runs together."""
+    """The estimate: epochs of trials, those of the shortest and the longest simulated search, and of
+    baselines, hours of wall time and GPU hours, and the hours of evaluation of all training runs together."""
 
     trial_epochs: float
+    least_epochs: float
+    most_epochs: float
     baseline_epochs: int
     hours: float
     gpu_hours: float
@@ -59,15 +60,17 @@ def measure(template: TrialConfig) -> Pace:
 
 
 def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_per_trial: float) -> Estimate:
-    """Simulate the search on synthetic response surfaces, at the measured pace."""
+    """Simulate the search on made-up responses, at the measured pace: two with something to gain, one
+    without, since how many trials are stopped depends on it."""
     epochs, waits, tests = [], [], []
-    for member in range(_MEMBERS):
+    curves = [Realistic(member, plan.epochs, plan.dimensions) for member in _MEMBERS]
+    for curve in (*curves, Realistic.quiet(plan.epochs, plan.dimensions)):
         lambdas = tuple(plan.distortion.unit * lmbda for lmbda in plan.lambdas)
         simulated = dataclasses.replace(
             plan, selection=SELECTION, objective=RD_COST, lambdas=lambdas, distortion=MSE
         )
         core = Core(InMemoryStorage(), "estimate", simulated)
-        outcome = simulate(_curve(member, plan), simulated, workers, core=core)
+        outcome = simulate(curve, simulated, workers, core=core)
         spans = [
             (plan.fork, max(t.intermediate_values, default=plan.fork))
             for t in core.trials.get_trials(deepcopy=False)
@@ -85,17 +88,13 @@ def estimate(plan: Plan, template: TrialConfig, pace: Pace, workers: int, gpus_p
     training = (float(np.mean(epochs)) + baseline_epochs) * pace.step * template.training.steps_per_epoch
     return Estimate(
         float(np.mean(epochs)),
+        min(epochs),
+        max(epochs),
         baseline_epochs,
         wall / 3600,
         gpus_per_trial * work / 3600,
         (work - training) / 3600,
     )
-
-
-def _curve(member: int, plan: Plan) -> Curve:
-    """The response of a simulated search. Only the realistic family knows tuned settings, with which fewer
-    trials are stopped."""
-    return Realistic(member, plan.epochs, plan.dimensions) if plan.dimensions else Family(member, plan.epochs)
 
 
 def _written_out(plan: Plan, template: TrialConfig, pace: Pace, expected: Estimate) -> str:
@@ -133,10 +132,14 @@ def show_estimate(settings: Settings, pace: Pace, workers: int, price: float | N
     a GPU hour is known."""
     plan, template = plan_of(settings), template_of(settings)
     expected = estimate(plan, template, pace, workers, settings.trial_gpus)
-    share = 100 * expected.trial_epochs / (plan.epochs * plan.budget)
+    mean, lowest, highest = (
+        100 * epochs / (plan.epochs * plan.budget)
+        for epochs in (expected.trial_epochs, expected.least_epochs, expected.most_epochs)
+    )
+    between = f"; {lowest:.0f} to {highest:.0f} %, by what there is to gain" if highest > lowest + 1 else ""
     print(
-        f"{'estimated':<12} {expected.trial_epochs:.0f} epochs of trials ({share:.0f} % of full training), "
-        f"{expected.baseline_epochs} epochs of baselines, by simulation; without start-up time"
+        f"{'estimated':<12} {expected.trial_epochs:.0f} epochs of trials ({mean:.0f} % of full training"
+        f"{between}), {expected.baseline_epochs} epochs of baselines, by simulation; without start-up time"
     )
     print(f"{'sum':<12} {_written_out(plan, template, pace, expected)}")
     print(f"{'wall time':<12} {duration(3600 * expected.hours)} with {workers} concurrent trials")

@@ -63,6 +63,15 @@ class Realistic:
             best = (start + tuned.choice([-1, 1]) * tuned.uniform(0.3, 0.5)) % 1
             self._effects[setting.name] = (setting, start, best, tuned.uniform(1, 4), tuned.uniform(-0.5, 1))
 
+    @classmethod
+    def quiet(cls, epochs: int, settings: Sequence[Dimension] = ()) -> Realistic:
+        """A response with nothing to gain and little noise, as two small models had in searches on real
+        images (docs/results.md): fewer trials get beyond the first rung."""
+        made = cls(0, epochs, settings, acting=0)
+        made.sigma, made.v = (0.1, 0.4), 0.0
+        made.gain_y = made.gain_z = np.zeros(len(LAMBDAS))
+        return made
+
     def effect(self, tuned: Mapping[str, Value], left: float = 0.0) -> float:
         """What the values of the tuned settings add, with the fraction `left` of the training to go."""
         total = 0.0

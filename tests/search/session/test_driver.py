@@ -250,7 +250,7 @@ def plan_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, price: float | None
 
     def estimated(_: Any, __: Any, pace: Pace, *___: Any) -> Estimate:
         steps.append(pace.step)
-        return Estimate(36.0, 54, 1.5, 3.0, 0.1)
+        return Estimate(36.0, 18.0, 54.0, 54, 1.5, 3.0, 0.1)
 
     monkeypatch.setattr("search.session.estimate.estimate", estimated)
     most = SimpleNamespace(hours=3.0, gpu_hours=5.0)
@@ -268,8 +268,8 @@ def test_a_plan_has_time_and_cost_and_starts_nothing(
     plan_of(tmp_path, monkeypatch, 2.5, confirm="1")
     printed = capsys.readouterr().out.splitlines()
     for line in (
-        "estimated    36 epochs of trials (50 % of full training), 54 epochs of baselines, by simulation; "
-        "without start-up time",
+        "estimated    36 epochs of trials (50 % of full training; 25 to 75 %, by what there is to gain), "
+        "54 epochs of baselines, by simulation; without start-up time",
         "wall time    90 min with 2 concurrent trials",
         "GPU hours    3.00; cost 7.50 at 2.5 per hour",
         "confirming   at most 3 h 00 min more, GPU hours 5.00; cost 12.50 at 2.5 per hour",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +63,14 @@ def test_stopping_saves() -> None:
     full = estimate(dataclasses.replace(plan, rungs=()), template, Pace(0.1, 2.0, 6.0), 2, 0)
     assert stopped.trial_epochs < 0.8 * full.trial_epochs
     assert stopped.hours < full.hours
+    assert stopped.least_epochs < stopped.trial_epochs < stopped.most_epochs <= full.least_epochs
+
+
+def test_the_quiet_response_has_nothing_to_gain() -> None:
+    quiet = Realistic.quiet(9)
+    for alpha, strategy, lmbda in itertools.product((1e-8, 1e-7, 1e-5), ("y", "z", "y+z"), (0.0018, 0.0483)):
+        assert quiet.full(alpha, strategy, lmbda) >= 0
+    assert 0.1 <= quiet.noise(0.013) <= 0.4
 
 
 def test_the_command_measures_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,4 +122,5 @@ def test_tuned_settings_are_simulated() -> None:
         patch.setattr("search.session.estimate.simulate", simulated)
         estimate(plan_of(settings), template_of(settings), Pace(0.1, 2.0, 6.0), 1, 0)
     assert [plan.dimensions for _, plan in seen] == [plan_of(settings).dimensions] * 3
-    assert all(isinstance(curve, Realistic) and curve.best_effect < 0 for curve, _ in seen)
+    effects = [curve.best_effect for curve, _ in seen if isinstance(curve, Realistic)]
+    assert len(effects) == 3 and max(effects[:2]) < 0 == effects[2]
