@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # The optimisers on a GPU, on a machine with Python, torch and no network: see tests/bench/carry.py.
 #
-#     bash tests/bench/on_gpu.sh steps|fast|parity|packing [FOLDER] [CARRIED]
+#     bash tests/bench/on_gpu.sh steps|fast|ema|parity|packing [FOLDER] [CARRIED]
 #
 # Both models at 128 channels and the paper's geometry, quality 3, bf16. `steps`: J after every 500 of 4,000 steps
 # of Adam, SOAP and Muon (five minutes of an H200). `fast`: the preset fast, and what it has to reach, the
-# paper's 33,000 steps of Adam (ten minutes; the hyperprior's first). `parity`: bf16 against TF32, 2,310 steps, seed
-# by seed (six minutes for three). `packing`: trials at once in bf16 with CUDA graphs (two minutes). FOLDER
-# (default: results/gpu) gets tables and logs; what it has already is not trained again.
+# paper's 33,000 steps of Adam (ten minutes; the hyperprior's first). `ema`: fast with averaged weights, and J on the
+# way (six minutes). `parity`: bf16 against TF32, 2,310 steps, seed by seed (six minutes for three). `packing`:
+# trials at once in bf16 with CUDA graphs (two minutes). FOLDER (default: results/gpu) gets tables and logs; what
+# it has already is not trained again.
 set -u
-part=${1:?steps, fast, parity or packing} out=$(realpath -m "${2:-results/gpu}") carried=$(realpath -m "${3:-.carry}")
+part=${1:?steps, fast, ema, parity or packing} out=$(realpath -m "${2:-results/gpu}") carried=$(realpath -m "${3:-.carry}")
 mkdir -p "$out"
 cd "$(dirname "$0")/../.." || exit
 export PYTHONPATH=$PWD:$carried/site OMP_NUM_THREADS=1 XDG_CACHE_HOME=/tmp/cache
@@ -37,6 +38,12 @@ fast)
     bench paper-hyperprior 250 --preset paper --models hyperprior --optimizers adam=1e-4 --parts 33
     bench paper-cheng 500 --preset paper --models cheng --optimizers adam=1e-4 --parts 33
     ;;
+ema)
+    for model in hyperprior:soap cheng:muon; do
+        bench "ema-${model%:*}" 300 --preset fast --models "${model%:*}" --optimizers "${model#*:}" --parts 20 \
+            --changes ema=0.99 ema=0.99,strategy=z,alpha=1e-9 strategy=z,alpha=1e-9
+    done
+    ;;
 parity)
     for model in hyperprior cheng; do
         timeout 400 python3 -W ignore -m tests.bench.parity --data "$carried" --models $model --preset paper \
@@ -51,7 +58,7 @@ packing)
     done
     ;;
 *)
-    echo "on_gpu.sh: '$part' is none of steps, fast, parity and packing" >&2
+    echo "on_gpu.sh: '$part' is none of steps, fast, ema, parity and packing" >&2
     exit 2
     ;;
 esac

@@ -33,7 +33,7 @@ def tables(rows: pd.DataFrame) -> str:
         )
         plain = _plain(own)
         parts += [f"\n## {title}\n", _text(costs(plain)), _text(curves(plain)), _text(reached(plain))]
-        parts.append(_text(changes(own)))
+        parts += [_text(changes(own)), _text(progress(own))]
     return "\n".join(part for part in parts if part)
 
 
@@ -175,6 +175,14 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
         table.insert(list(table).index(name) + 1, f"{name[:-2]}_+-", half)
     table.insert(0, "seeds", found["J_%"].size())
     return table.reset_index().sort_values(["quality", "kodak_%"])
+
+
+def progress(rows: pd.DataFrame) -> pd.DataFrame:
+    """J on the validation images after every part, means over seeds, if some trainings have a change."""
+    if (rows["changes"] == "").all():
+        return pd.DataFrame()
+    key = ["quality", "optimizer", "lr", "changes"]
+    return rows.pivot_table("J", key, "step").reset_index().rename_axis(columns=None)
 
 
 def _plain(rows: pd.DataFrame) -> pd.DataFrame:
