@@ -43,7 +43,7 @@ def test_records_have_the_values_and_tables_have_columns_of_them(search: OpenedS
     records = search.records
     assert all([name for name, _ in trial.tuned] == ["ema", "lr"] for trial in records.trials)
     assert all(not baseline.tuned for baseline in records.baselines.values())
-    defaults = {"ema": 0.0, "lr": search.settings.lr}
+    defaults = {"ema": search.settings.ema, "lr": search.settings.lr}
     trials = trial_table(records).set_index("trial")
     for record in records.everything():
         expected = dict(record.tuned) or defaults
