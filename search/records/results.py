@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lic import atomic_io
 from lic.evaluation.bdrate import CurveError, Interval, bd_quality, bd_rate, bd_rate_interval
 from search.base.dimensions import Value
 from search.base.formats import NONE_BETTER, interval
+from search.base.space import BASELINE
 from search.records.search_records import MS_SSIM, PSNR, SearchRecords, TrialRecord
 
 OVERALL = "best of all"
@@ -43,10 +45,16 @@ def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
     for quality, baseline in records.baselines.items():
         if baseline.last_epoch < records.epochs:
             continue
-        best = records.best([*records.finished(quality), baseline]) or baseline
-        expected = records.expected.get(best.name)
-        chosen[quality] = baseline if expected and not expected.is_probable else best
+        chosen[quality] = selected(records, [*records.finished(quality), baseline])
     return dict(sorted(chosen.items()))
+
+
+def selected(records: SearchRecords, candidates: Sequence[TrialRecord]) -> TrialRecord:
+    """Which of a quality's trials and its baseline, last, is selected; of trials alone the best."""
+    best = records.best(candidates) or candidates[-1]
+    expected = records.expected.get(best.name)
+    baseline = next((record for record in candidates if record.role == BASELINE), best)
+    return baseline if expected and not expected.is_probable else best
 
 
 def best_trial_per_rate(records: SearchRecords, strategy: str) -> dict[int, TrialRecord]:

@@ -28,6 +28,7 @@ from lic.zoo import BASELINE, TUNED, ModelConfig, ZooError, ZooModel
 from search.base.dimensions import shown_values
 from search.base.space import parse_rates
 from search.records.folder import OpenedSearch, final_weights, open_search
+from search.records.results import selected
 from search.records.search_records import TrialRecord
 from search.settings.config import Settings
 from search.zoo import card
@@ -154,9 +155,10 @@ def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
 
 
 def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> dict[int, Choice]:
-    """The best training run of each quality, or of the given qualities, whose checkpoint can be read: else
-    the next best, the baseline last. Omits qualities whose baseline is not trained in full yet. Raises
-    ExportError if none is left, or if a given quality is missing."""
+    """The training run of each quality, or of the given qualities, that the search selected; where its
+    checkpoint cannot be read, what it would select of the others, the baseline last. Omits qualities whose
+    baseline is not trained in full yet. Raises ExportError if none is left, or if a given quality is
+    missing."""
     from lic.training.trainer import CheckpointError
 
     records, chosen = search.records, {}
@@ -168,7 +170,7 @@ def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> di
             continue
         left, skipped = [*records.finished(quality), baseline], []
         while left and quality not in chosen:
-            record = records.best(left) or baseline
+            record = selected(records, left)
             try:
                 weights = final_weights(search, record)
             except (CheckpointError, FileNotFoundError) as error:
@@ -186,7 +188,7 @@ def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> di
 def describe(record: TrialRecord) -> str:
     """A short description of a training run."""
     if record.point.is_baseline:
-        return "the baseline: no trial is predicted to save bits"
+        return "the baseline: no trial saves bits with enough probability"
     term = f"strategy {record.strategy}, alpha {record.alpha:.3g}" if record.alpha else ""
     return ", ".join(filter(None, (record.name, term, shown_values(record.tuned))))
 

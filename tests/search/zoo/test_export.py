@@ -250,6 +250,17 @@ def test_a_corrupt_checkpoint_is_skipped_by_name(
     assert files_of(tmp_path / "zoo") == before
 
 
+@pytest.mark.parametrize("probable", [True, False])
+def test_a_doubtful_gain_is_not_exported(real: Real, monkeypatch: pytest.MonkeyPatch, probable: bool) -> None:
+    """Nor does the search's own table select it."""
+    monkeypatch.setattr(Prediction, "is_probable", probable)
+    monkeypatch.setattr(SearchRecords, "best", lambda _records, rivals: next(iter(rivals), None))
+    search = open_search("real", real[0])
+    chosen = {quality: choice.record for quality, choice in exporting.choose(search).items()}
+    assert chosen == best_per_rate(search.records)
+    assert any(record.alpha for record in chosen.values()) == probable
+
+
 def test_a_search_that_was_broken_off_is_exported_as_best_so_far(copy: Path, tmp_path: Path) -> None:
     settings = copy / "real" / "settings.yaml"
     settings.write_text(settings.read_text().replace("budget: 8 ", "budget: 99 "))
