@@ -193,13 +193,6 @@ class _Patient(_Base):  # type: ignore[misc]
                 self._say(f"the database at {self._address} answers again")
             return found
 
-    def write_together(self, writes: Sequence[Write]) -> None:
-        self._call(write_together.__name__, writes)
-
-    def add_trial(self, study: int, trial: FrozenTrial) -> int:
-        number: int = self._call(add_trial.__name__, study, trial)
-        return number
-
     def _method(self, name: str) -> Callable[..., Any]:
         if name in _DIRECT:
             return functools.partial(_DIRECT[name], self._storage)
@@ -261,7 +254,7 @@ class Mirror(_Base):  # type: ignore[misc]
 
     def _directly(self, write: Callable[..., Any], *args: Any) -> Any:
         if isinstance(self._backend, _Patient):
-            return getattr(self._backend, write.__name__)(*args)
+            return self._backend._call(write.__name__, *args)
         return write(self._backend, *args)
 
     def _of(self, study: int) -> list[FrozenTrial]:

@@ -135,7 +135,7 @@ def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
     from lic.data.sets import generated_test_files, set_name
 
     cache = Path(settings.cache or default_cache())
-    if given is None and settings.test == "auto":
+    if given is None and (settings.test == "auto" or (settings.test == "deadleaves" and settings.kodak)):
         try:
             return "kodak", check_kodak(Path(settings.kodak or fetch_kodak(cache)))
         except ImageError as error:

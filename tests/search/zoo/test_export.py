@@ -302,6 +302,9 @@ def test_images_to_verify_on_are_called_what_they_are(
 ) -> None:
     settings = Settings()
     assert exporting._images(kodak_folder, settings) == ("kodak", sorted(kodak_folder.glob("*.png")))
+    for test in ("auto", "deadleaves"):  # a given Kodak folder is what the search was tested on
+        tested = settings.model_copy(update={"test": test, "kodak": str(kodak_folder)})
+        assert exporting._images(None, tested) == ("kodak", sorted(kodak_folder.glob("*.png")))
     for name, called in (("kodak", "folder_kodak"), ("Équipe", "équipe")):
         folder = tmp_path / name
         (folder / ".hidden").mkdir(parents=True)
