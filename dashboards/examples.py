@@ -90,9 +90,7 @@ def _images(search: OpenedSearch) -> tuple[PackedImages, list[int]]:
 def _test_set(search: OpenedSearch) -> ImageSet:
     """Exactly the test images of the search. Raises ImageError, ExamplesError."""
     config, name = template_of(search.settings).images, search.records.test_set
-    # A search that had no network used generated images: do not download Kodak now.
-    test = "deadleaves" if config.test == "auto" and name.startswith("deadleaves") else config.test
-    found = test_set(config.kodak, test, config.test_images, Path(config.cache))
+    found = test_set(config.kodak, search.test, config.test_images, Path(config.cache))
     recorded = search.environment.get("test_fingerprint")
     # An earlier version may have named the set differently: the fingerprint identifies the images.
     if found.images.fingerprint != recorded if recorded else found.name != name:

@@ -22,7 +22,7 @@ from lic.models.architectures import architecture
 from lic.paper import BD_RATES, TRAINING_TIME
 from search.base.formats import fixed, interval, percent
 from search.base.space import BASELINE
-from search.records.confirmed import BETTER, Confirmed, bd_rates, confirmed, repetitions_of
+from search.records.confirmed import BETTER, ConfirmedResults
 from search.records.figures import DIVERGING, SEQUENTIAL, STRONG, scale_of
 from search.records.folder import OpenedSearch, open_search
 from search.records.results import OVERALL, StrategyResult, bd_rate_text, strategy_results, write_tables
@@ -86,14 +86,14 @@ def page(
     """The report as HTML; `why_none` is the reason if there are no example images."""
     records = search.records
     count = {s: sum(t.state == s for t in records.trials) for s in (FINISHED, STOPPED, FAILED, RUNNING)}
-    settings, (found_again, rates_again) = search.settings, _confirmed(search)
+    settings, fresh = search.settings, search.fresh
     facts: dict[str, Any] = {
         "name": architecture(settings.model),
         "steps": settings.epochs * settings.steps_per_epoch,
-        "cards": _cards(by_strategy, count, records.test_set, bool(found_again)),
-        "confirmed_cards": _confirmed_cards(found_again, rates_again, records.test_set),
-        "confirmed_table": summary.confirmation(found_again, records.test_set),
-        "confirmed_findings": summary.confirmed_findings(found_again, rates_again),
+        "cards": _cards(by_strategy, count, records.test_set, bool(fresh.points)),
+        "confirmed_cards": _confirmed_cards(fresh, records.test_set),
+        "confirmed_table": summary.confirmation(fresh.points, records.test_set),
+        "confirmed_findings": summary.confirmed_findings(fresh),
         "strategy_table": summary.strategies(records, by_strategy),
         "paper": _of_the_paper(search),
         "refused": _refused(by_strategy),
@@ -152,27 +152,18 @@ def _div(figure: Any, name: str) -> str:
     return html
 
 
-def _confirmed(search: OpenedSearch) -> tuple[list[Confirmed], dict[str, Interval | str]]:
-    """The confirmed points and the BD-rates on fresh seeds, as far as the confirmation is; empty without
-    one."""
-    repetitions = repetitions_of(search.confirmed, search.plan, search.settings.seeds)
-    found = confirmed(repetitions, search.records.test_set)
-    return found, bd_rates(repetitions, search.records) if found else {}
-
-
-def _confirmed_cards(
-    found: list[Confirmed], rates: dict[str, Interval | str], test_set: str
-) -> list[tuple[str, str]]:
-    if not found:
+def _confirmed_cards(fresh: ConfirmedResults, test_set: str) -> list[tuple[str, str]]:
+    if not fresh.points:
         return []
-    better = sum(item.outcome == BETTER for item in found)
+    better = sum(item.outcome == BETTER for item in fresh.points)
+    rates = fresh.bd_rates
     figures = [interval(figure if isinstance(figure, Interval) else None) for figure in rates.values()]
     return [
         *(
             (f"confirmed BD-rate on {test_set}, {by}", text)
             for by, text in zip(_METRICS, figures, strict=True)
         ),
-        ("confirmed better than the baseline", f"{better} of {len(found)} points"),
+        ("confirmed better than the baseline", f"{better} of {len(fresh.points)} points"),
     ]
 
 

@@ -143,12 +143,23 @@ def _beside(root: Path, chosen: tuple[Path | None, ...]) -> list[str]:
     return [path.name for path in there if path.suffix.lower() in SUFFIXES or path.is_dir()]
 
 
-def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> ImageSet:
-    """The test images: `test` is 'auto' (Kodak from the folder `kodak`, else downloaded, else dead leaves),
-    'deadleaves', or a folder; only the first `count` images if given.
+@dataclass(frozen=True)
+class _TestImages:
+    """Which images a model is tested on: `files` below `root`, or `count` generated ones if there is none."""
 
-    Raises ImageError for an unusable folder.
-    """
+    name: str
+    source: str
+    root: Path | None = None
+    files: list[Path] = field(default_factory=list)
+    count: int = 0
+    left_out: LeftOut = field(default_factory=dict)
+
+    def described(self, count: int, unreadable: LeftOut) -> str:
+        return f"{count} {self.source}{note(self.left_out | unreadable)}"
+
+
+def _test_images(kodak: str | None, test: str, count: int | None, cache: Path) -> _TestImages:
+    """What `test_set` takes. Raises ImageError."""
     name, root, source = "deadleaves", None, "generated dead leaves images"
     if test not in ("auto", "deadleaves"):
         root = Path(test)
@@ -162,19 +173,34 @@ def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> Im
         except ImageError as error:
             source += f", because {error}"
     if root is None:
-        images = pack_dead_leaves(_TEST_SEED, min(count or _TEST_LEAVES, _TEST_LEAVES), cache)
-        return ImageSet(name, images, f"{len(images)} {source}")
+        return _TestImages(name, source, count=min(count or _TEST_LEAVES, _TEST_LEAVES))
     found = ImageFolder(check_kodak(root)) if name == "kodak" else look_through(root)
     files = found.files
     if count is not None and count < len(files):
         files, name = files[:count], f"{name}_first{count}"
-    images = pack_files(files, root, cache)
-    return ImageSet(name, images, f"{len(images)} {source}{note(found.left_out | _unreadable(images))}")
+    return _TestImages(name, source, root, files, left_out=found.left_out)
 
 
-def generated_test_files(cache: Path) -> list[Path]:
-    """The generated test images as files in the cache. Raises ImageError."""
-    return write_dead_leaves(_TEST_SEED, _TEST_LEAVES, cache)
+def test_set(kodak: str | None, test: str, count: int | None, cache: Path) -> ImageSet:
+    """The test images: `test` is 'auto' (Kodak from the folder `kodak`, else downloaded, else dead leaves),
+    'deadleaves', or a folder; only the first `count` images if given.
+
+    Raises ImageError for an unusable folder.
+    """
+    found = _test_images(kodak, test, count, cache)
+    if found.root is None:
+        images = pack_dead_leaves(_TEST_SEED, found.count, cache)
+    else:
+        images = pack_files(found.files, found.root, cache)
+    return ImageSet(found.name, images, found.described(len(images), _unreadable(images)))
+
+
+def test_files(kodak: str | None, test: str, count: int | None, cache: Path) -> tuple[str, list[Path], str]:
+    """The name of the same images, each as a file (generated ones are written to the cache), and where they
+    are from. Raises ImageError."""
+    found = _test_images(kodak, test, count, cache)
+    files = found.files if found.root else write_dead_leaves(_TEST_SEED, found.count, cache)
+    return found.name, files, found.described(len(files), {})
 
 
 def set_name(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -130,9 +130,10 @@ def confirmed(repetitions: Repetitions, test_set: str) -> list[Confirmed]:
 
 
 def confirmed_bd_rate(repetitions: Repetitions, records: SearchRecords, metric: str) -> Interval:
-    """BD-rate in percent of the selected points (the first point per quality, or the baseline if that was
-    selected) over the seeds on which all of them are complete, with its interval over seeds and images.
-    `metric` is PSNR or MS_SSIM of search.records.search_records. Raises CurveError."""
+    """BD-rate in percent of the points that the search expects to save bits (the best of each quality, sure
+    or not; the baseline where there is none) over the seeds on which all of them are complete, with its
+    interval over seeds and images: what the fresh seeds themselves say has no part in the choice. `metric` is
+    PSNR or MS_SSIM of search.records.search_records. Raises CurveError."""
     columns = repetitions.columns
     kept = {q: records.best([*records.finished(q), b]) for q, b in sorted(records.baselines.items())}
     seeds = []
@@ -149,6 +150,25 @@ def confirmed_bd_rate(repetitions: Repetitions, records: SearchRecords, metric: 
     if metric == MS_SSIM and records.without_ms_ssim:
         raise CurveError(records.without_ms_ssim)
     return bd_rate_over_seeds(seeds, records.test_set, QUALITY_COLUMNS[metric], repetitions.looks)
+
+
+@dataclass(frozen=True)
+class ConfirmedResults:
+    """What a confirmation says: its points that are complete on a seed, and BD-rates by label, each over
+    seeds and images, or why there is none."""
+
+    points: list[Confirmed] = field(default_factory=list)
+    bd_rates: dict[str, Interval | str] = field(default_factory=dict)
+
+    @property
+    def outcomes(self) -> dict[str, str]:
+        """What is said of each point, by the trial that it repeats (SearchRecords.outcomes)."""
+        return {item.trial: item.outcome for item in self.points}
+
+
+def confirmed_results(repetitions: Repetitions, records: SearchRecords) -> ConfirmedResults:
+    """Both."""
+    return ConfirmedResults(confirmed(repetitions, records.test_set), bd_rates(repetitions, records))
 
 
 def bd_rates(repetitions: Repetitions, records: SearchRecords) -> dict[str, Interval | str]:

@@ -26,6 +26,7 @@ from search.decide.belief import Prediction, SurrogateModel
 from search.decide.core import earlier_trials, open_studies
 from search.decide.noise import measured_noise, noise_readings
 from search.decide.recommend import believe, expected_of
+from search.records.confirmed import ConfirmedResults, confirmed_results, repetitions_of
 from search.records.importance import importances
 from search.records.search_records import RUNNING, RecordReader, SearchRecords, TrialRecord, check, record_of
 from search.settings import plain_yaml
@@ -146,8 +147,9 @@ class OpenedSearch:
     records: SearchRecords
     environment: dict[str, str]
     model: SurrogateModel | None = field(default=None, repr=False)
-    #: Confirmation runs on fresh seeds (search.records.confirm), one group per seed.
+    #: Confirmation runs on fresh seeds (search.records.confirm), one group per seed, and what they say.
     confirmed: list[SearchRecords] = field(default_factory=list, repr=False)
+    fresh: ConfirmedResults = field(default_factory=ConfirmedResults, repr=False)
     #: The importance of each searched setting, if settings of the training are tuned.
     importances: dict[str, float] = field(default_factory=dict, repr=False)
 
@@ -155,6 +157,12 @@ class OpenedSearch:
     def place(self) -> SearchFolder:
         """The folder, which locates trials and checkpoints."""
         return SearchFolder(self.folder, self.settings)
+
+    @property
+    def test(self) -> str:
+        """The setting `test`, as it was: a search that could not download Kodak used generated images."""
+        leaves = self.settings.test == "auto" and self.records.test_set.startswith("deadleaves")
+        return "deadleaves" if leaves else self.settings.test
 
     def response(
         self, quality: int, strategy: str, count: int = 61, tuned: Tuned = ()
@@ -226,22 +234,26 @@ def open_search(name: str, results: Path, with_model: bool = True) -> OpenedSear
     with _reading(opened.path):
         plan = plan_of(opened.settings)
         reader = RecordReader(pair, plan, "")
-        records, confirmed = reader.read(), reader.read_confirmation()
-        for record in (record for group in (records, *confirmed) for record in group.everything()):
+        records, again = reader.read(), reader.read_confirmation()
+        for record in (record for group in (records, *again) for record in group.everything()):
             check(record, opened.settings.lambda_table)
         noise = noise_readings(*pair, plan)
         model = believe(pair[0], plan, earlier_trials(pair[0]), noise) if with_model else None
         expected = expected_of(model, pair[0])
         weights = importances(pair[0], plan) if with_model and plan.dimensions else {}
     test_set, without_ms_ssim = _test_set(opened, records), environment.get(WITHOUT_MS_SSIM, "")
-    records, *confirmed = (
-        replace(group, test_set=test_set, without_ms_ssim=without_ms_ssim) for group in (records, *confirmed)
+    records, *again = (
+        replace(group, test_set=test_set, without_ms_ssim=without_ms_ssim) for group in (records, *again)
     )
     by_name = {trial_name(number): value for number, value in expected.items()}
     fitted = model.seed_noise() if model is not None else {}
     measured = measured_noise(noise)
     records = replace(records, expected=by_name, measured_noise=measured, fitted_noise=fitted)
-    return OpenedSearch(opened.path, opened.settings, plan, records, environment, model, confirmed, weights)
+    fresh = confirmed_results(repetitions_of(again, plan, opened.settings.seeds), records)
+    records = replace(records, outcomes=fresh.outcomes)
+    return OpenedSearch(
+        opened.path, opened.settings, plan, records, environment, model, again, fresh, weights
+    )
 
 
 def _test_set(opened: SearchFolder, records: SearchRecords) -> str:

@@ -14,6 +14,7 @@ from lic.evaluation.bdrate import CurveError, Interval, bd_quality, bd_rate, bd_
 from search.base.dimensions import Value
 from search.base.formats import NONE_BETTER, interval
 from search.base.space import BASELINE
+from search.records.confirmed import BETTER, WORSE
 from search.records.search_records import MS_SSIM, PSNR, SearchRecords, TrialRecord
 
 OVERALL = "best of all"
@@ -38,8 +39,9 @@ class StrategyResult:
 
 
 def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
-    """The selected record per quality: the best finished trial (SearchRecords.best) if it probably saves bits
-    (Prediction.is_probable; without predictions, if it did on the selection images), else the baseline (alpha
+    """The selected record per quality: the best finished trial (SearchRecords.best) that saves bits on fresh
+    seeds, if it was confirmed; else the best of those that do not cost bits there if it probably saves bits
+    (Prediction.is_probable; without predictions, if it did on the selection images); else the baseline (alpha
     0). Omits qualities without a baseline."""
     chosen = {}
     for quality, baseline in records.baselines.items():
@@ -51,6 +53,10 @@ def best_per_rate(records: SearchRecords) -> dict[int, TrialRecord]:
 
 def selected(records: SearchRecords, candidates: Sequence[TrialRecord]) -> TrialRecord:
     """Which of a quality's trials and its baseline, last, is selected; of trials alone the best."""
+    better = [record for record in candidates if records.outcomes.get(record.name) == BETTER]
+    if better:
+        return records.best(better) or better[0]
+    candidates = [r for r in candidates if records.outcomes.get(r.name) != WORSE] or candidates
     best = records.best(candidates) or candidates[-1]
     expected = records.expected.get(best.name)
     baseline = next((record for record in candidates if record.role == BASELINE), best)

@@ -129,6 +129,8 @@ class SearchRecords:
     #: measured it, and as the surrogate model has fitted it; empty if there are none, or no model.
     measured_noise: dict[int, float] = field(default_factory=dict)
     fitted_noise: dict[int, float] = field(default_factory=dict)
+    #: What fresh seeds say of trials by name (search.records.confirmed), for those that were confirmed.
+    outcomes: dict[str, str] = field(default_factory=dict)
 
     def everything(self) -> list[TrialRecord]:
         return [*self.baselines.values(), *self.trials]

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from lic import atomic_io
 from lic.cli import command
-from search.records import confirmed, results
-from search.records.confirmed import Confirmed, Repetitions
+from search.records import results
+from search.records.confirmed import ConfirmedResults, table_of
 from search.records.folder import SearchFolder
 from search.records.results import best_per_rate
 from search.records.search_records import FAILED, SearchRecords
@@ -68,17 +68,12 @@ def _cannot_copy(name: str, error: OSError) -> str:
     return f"cannot copy the checkpoint of {name} ({error})"
 
 
-def conclude_confirmation(
-    folder: Path, repetitions: Repetitions, records: SearchRecords, console: Console
-) -> list[Confirmed]:
-    """Write and print the table of confirmed points, and the BD-rates over seeds and images; returns the
-    points."""
-    found = confirmed.confirmed(repetitions, records.test_set)
-    atomic_io.write(folder / "tables" / "confirmation.csv", confirmed.table_of(found).to_csv(index=False))
-    console.print(summary.confirmation(found, records.test_set))
-    for sentence in summary.confirmed_findings(found, confirmed.bd_rates(repetitions, records)):
+def conclude_confirmation(folder: Path, fresh: ConfirmedResults, test_set: str, console: Console) -> None:
+    """Write and print the table of confirmed points, and the BD-rates over seeds and images."""
+    atomic_io.write(folder / "tables" / "confirmation.csv", table_of(fresh.points).to_csv(index=False))
+    console.print(summary.confirmation(fresh.points, test_set))
+    for sentence in summary.confirmed_findings(fresh):
         console.print(sentence, markup=False)
-    return found
 
 
 def make_report(folder: Path) -> bool:
@@ -102,14 +97,16 @@ def store_results(opened: SearchFolder, say: Callable[[str], None]) -> None:
 
 
 def closing(
-    opened: SearchFolder, records: SearchRecords, found: list[Confirmed], has_report: bool, console: Console
+    opened: SearchFolder, records: SearchRecords, fresh: ConfirmedResults, has_report: bool, console: Console
 ) -> None:
     """Print the last lines of a search: the response to alpha as a plot, the result in a sentence, the report
-    and the next commands. `found`: the confirmed points."""
+    and the next commands. `fresh`: what the confirmation says, if there was one."""
     for text in response_plot(records, plan_of(opened.settings), console):
         console.print(text, soft_wrap=False)
-    console.print(summary.verdict(records, found), markup=False, soft_wrap=False)
-    confirm = not found and any(not record.point.is_baseline for record in best_per_rate(records).values())
+    console.print(summary.verdict(records, fresh), markup=False, soft_wrap=False)
+    confirm = not fresh.points and any(
+        not record.point.is_baseline for record in best_per_rate(records).values()
+    )
     console.print(next_steps(opened.path, has_report, confirm))
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -29,6 +29,7 @@ from search.engine import tune as engine
 from search.engine.cluster import RayDiedError
 from search.records import results
 from search.records.confirm import Confirmation, points_to_confirm
+from search.records.confirmed import ConfirmedResults, confirmed_results
 from search.records.folder import SearchFolder
 from search.records.noise import WithNoise
 from search.records.search_records import SearchRecords
@@ -280,7 +281,10 @@ class Session:
     def conclude(self, trained: Trained, observers: Observers, ended_by: str) -> int:
         """Write and print the results, save the best checkpoints, write the report, and end the MLflow run;
         returns the exit status. `ended_by`: the limit that ended the search, or empty."""
-        records, monitor = trained.records, observers.monitor
+        records, monitor, fresh = trained.records, observers.monitor, ConfirmedResults()
+        if trained.confirmation is not None:
+            fresh = confirmed_results(trained.confirmation.repetitions(), records)
+            records = replace(records, outcomes=fresh.outcomes)
         by_strategy = results.strategy_results(records, self.plan.strategies)
         results.write_tables(records, by_strategy, self.folder / "tables")
         lacking = conclusion.keep_best(records, self.opened.checkpoints, self.folder / "best")
@@ -290,16 +294,14 @@ class Session:
         status = self._show_results(records, by_strategy, effort, ended_by)
         for sentence in lacking:
             self._say(sentence)
-        confirmed = []
         if trained.confirmation is not None:
-            repetitions = trained.confirmation.repetitions()
-            confirmed = conclusion.conclude_confirmation(self.folder, repetitions, records, self.console)
+            conclusion.conclude_confirmation(self.folder, fresh, records.test_set, self.console)
         self._say("writing the report ...")
         made = conclusion.make_report(self.folder)
         conclusion.store_results(self.opened, self._say)
         figures = results.parent_figures(by_strategy, records.test_set)
         self._end_tracking(observers, figures, _MLFLOW_STATUS.get(status, "FAILED"))
-        conclusion.closing(self.opened, records, confirmed, made, self.console)
+        conclusion.closing(self.opened, records, fresh, made, self.console)
         return status
 
     def _show_results(

@@ -16,7 +16,7 @@ from search.base.text_table import TextTable
 from search.decide.belief import RUINOUS, SURE, Prediction
 from search.decide.objective import LEAST_POINTS
 from search.decide.sampler import STARTUP
-from search.records.confirmed import BETTER, UNDECIDED, WORSE, Confirmed
+from search.records.confirmed import BETTER, UNDECIDED, WORSE, Confirmed, ConfirmedResults
 from search.records.convergence import statement
 from search.records.results import StrategyResult, bd_rate_text, best_per_rate, rate_table
 from search.records.search_records import FAILED, FINISHED, STOPPED, SearchRecords, TrialRecord
@@ -115,7 +115,8 @@ def findings(records: SearchRecords) -> list[str]:
 def _doubtful(records: SearchRecords, record: TrialRecord) -> str:
     """The trial with its prediction if it is expected to save bits, but not sure enough to be kept."""
     expected = records.expected[record.name]
-    if round(expected.mean, 2) >= 0 or expected.is_probable:
+    confirmed = records.outcomes.get(record.name) == BETTER
+    if confirmed or round(expected.mean, 2) >= 0 or expected.is_probable:
         return ""
     return f"{record.name} (quality {record.quality}, {signed(expected.mean)} ± {expected.std:.2f} %)"
 
@@ -171,14 +172,14 @@ def confirmation(found: list[Confirmed], test_set: str) -> TextTable:
     return TextTable(title, head, rows, names=2)
 
 
-def confirmed_findings(found: list[Confirmed], bd_rates: dict[str, Interval | str]) -> list[str]:
+def confirmed_findings(fresh: ConfirmedResults) -> list[str]:
     """Sentences on what the confirmation says: BD-rates, or why there are none, and which points are better
     and worse than their baselines."""
     sentences = [
-        f"{label} of the selected points on fresh seeds: {_or_reason(figure)}"
-        for label, figure in bd_rates.items()
+        f"{label} on fresh seeds of the points that were expected to save bits: {_or_reason(figure)}"
+        for label, figure in fresh.bd_rates.items()
     ]
-    if not found:
+    if not (found := fresh.points):
         return [*sentences, "no point is complete on a fresh seed together with its baseline"]
     limit = max(item.limit for item in found)
     for outcome, text in (
@@ -192,13 +193,16 @@ def confirmed_findings(found: list[Confirmed], bd_rates: dict[str, Interval | st
     return sentences
 
 
-def verdict(records: SearchRecords, found: list[Confirmed]) -> str:
+def verdict(records: SearchRecords, fresh: ConfirmedResults) -> str:
     """The result of a search in one sentence: what saves bits, or that nothing does, and how sure that is; by
     the confirmed points `found`, if there are any, else by the model's predictions."""
-    if found:
+    if found := fresh.points:
         better = [f"{_place(item)}: {interval(item.rate_change)}" for item in found if item.outcome == BETTER]
         none = "none of the confirmed points is better than its baseline on fresh seeds"
-        return f"result: {'fewer bits on fresh seeds at ' + '; '.join(better) if better else none}"
+        said = "fewer bits on fresh seeds at " + "; ".join(better) if better else none
+        whole = next(iter(fresh.bd_rates.values()), None)
+        over = f"; BD-rate over all qualities: {interval(whole)}" if isinstance(whole, Interval) else ""
+        return f"result: {said}{over}"
     predicted = [(records.expected[t.name], t) for t in records.finished() if t.name in records.expected]
     if not predicted:
         return "result: no trial was trained in full, so nothing is known of a gain"

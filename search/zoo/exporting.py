@@ -31,6 +31,7 @@ from search.records.folder import OpenedSearch, final_weights, open_search
 from search.records.results import selected
 from search.records.search_records import TrialRecord
 from search.settings.config import Settings
+from search.settings.plan import template_of
 from search.zoo import card
 from search.zoo.card import Choice
 from search.zoo.hub import open_hub, push
@@ -53,7 +54,7 @@ def export(args: argparse.Namespace) -> int:
     if args.private and not args.push_to_hub:
         raise ExportError("--private has no effect without --push-to-hub")
     hub = open_hub(args.push_to_hub) if args.push_to_hub else None
-    image_set, images = _images(args.images, search.settings) if args.verify else ("", [])
+    image_set, images = _images(args.images, search) if args.verify else ("", [])
     codes = _codes(search.settings)
     if args.verify and not codes:
         raise ExportError(f"{search.settings.model} has no compress and decompress to verify; omit --verify")
@@ -125,33 +126,23 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ExportError(f"{target} is not a zoo (no {zoo.MANIFEST}); give another --out")
 
 
-def _images(given: Path | None, settings: Settings) -> tuple[str, list[Path]]:
-    """The name of the image set ('kodak' only if it is) and the images to verify on, which are the search's
-    test images if no folder is given. Raises ImageError."""
-    from lic.data.cache import default_cache
-    from lic.data.folders import look_through, note
+def _images(given: Path | None, search: OpenedSearch) -> tuple[str, list[Path]]:
+    """The name of the image set and the images to verify on: those of a given folder, called 'kodak' only if
+    they are, or else those that the search was tested on. Raises ImageError."""
     from lic.data.images import ImageError
-    from lic.data.kodak import check_kodak, fetch_kodak
-    from lic.data.sets import generated_test_files, set_name
+    from lic.data.kodak import check_kodak
+    from lic.data.sets import test_files
 
-    cache = Path(settings.cache or default_cache())
-    if given is None and (settings.test == "auto" or (settings.test == "deadleaves" and settings.kodak)):
-        try:
-            return "kodak", check_kodak(Path(settings.kodak or fetch_kodak(cache)))
-        except ImageError as error:
-            if settings.kodak:
-                raise
-            print(f"{error}; verifying on generated images (--images gives others)")
-    if given is None and settings.test in ("auto", "deadleaves"):
-        return "deadleaves", generated_test_files(cache)
-    given = given or Path(settings.test)
-    found = look_through(given)
-    if found.left_out:
-        print(f"verifying on {len(found.files)} images of {given}{note(found.left_out)}")
-    with contextlib.suppress(ImageError):
-        if check_kodak(given) == found.files:
-            return "kodak", found.files
-    return set_name(given), found.files
+    config = template_of(search.settings).images
+    if given is None:
+        count, cache = config.test_images, Path(config.cache)
+        name, files, source = test_files(config.kodak, search.test, count, cache)
+    else:
+        name, files, source = test_files(None, str(given), None, Path(config.cache))
+        with contextlib.suppress(ImageError):
+            name = "kodak" if check_kodak(given) == files else name
+    print(f"verifying on {source}")
+    return name, files
 
 
 def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> dict[int, Choice]:
@@ -188,7 +179,7 @@ def choose(search: OpenedSearch, qualities: tuple[int, ...] | None = None) -> di
 def describe(record: TrialRecord) -> str:
     """A short description of a training run."""
     if record.point.is_baseline:
-        return "the baseline: no trial saves bits with enough probability"
+        return "the baseline: no trial is sure enough to save bits"
     term = f"strategy {record.strategy}, alpha {record.alpha:.3g}" if record.alpha else ""
     return ", ".join(filter(None, (record.name, term, shown_values(record.tuned))))
 

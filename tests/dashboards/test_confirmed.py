@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import page, report
+from dashboards import report
 from search.records.confirm import Confirmation, points_to_confirm
 from search.records.folder import OpenedSearch, open_search
 from search.store.find import STUDY
@@ -52,7 +52,7 @@ def test_it_leads_with_the_confirmed_figures(search: OpenedSearch) -> None:
         "confirmed BD-rate on leaves, PSNR<b>-4.00 % [-4.12, -3.87]",
         "<b>2 of 2 points</b>",
         "<h2>Confirmed on fresh seeds</h2>",
-        "BD-rate of the selected points on fresh seeds: -4.00 % [-4.12, -3.87]",
+        "BD-rate on fresh seeds of the points that were expected to save bits: -4.00 % [-4.12, -3.87]",
         "<h2>The search's own figures</h2>",
         "BD-rate on leaves, PSNR, selection seed",
         "<h2>Comparison with the baselines</h2>",
@@ -67,6 +67,6 @@ def test_it_leads_with_the_confirmed_figures(search: OpenedSearch) -> None:
 def test_without_a_confirmation_it_is_as_before(tmp_path: Path) -> None:
     made_up_search(tmp_path / "mine")
     search = open_search("mine", tmp_path)
-    assert page._confirmed(search) == ([], {})
+    assert search.fresh.points == [] and search.records.outcomes == {}
     text = written(search)
     assert "onfirmed" not in text and "selection seed" not in text and "own figures" not in text

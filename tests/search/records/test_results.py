@@ -12,12 +12,14 @@ import pytest
 from lic.evaluation.decibels import ms_ssim_to_db
 from search.base.space import SearchPoint
 from search.decide.belief import Prediction
+from search.records.confirmed import BETTER, UNDECIDED, WORSE
 from search.records.figures import rd_figure
 from search.records.results import (
     OVERALL,
     best_per_rate,
     parent_figures,
     rate_table,
+    selected,
     strategy_results,
     strategy_table,
     trial_table,
@@ -69,6 +71,24 @@ def test_a_gain_at_every_rate_is_the_bd_rate() -> None:
         for name in ("kodak/rate_change", "val/rate_change", "kodak/bd_rate_psnr", "kodak/bd_rate_msssim"):
             assert derived[name] == pytest.approx(-4), name
     assert parent_figures([own, overall], "kodak")["kodak/bd_rate_psnr_y"] == pytest.approx(-4)
+
+
+def test_fresh_seeds_have_the_last_word_on_what_is_selected() -> None:
+    """Of three points of quality 1 the model is sure of the first, which costs bits on fresh seeds; it doubts
+    the other two, of which the last saves bits there."""
+    trials = [record(f"trial-{number:03d}", 1, -1.0, "y") for number in (1, 2, 3)]
+    expected = {"trial-001": Prediction(-3.0, 0.5), "trial-002": Prediction(-0.5, 1.0),
+                "trial-003": Prediction(-0.2, 1.0)}  # fmt: skip
+    records = dataclasses.replace(search(*trials), expected=expected)
+    chosen = [
+        best_per_rate(dataclasses.replace(records, outcomes=outcomes))[1].name
+        for outcomes in (
+            {}, {"trial-001": UNDECIDED}, {"trial-001": WORSE}, {"trial-001": WORSE, "trial-003": BETTER}
+        )
+    ]  # fmt: skip
+    assert chosen == ["trial-001", "trial-001", "baseline-q1", "trial-003"]
+    alone = dataclasses.replace(records, outcomes={"trial-001": WORSE})
+    assert selected(alone, [trials[0]]) is trials[0]
 
 
 def test_the_best_per_rate_is_chosen_on_the_selection_images_among_the_finished() -> None:

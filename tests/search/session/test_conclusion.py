@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lic import atomic_io
 from search.decide.belief import Prediction
+from search.records.confirmed import ConfirmedResults, confirmed_results
 from search.records.folder import SearchFolder
 from search.records.search_records import FAILED, FINISHED
 from search.session import conclusion
@@ -99,7 +100,8 @@ def test_a_confirmation_without_results_leaves_an_empty_table(tmp_path: Path) ->
     from tests.search.records.test_confirmed import repetitions
 
     (tmp_path / "tables").mkdir()
-    conclude_confirmation(tmp_path, repetitions(), searched(), Console(quiet=True))
+    fresh = confirmed_results(repetitions(), searched())
+    conclude_confirmation(tmp_path, fresh, "kodak", Console(quiet=True))
     assert (tmp_path / "tables" / "confirmation.csv").read_text().strip() == ""
 
 
@@ -108,7 +110,8 @@ def test_confirmed_points_are_written_and_said(tmp_path: Path, capsys: pytest.Ca
 
     (tmp_path / "tables").mkdir()
     complete = [f"{name}-s{seed}" for name in ("trial-001", "baseline-q1") for seed in (5, 6)]
-    conclude_confirmation(tmp_path, repetitions(*complete), searched(), Console(width=200))
+    fresh = confirmed_results(repetitions(*complete), searched())
+    conclude_confirmation(tmp_path, fresh, "kodak", Console(width=200))
     table = pd.read_csv(tmp_path / "tables" / "confirmation.csv")
     assert table[["quality", "trial", "seeds"]].to_numpy().tolist() == [[1, "trial-001", 2]]
     assert "no seed has all points of the curve" in capsys.readouterr().out
@@ -190,7 +193,7 @@ def closed(tmp_path: Path, gain: float, **console: Any) -> list[str]:
         searched(record("trial-000", 1, gain, "y")), expected={"trial-000": Prediction(gain, 0.5)}
     )
     folder = SearchFolder(tmp_path / "mine", resolved.settings)
-    closing(folder, records, [], has_report=True, console=screen)
+    closing(folder, records, ConfirmedResults(), has_report=True, console=screen)
     assert isinstance(screen.file, io.StringIO)
     return screen.file.getvalue().splitlines()
 

@@ -10,7 +10,7 @@ from optuna.storages import InMemoryStorage
 
 from lic.evaluation.bdrate import Interval
 from search.base.space import SearchPoint
-from search.records.confirmed import Confirmed
+from search.records.confirmed import Confirmed, ConfirmedResults
 from search.session.confirming import Followup, announced, at_most
 from search.session.estimate import confirmation_at_most
 from search.session.pace import Pace
@@ -59,12 +59,15 @@ def test_the_result_in_words() -> None:
         return Confirmed(SearchPoint(quality, "y", 1e-7), f"trial-00{quality}", 3, interval, 5)
 
     found = [point(1, -3, -1), point(2, 1, 2), point(3, -1, 1), point(4, -2, -1)]
-    said = confirmed_findings(found, {"BD-rate": Interval(-1.0, -2.0, 0.0), "BD-rate (MS-SSIM)": "no curve"})
+    rates: dict[str, Interval | str] = {
+        "BD-rate": Interval(-1.0, -2.0, 0.0), "BD-rate (MS-SSIM)": "no curve",
+    }  # fmt: skip
+    said = confirmed_findings(ConfirmedResults(found, rates))
     assert said == [
-        "BD-rate of the selected points on fresh seeds: -1.00 % [-2.00, +0.00]",
-        "BD-rate (MS-SSIM) of the selected points on fresh seeds: no curve",
+        "BD-rate on fresh seeds of the points that were expected to save bits: -1.00 % [-2.00, +0.00]",
+        "BD-rate (MS-SSIM) on fresh seeds of the points that were expected to save bits: no curve",
         "better than the baseline on fresh seeds: quality 1 (trial-001), quality 4 (trial-004)",
         "worse than the baseline on fresh seeds: quality 2 (trial-002)",
         "not distinguishable from the baseline on at most 5 seeds: quality 3 (trial-003)",
     ]
-    assert "no point is complete" in confirmed_findings([], {})[0]
+    assert "no point is complete" in confirmed_findings(ConfirmedResults())[0]

@@ -13,12 +13,14 @@ from rich.console import Console
 from lic.evaluation.bdrate import Interval
 from search.base.space import SearchPoint
 from search.decide.belief import Prediction
-from search.records.confirmed import Confirmed
+from search.records.confirmed import Confirmed, ConfirmedResults
 from search.records.folder import OpenedSearch, open_search
 from search.records.results import strategy_results
 from search.records.search_records import SearchRecords
 from search.session.summary import effort, findings, rates, show, strategies, verdict
 from tests.support.made_up import made_up_search
+
+NONE = ConfirmedResults()
 
 
 @pytest.fixture(scope="module")
@@ -122,27 +124,30 @@ def test_the_verdict_says_what_was_found_and_how_sure_that_is(search: OpenedSear
     records = search.records
     first = records.finished(1)[0]
     nothing = {record.name: Prediction(0.5, 1.0) for record in records.finished()}
-    said = verdict(replace(records, expected={**nothing, first.name: Prediction(-3.0, 1.5)}), [])
+    said = verdict(replace(records, expected={**nothing, first.name: Prediction(-3.0, 1.5)}), NONE)
     assert said == (
         "result: fewer bits than the baseline at 1 of 2 qualities, by the model, on one training seed: "
         f"quality 1 ({first.point.description}), -3.00 ± 1.50 %, a gain with 97.7 % probability"
     )
     nearest = {**nothing, first.name: Prediction(-0.5, 1.0)}
-    assert verdict(replace(records, expected=nearest), []) == (
+    assert verdict(replace(records, expected=nearest), NONE) == (
         f"result: nothing beats the baseline; most promising: quality 1 ({first.point.description}), "
         "-0.50 ± 1.00 %, a gain with 69.1 % probability; each of the 4 trials trained in full saves less "
         "than 2.1 % with 95 % probability"
     )
-    assert "no trial was trained in full" in verdict(replace(records, expected={}, trials=[]), [])
+    assert "no trial was trained in full" in verdict(replace(records, expected={}, trials=[]), NONE)
 
 
 def test_the_verdict_on_confirmed_points_is_that_of_the_fresh_seeds(search: OpenedSearch) -> None:
     better = Confirmed(SearchPoint(1, "y", 1e-7), "trial-001", 3, Interval(-2.0, -3.0, -1.0), 5)
     unclear = replace(better, rate_change=Interval(-1.0, -3.0, 1.0))
-    assert verdict(search.records, [better, unclear]) == (
-        "result: fewer bits on fresh seeds at quality 1 (y, alpha 1.00e-07): -2.00 % [-3.00, -1.00]"
+    both = ConfirmedResults([better, unclear], {"BD-rate": Interval(-0.3, -1.0, 0.4)})
+    assert verdict(search.records, both) == (
+        "result: fewer bits on fresh seeds at quality 1 (y, alpha 1.00e-07): -2.00 % [-3.00, -1.00]; BD-rate "
+        "over all qualities: -0.30 % [-1.00, +0.40]"
     )
-    assert "none of the confirmed points is better" in verdict(search.records, [unclear])
+    none = verdict(search.records, ConfirmedResults([unclear], {"BD-rate": "no curve"}))
+    assert none == "result: none of the confirmed points is better than its baseline on fresh seeds"
 
 
 def test_a_bd_rate_of_two_points_is_doubted(search: OpenedSearch) -> None:

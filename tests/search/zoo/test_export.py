@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +28,11 @@ from lic.models.architectures import WEIGHTS
 from lic.training.trainer import read_checkpoint
 from search import export
 from search.decide.belief import Prediction
-from search.records.folder import last_checkpoint, open_search
+from search.records.folder import OpenedSearch, last_checkpoint, open_search
 from search.records.results import best_per_rate
 from search.records.search_records import SearchRecords
 from search.settings.config import Settings
+from search.settings.plan import plan_of
 from search.tracking.tracker import TRIAL_TAG
 from search.zoo import exporting
 
@@ -297,42 +300,51 @@ def test_tables_that_do_not_fit_fail_the_verification(exported: Path, images: Pa
         verify([broken], [images / "0.png"], 1)
 
 
+def searched_on(name: str, **settings: Any) -> OpenedSearch:
+    """A search that recorded this name of its test images."""
+    found: Any = SimpleNamespace(test_set=name)
+    return OpenedSearch(Path(), Settings(**settings), plan_of(Settings(**settings)), found, {})
+
+
 def test_images_to_verify_on_are_called_what_they_are(
     tmp_path: Path, kodak_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = Settings()
-    assert exporting._images(kodak_folder, settings) == ("kodak", sorted(kodak_folder.glob("*.png")))
+    kodak = sorted(kodak_folder.glob("*.png"))
+    assert exporting._images(kodak_folder, searched_on("deadleaves")) == ("kodak", kodak)
     for test in ("auto", "deadleaves"):  # a given Kodak folder is what the search was tested on
-        tested = settings.model_copy(update={"test": test, "kodak": str(kodak_folder)})
-        assert exporting._images(None, tested) == ("kodak", sorted(kodak_folder.glob("*.png")))
+        searched = searched_on("kodak", test=test, kodak=str(kodak_folder))
+        assert exporting._images(None, searched) == ("kodak", kodak)
+    assert capsys.readouterr().out.count("verifying on 24 Kodak images of") == 2
+    first = searched_on("kodak_first2", kodak=str(kodak_folder), test_images=2)
+    assert exporting._images(None, first) == ("kodak_first2", kodak[:2])
     for name, called in (("kodak", "folder_kodak"), ("Équipe", "équipe")):
         folder = tmp_path / name
         (folder / ".hidden").mkdir(parents=True)
         for path in (folder / "a.png", folder / ".hidden" / "b.png"):
             Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(path)
-        assert exporting._images(folder, settings) == (called, [folder / "a.png"])
+        assert exporting._images(folder, searched_on("deadleaves")) == (called, [folder / "a.png"])
         assert "ignored: 1 hidden (.hidden/b.png)" in capsys.readouterr().out
-        of_search = settings.model_copy(update={"test": str(folder)})
-        assert exporting._images(None, of_search) == (called, [folder / "a.png"])
+        assert exporting._images(None, searched_on(called, test=str(folder))) == (called, [folder / "a.png"])
 
 
 @pytest.mark.parametrize("test", ["auto", "deadleaves"])
 def test_without_kodak_a_model_is_verified_on_what_its_search_was_tested_on(
     test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Even if Kodak can be had by now."""
+
     def away(_cache: Path) -> Path:
         raise ImageError("cannot download Kodak")
 
-    monkeypatch.setattr("lic.data.kodak.fetch_kodak", away)
-    monkeypatch.setattr("lic.data.sets.fetch_kodak", away)
     monkeypatch.setattr("lic.data.sets._TEST_LEAVES", 2)
-    name, files = exporting._images(None, Settings(test=test, cache=str(tmp_path)))
-    tested = search_test_set(None, test, None, tmp_path)
+    with monkeypatch.context() as offline:
+        offline.setattr("lic.data.sets.fetch_kodak", away)
+        tested = search_test_set(None, test, None, tmp_path)
+    name, files = exporting._images(None, searched_on(tested.name, test=test, cache=str(tmp_path)))
     assert name == tested.name == "deadleaves" and len(files) == len(tested.images) == 2
     for number, path in enumerate(files):
         assert np.array_equal(np.asarray(Image.open(path)), tested.images[number])
-    said = "cannot download Kodak; verifying on generated images (--images gives others)\n"
-    assert capsys.readouterr().out == (said if test == "auto" else "")
+    assert capsys.readouterr().out == "verifying on 2 generated dead leaves images\n"
 
 
 def test_a_zoo_is_pushed_once_it_is_written(
