@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from scipy.stats import t as student
 from lic.evaluation.bdrate import Curve, CurveError, bd_rate, point_bd_rate
 from lic.recipe import LAMBDAS
 from search.base.space import BD_RATE_PSNR, SearchPoint
-from search.decide.objective import Reading, rate_change
+from search.decide.objective import LEAST_POINTS, Reading, rate_change
 
 #: What is alike in trainings that are compared.
 _SETTING = ["preset", "model", "width", "latent_width", "start", "batch", "patch"]
 _OPTIMIZER = ["optimizer", "lr", "total"]
+
+#: Of a training, after which changes are compared with it.
+_SHARES = (0.25, 0.5, 0.75, 1.0)
 
 #: What columns on latents begin with: Pearson, and equation (9) (lic.evaluation.latents).
 _LATENT = ("pearson_", "eq9_")
@@ -33,7 +37,7 @@ def tables(rows: pd.DataFrame) -> str:
         )
         plain = _plain(own)
         parts += [f"\n## {title}\n", _text(costs(plain)), _text(curves(plain)), _text(reached(plain))]
-        parts += [_text(changes(own)), _text(progress(own))]
+        parts += [_text(changes(own)), _text(ahead(own)), _text(progress(own))]
     return "\n".join(part for part in parts if part)
 
 
@@ -84,11 +88,11 @@ def curves(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(told)
 
 
-def _curves(rows: pd.DataFrame) -> dict[int, Curve | None]:
-    """By seed, of those that have all rates; None if it is not monotone."""
+def _curves(rows: pd.DataFrame, least: int = len(LAMBDAS)) -> dict[int, Curve | None]:
+    """By seed, of those that have this many rates; None if it is not monotone."""
     found: dict[int, Curve | None] = {}
     for seed, own in rows.groupby("seed"):
-        if set(own["quality"]) == set(LAMBDAS):
+        if own["quality"].nunique() >= least:
             try:
                 found[int(str(seed))] = Curve.of(own["kodak_bpp"], own["kodak_psnr"])
             except CurveError:
@@ -145,27 +149,20 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
     ratios of the summed channel correlation and covariance of y on the paper's images."""
     told = []
     by_case = rows.groupby(_OPTIMIZER, sort=False)
-    measured = {key: _curves(ended(_plain(own))) if "kodak_psnr" in own else {} for key, own in by_case}
-    for key, own in rows.groupby([*_OPTIMIZER, "quality", "seed"], sort=False):
+    measured = {
+        key: _curves(ended(_plain(own)), LEAST_POINTS) if "kodak_psnr" in own else {} for key, own in by_case
+    }
+    for key, label, run, plain in _pairs(rows):
         there = measured[key[:-2]]
-        curve = there.get(int(str(key[-1]))) or next(iter(there.values()), None)
-        whole, plain = ended(own), _plain(own)
-        if ended(plain).empty:
-            continue
-        base = ended(plain).iloc[0]
-        for _, row in whole[(whole["alpha"] > 0) | (whole["changes"] != "")].iterrows():
-            label = row["changes"] or f"{row['strategy']}={row['alpha']:g}"
-            run = own[
-                (own["changes"] == row["changes"])
-                & (own[["alpha", "strategy"]] == row[["alpha", "strategy"]]).all(axis=1)
-            ]
-            told.append({
-                **dict(zip([*_OPTIMIZER, "quality"], key, strict=False)), "change": label,
-                "J_%": 100 * (row["J"] - base["J"]) / base["bpp"],
-                "kodak_%": _rate_change(row, base, curve) if "kodak_psnr" in row else np.nan,
-                "steps": _crossing(run, float(base["J"])) / base["total"],
-                **{name: row[name] / base[name] for name in row.index if name.startswith(_LATENT)},
-            })  # fmt: skip
+        curve = there.get(int(key[-1])) or next(iter(there.values()), None)
+        row, base = run.iloc[-1], plain.iloc[-1]
+        told.append({
+            **dict(zip([*_OPTIMIZER, "quality"], key, strict=False)), "change": label,
+            "J_%": 100 * (row["J"] - base["J"]) / base["bpp"],
+            "kodak_%": _rate_change(row, base, curve) if "kodak_psnr" in row else np.nan,
+            "steps": _crossing(run, float(base["J"])) / base["total"],
+            **{name: row[name] / base[name] for name in row.index if name.startswith(_LATENT)},
+        })  # fmt: skip
     if not told:
         return pd.DataFrame()
     found = pd.DataFrame(told).groupby([*_OPTIMIZER, "quality", "change"], sort=False)
@@ -175,6 +172,42 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
         table.insert(list(table).index(name) + 1, f"{name[:-2]}_+-", half)
     table.insert(0, "seeds", found["J_%"].size())
     return table.reset_index().sort_values(["quality", "kodak_%"])
+
+
+def _pairs(rows: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], str, pd.DataFrame, pd.DataFrame]]:
+    """Every training with a change that came to its end, beside the one of the same seed without: what both
+    have in common, the change's name, and the readings of either, first to last."""
+    for key, own in rows.groupby([*_OPTIMIZER, "quality", "seed"], sort=False):
+        plain = _plain(own)
+        if ended(plain).empty:
+            continue
+        for (change, strategy, alpha), run in own.groupby(["changes", "strategy", "alpha"], sort=False):
+            if (change or alpha) and not ended(run).empty:
+                yield tuple(key), str(change or f"{strategy}={alpha:g}"), run, plain
+
+
+def ahead(rows: pd.DataFrame) -> pd.DataFrame:
+    """Whether a change makes training begin faster: the fraction of the plain training's steps after which it
+    has the J that the other has after a quarter, a half, three quarters and all of them, means over seeds
+    with intervals of 95 % (Student's t), over those that reach it; `reached` counts those for all of them."""
+    told = []
+    for key, label, run, plain in _pairs(rows):
+        steps = {}
+        for share in _SHARES:
+            there = plain[plain["step"] >= share * plain["total"]].iloc[0]
+            steps[f"at {share:.0%}"] = _crossing(run, float(there["J"])) / there["step"]
+        told.append({**dict(zip([*_OPTIMIZER, "quality"], key, strict=False)), "change": label, **steps})
+    if not told:
+        return pd.DataFrame()
+    found = pd.DataFrame(told).groupby([*_OPTIMIZER, "quality", "change"], sort=False)
+    names = [f"at {share:.0%}" for share in _SHARES]
+    table = found[names].mean()
+    for name in names:
+        half = found[name].sem() * student.ppf(0.975, found[name].count() - 1)
+        table.insert(list(table).index(name) + 1, "+-", half, allow_duplicates=True)
+    table["reached"] = found["at 100%"].count()
+    table.insert(0, "seeds", found.size())
+    return table.reset_index()
 
 
 def progress(rows: pd.DataFrame) -> pd.DataFrame:
