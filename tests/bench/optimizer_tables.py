@@ -16,7 +16,7 @@ from search.base.space import BD_RATE_PSNR, SearchPoint
 from search.decide.objective import LEAST_POINTS, Reading, rate_change
 
 #: What is alike in trainings that are compared.
-_SETTING = ["preset", "model", "width", "latent_width", "start", "batch", "patch"]
+_SETTING = ["preset", "model", "width", "latent_width", "start", "batch", "patch", "settings"]
 _OPTIMIZER = ["optimizer", "lr", "total"]
 
 #: Of a training, after which changes are compared with it.
@@ -33,8 +33,9 @@ def tables(rows: pd.DataFrame) -> str:
     parts = []
     for setting, own in rows.groupby(_SETTING, sort=False):
         title = "{} {}, {} and {} channels, from {}, batch {} of {}".format(
-            setting[1], setting[0], *setting[2:]
+            setting[1], setting[0], *setting[2:-1]
         )
+        title += f", {setting[-1]}" if setting[-1] else ""
         plain = _plain(own)
         parts += [f"\n## {title}\n", _text(costs(plain)), _text(curves(plain)), _text(reached(plain))]
         parts += [_text(changes(own)), _text(ahead(own)), _text(progress(own))]

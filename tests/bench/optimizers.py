@@ -41,7 +41,7 @@ from lic.recipe import LAMBDAS, LEARNING_RATES, Optimizer, TrainingConfig, learn
 from lic.training.trainer import DivergedError
 from tests.bench import machine
 from tests.bench.optimizer_tables import tables
-from tests.bench.trainings import BEST, DEVICE, PRESET, add_turn, trainer_of, turn
+from tests.bench.trainings import BEST, DEVICE, PRESET, add_turn, config_of, trainer_of, turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Case:
     quality: int
     seed: int
     total: int
+    #: Those that the preset has besides, and --decay-at and --decay-to: presets change.
+    settings: str = ""
     changes: str = ""
 
 
@@ -82,6 +84,7 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
                 values["latent_width"] = args.width
             values |= given(args, "width", "start", "batch", "patch")
             values.setdefault("latent_width", values["width"])
+            settings = settings_of(model, args)
             for quality in args.qualities:
                 for wanted in args.optimizers:
                     name, lr, times = optimizer_of(wanted)
@@ -91,7 +94,16 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
                     sizes = {key: values[key] for key in ("width", "latent_width", "start", "batch", "patch")}
                     case = {"model": model, **sizes, "optimizer": name, "lr": lr, "quality": quality}
                     for loss in losses:
-                        yield Case(args.preset, seed=seed, total=total, **case, **loss)
+                        yield Case(args.preset, seed=seed, total=total, settings=settings, **case, **loss)
+
+
+def settings_of(model: str, args: argparse.Namespace) -> str:
+    """What a training has from its preset that is not named elsewhere in a case, and not the default."""
+    values = dataclasses.asdict(config_of(model, args.preset)) | given(args, "decay_at", "decay_to")
+    elsewhere = {*KEYS, "lmbda", "epochs", "steps_per_epoch"}
+    defaults = dataclasses.asdict(TrainingConfig(lmbda=0.0))
+    found = {key: value for key, value in values.items() if key not in elsewhere and value != defaults[key]}
+    return ",".join(f"{key}={value}" for key, value in sorted(found.items()))
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -109,9 +121,9 @@ def optimizer_of(wanted: str) -> tuple[Optimizer, float, float]:
 
 
 def changed(case: Case) -> dict[str, Any]:
-    """The settings of a training that --changes names, as their defaults' types."""
+    """The settings of a training that its preset and --changes name, as their defaults' types."""
     defaults, found = TrainingConfig(lmbda=0.0), {}
-    for text in filter(None, case.changes.split(",")):
+    for text in filter(None, f"{case.settings},{case.changes}".split(",")):
         name, _, value = text.partition("=")
         found[name] = type(getattr(defaults, name))(value)
     return found
@@ -126,7 +138,7 @@ def train(case: Case, args: argparse.Namespace, images: dict[str, PackedImages])
         case.model, case.preset, images["train"], speed_of(args), DEVICE, (case.width, case.latent_width),
         case.start,
         lmbda=LAMBDAS[case.quality], epochs=args.parts, steps_per_epoch=case.total // args.parts,
-        **{**given(args, "decay_at", "decay_to"), **own, **changed(case)},
+        **{**own, **changed(case)},
     )  # fmt: skip
     crop, busy = geometry(case.model, case.preset)["val_crop"], 0.0
     for part in range(1, args.parts + 1):
@@ -198,7 +210,8 @@ class Results:
         self._path, self._lock = path, threading.Lock()
         there = path is not None and path.is_file()
         table = pd.read_csv(path) if path is not None and there else pd.DataFrame()
-        table["changes"] = table["changes"].fillna("") if "changes" in table else ""
+        for name in ("settings", "changes"):
+            table[name] = table[name].fillna("") if name in table else ""
         self.rows: list[Any] = table.to_dict("records")
 
     def has(self, case: Case) -> bool:
