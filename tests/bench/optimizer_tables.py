@@ -215,7 +215,7 @@ def progress(rows: pd.DataFrame) -> pd.DataFrame:
     """J on the validation images after every part, means over seeds, if some trainings have a change."""
     if (rows["changes"] == "").all():
         return pd.DataFrame()
-    key = ["quality", "optimizer", "lr", "changes"]
+    key = ["quality", "optimizer", "lr", "total", "changes"]
     return rows.pivot_table("J", key, "step").reset_index().rename_axis(columns=None)
 
 
