@@ -39,14 +39,14 @@ def curves(search: OpenedSearch) -> dict[int, Curve]:
     return found
 
 
-def pairs(found: dict[int, Curve]) -> pd.DataFrame:
+def pairs(found: dict[int, Curve], qualities: tuple[int, ...]) -> pd.DataFrame:
     """A row for each pair of seeds."""
     rows = []
     for (first, anchor), (second, test) in itertools.combinations(found.items(), 2):
         points = zip(test.rate, test.quality, strict=True)
         changes = [point_bd_rate(anchor, rate, quality) for rate, quality in points]
         rows.append({"seeds": f"{first}, {second}", "bd_rate_%": bd_rate(anchor, test)} | {
-            f"q{number}": change for number, change in enumerate(changes, 1)
+            f"q{quality}": change for quality, change in zip(sorted(qualities), changes, strict=True)
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -61,7 +61,7 @@ def main() -> None:
     tables = []
     for path in args.searches:
         search = open_search(path.name, path.parent)
-        table = pairs(curves(search))
+        table = pairs(curves(search), search.records.qualities)
         table.insert(0, "search", path.name)
         tables.append(table)
         print(table.to_string(index=False, float_format="{:+.2f}".format))

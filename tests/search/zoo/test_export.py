@@ -309,8 +309,8 @@ def searched_on(name: str, **settings: Any) -> OpenedSearch:
 def test_images_to_verify_on_are_called_what_they_are(
     tmp_path: Path, kodak_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kodak = sorted(kodak_folder.glob("*.png"))
-    assert exporting._images(kodak_folder, searched_on("deadleaves")) == ("kodak", kodak)
+    kodak = sorted(kodak_folder.resolve().glob("*.png"))
+    assert exporting._images(kodak_folder.resolve(), searched_on("deadleaves")) == ("kodak", kodak)
     for test in ("auto", "deadleaves"):  # a given Kodak folder is what the search was tested on
         searched = searched_on("kodak", test=test, kodak=str(kodak_folder))
         assert exporting._images(None, searched) == ("kodak", kodak)
