@@ -12,10 +12,12 @@ import numpy as np
 import plotly.graph_objects as go
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from dashboards.examples import Examples
 from search.records.figures import crops, latents, save
@@ -23,6 +25,9 @@ from search.records.figures import crops, latents, save
 _DPI = 160
 _WIDTH = 11.0  # inches; one Plotly pixel of height is 1/100 inch
 _POINTS = 0.75  # points per Plotly pixel
+
+#: Up to this ratio of the ends of a logarithmic axis there are labels between the powers of ten.
+_FEW_DECADES = 300
 
 _MARKERS = {
     "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "star": "*", "star-open": "*",
@@ -90,15 +95,17 @@ def _panes(source: go.Figure, figure: Figure) -> dict[str, Axes]:
 
 
 def _axes(pane: Axes, across: Any, up: Any) -> None:
-    for layout, scale, limits, label, ticks in (
-        (across, pane.set_xscale, pane.set_xlim, pane.set_xlabel, pane.set_xticks),
-        (up, pane.set_yscale, pane.set_ylim, pane.set_ylabel, pane.set_yticks),
+    for layout, axis, scale, limits, label, ticks in (
+        (across, pane.xaxis, pane.set_xscale, pane.set_xlim, pane.set_xlabel, pane.set_xticks),
+        (up, pane.yaxis, pane.set_yscale, pane.set_ylim, pane.set_ylabel, pane.set_yticks),
     ):
         logarithmic = layout.type == "log"
         if logarithmic:
             scale("log")
         if layout.range is not None:
             limits(*(10**end if logarithmic else end for end in layout.range))
+        if logarithmic:
+            _log_ticks(axis)
         if layout.ticktext is not None:
             ticks(layout.tickvals, layout.ticktext)
         label(html.unescape(layout.title.text or ""), fontsize=9, parse_math=False)
@@ -106,6 +113,15 @@ def _axes(pane: Axes, across: Any, up: Any) -> None:
     pane.set_axisbelow(True)
     pane.spines[["top", "right"]].set_visible(False)
     pane.tick_params(labelsize=8.5)
+
+
+def _log_ticks(axis: Axis) -> None:
+    """Label 1, 2 and 5 of each decade where there are few: Matplotlib labels all of 1 to 9, which overlap."""
+    low, high = axis.get_view_interval()
+    if high / low < _FEW_DECADES:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _bar(pane: Axes, trace: Any, place: int, count: int) -> Artist:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
+from plotly.subplots import make_subplots
 
 from dashboards import plots
 from dashboards.png import of_plotly
@@ -41,3 +45,27 @@ def test_every_pane_has_plotlys_points_title_and_range(real: Real, name: str) ->
         across = source.layout[f"xaxis{suffix}"]
         if across.type == "log":
             assert np.log10(pane.get_xlim()) == pytest.approx(across.range)
+
+
+@pytest.mark.parametrize("low, high, wanted", [
+    (3e-4, 5e-3, ["0.0005", "0.001", "0.002", "0.005"]), (1e-8, 1e-5, 4), (0.5, 4.0, ["0.5", "1", "2"]),
+])  # fmt: skip
+def test_labels_of_a_logarithmic_axis_do_not_overlap(
+    low: float, high: float, wanted: list[str] | int
+) -> None:
+    source = make_subplots(rows=1, cols=3, subplot_titles=["a", "b", "c"])
+    for column in (1, 2, 3):
+        trace = go.Scatter(x=[low, high], y=[0, 1], mode="lines", line={"color": "#000000"})
+        source.add_trace(trace, row=1, col=column)
+    source.update_layout(height=300)
+    source.update_xaxes(type="log", range=[np.log10(low), np.log10(high)])
+    drawn = of_plotly(source)
+    drawn.savefig(io.BytesIO())
+    for pane in drawn.axes:
+        inside = [
+            label for which in ("major", "minor") for label in pane.get_xticklabels(which=which)
+            if label.get_text() and low * 0.999 <= label.get_position()[0] <= high * 1.001
+        ]  # fmt: skip
+        assert len(inside) == wanted if isinstance(wanted, int) else [t.get_text() for t in inside] == wanted
+        boxes = sorted((box.x0, box.x1) for box in (label.get_window_extent() for label in inside))
+        assert all(left[1] < right[0] for left, right in itertools.pairwise(boxes))
